@@ -1,0 +1,166 @@
+"""Every option of a training run, with its help: the command line and the algorithm read these same classes.
+
+Only dataclasses live here and nothing heavy is imported, so that `t3d train --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from t3d.errors import ConfigRefused
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        flag = "--" + name.replace("_", "-")
+        raise ConfigRefused(
+            f"{name} is impossible", got=f"{name} = {value}", expected=expected, do=f"change {flag}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3Config:
+    """Options of the algorithm, steps 2 to 15. Actions, and so all noise, are in units of [-1, 1]."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Width of each hidden layer, in the actor and in both critics."""
+    lr: float = 3e-4
+    """Learning rate of both Adams."""
+    gamma: float = 0.99
+    """Discount per step, in [0, 1]."""
+    tau: float = 0.005
+    """Polyak step of the targets, in (0, 1]: target = tau * online + (1 - tau) * target."""
+    policy_noise: float = 0.2
+    """Standard deviation of the noise added to the target actor's action."""
+    noise_clip: float = 0.5
+    """That noise is clipped to [-noise_clip, noise_clip]."""
+    policy_delay: int = 2
+    """The actor and the targets move at every policy_delay-th update."""
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.hidden) > 0 and min(self.hidden) > 0, "hidden", self.hidden, "one or more widths above 0"
+        )
+        _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
+        _require(0 <= self.gamma <= 1, "gamma", self.gamma, "0 to 1")
+        _require(0 < self.tau <= 1, "tau", self.tau, "above 0, at most 1")
+        _require(0 <= self.policy_noise < float("inf"), "policy_noise", self.policy_noise, "0 or above")
+        _require(0 <= self.noise_clip, "noise_clip", self.noise_clip, "0 or above")
+        _require(self.policy_delay >= 1, "policy_delay", self.policy_delay, "1 or above")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides how a run goes: equal configurations on one machine give equal weights."""
+
+    env: str
+    """Environment: a registered id, module:Id, or path/to/file.py:Class."""
+    preset: str = "td3"
+    """Named set of options; chosen by the environment unless given."""
+    steps: int = 1_000_000
+    """Env steps to train for, over all environments together."""
+    seed: int = 0
+    """Everything random in the run follows from this number."""
+    n_envs: int = 1
+    """Environments stepped side by side in this process."""
+    random_steps: int = 10_000
+    """Env steps of uniformly random actions before the actor acts and updates begin."""
+    exploration_noise: float = 0.1
+    """Standard deviation of the noise on the actor's actions while training."""
+    updates_per_step: float = 1.0
+    """Updates per env step after the random ones, whatever n_envs is."""
+    batch_size: int = 256
+    """Transitions per update."""
+    buffer_size: int = 1_000_000
+    """Slots of the replay memory: one a transition, and one more at each episode's end."""
+    eval_every: int = 10_000
+    """Env steps between two evaluations."""
+    eval_episodes: int = 10
+    """Episodes per evaluation."""
+    log_every: int = 1_000
+    """Env steps between two update lines in metrics.jsonl."""
+    fresh_envs: bool = False
+    """Make the environment anew for every episode, for those that carry traces from one into the next."""
+    device: str = "cpu"
+    """Where the networks live: cpu, or cuda, or cuda:1."""
+    threads: int | None = None
+    """CPU threads of one update; None leaves it to PyTorch."""
+    td3: TD3Config = field(default_factory=TD3Config)
+    """The algorithm's own options."""
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "steps", self.steps, "1 or above")
+        _require(self.seed >= 0, "seed", self.seed, "0 or above")
+        _require(self.n_envs >= 1, "n_envs", self.n_envs, "1 or above")
+        _require(self.random_steps >= 0, "random_steps", self.random_steps, "0 or above")
+        _require(
+            0 <= self.exploration_noise < float("inf"),
+            "exploration_noise",
+            self.exploration_noise,
+            "0 or above",
+        )
+        _require(
+            0 <= self.updates_per_step < float("inf"), "updates_per_step", self.updates_per_step, "0 or above"
+        )
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or above")
+        _require(self.eval_every >= 1, "eval_every", self.eval_every, "1 or above")
+        _require(self.eval_episodes >= 1, "eval_episodes", self.eval_episodes, "1 or above")
+        _require(self.log_every >= 1, "log_every", self.log_every, "1 or above")
+        _require(
+            self.device == "cpu" or self.device.split(":")[0] == "cuda",
+            "device",
+            self.device,
+            "cpu, cuda or cuda:N",
+        )
+        _require(self.threads is None or self.threads >= 1, "threads", self.threads, "1 or above")
+
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """Return a copy in which the named options have other values.
+
+        Args:
+            values: option name to value; the algorithm's options stand beside the run's, as on the command line.
+
+        Raises:
+            ConfigRefused: an unknown name (the nearest known one is suggested) or an impossible value.
+        """
+        algorithm = {f.name for f in dataclasses.fields(TD3Config)}
+        run = {f.name for f in dataclasses.fields(Config)} - {"td3"}
+        for name in values:
+            if name not in algorithm | run:
+                near = difflib.get_close_matches(name, algorithm | run, n=1)
+                raise ConfigRefused(
+                    "there is no such option",
+                    got=name,
+                    expected=f"for example {near[0]}" if near else "a field of Config or TD3Config",
+                    do="t3d train --help lists every option",
+                )
+        td3 = dataclasses.replace(self.td3, **{k: v for k, v in values.items() if k in algorithm})
+        return dataclasses.replace(self, td3=td3, **{k: v for k, v in values.items() if k in run})
+
+    def check_together(self) -> None:
+        """Refuse options that are possible alone and impossible together.
+
+        Kept apart from the fields' own checks: while a preset and flags are laid over each other, a half-built
+        configuration may contradict itself.
+
+        Raises:
+            ConfigRefused: the batch, or the environments' shares, do not fit into the replay.
+        """
+        if self.batch_size > self.buffer_size:
+            raise ConfigRefused(
+                "the batch is larger than the replay memory",
+                got=f"batch_size = {self.batch_size}, buffer_size = {self.buffer_size}",
+                expected="batch_size <= buffer_size",
+                do="lower --batch-size or raise --buffer-size",
+            )
+        if self.buffer_size < 3 * self.n_envs:
+            raise ConfigRefused(
+                "the replay memory is too small for that many environments",
+                got=f"buffer_size = {self.buffer_size}, n_envs = {self.n_envs}",
+                expected="3 slots or more for each environment",
+                do="raise --buffer-size",
+            )

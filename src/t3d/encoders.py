@@ -1,0 +1,47 @@
+"""Bodies of the networks: what stands between an input and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def linear(inputs: int, outputs: int, rng: np.random.Generator) -> nn.Linear:
+    """Make a linear layer with PyTorch's own default distribution, drawn from our own stream.
+
+    Weights and biases are uniform in ±1/sqrt(inputs), as `nn.Linear` draws them, but `nn.Linear` would take
+    them from the global generator.
+
+    Args:
+        inputs: size of the input.
+        outputs: size of the output.
+        rng: the stream the (outputs, inputs) weights and then the (outputs,) biases are drawn from.
+    """
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    bound = inputs**-0.5
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(rng.uniform(-bound, bound, (outputs, inputs))))
+        layer.bias.copy_(torch.from_numpy(rng.uniform(-bound, bound, outputs)))
+    return layer
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generator) -> nn.Sequential:
+    """Make a multi-layer perceptron: ReLU after each hidden layer, a linear last one.
+
+    Args:
+        inputs: size of the input.
+        hidden: width of each hidden layer.
+        outputs: size of the output.
+        rng: the stream its weights are drawn from.
+
+    Returns:
+        A module from (B, inputs) to (B, outputs).
+    """
+    layers: list[nn.Module] = []
+    sizes = [inputs, *hidden]
+    for width_in, width_out in zip(sizes, sizes[1:], strict=False):
+        layers += [linear(width_in, width_out, rng), nn.ReLU()]
+    return nn.Sequential(*layers, linear(sizes[-1], outputs, rng))

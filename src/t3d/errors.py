@@ -1,0 +1,62 @@
+"""What can go wrong, as one tree.
+
+T3DError
+├── Refused              before anything began; the command exits with 2
+│   ├── ConfigRefused    an option, or a combination of options, is impossible
+│   ├── EnvRefused       the environment does not exist, or TD3 cannot act in it
+│   └── RunRefused       a run folder or policy is missing, taken or unreadable
+└── Failed               while running; what was learned is saved; the command exits with 1
+    ├── EnvFailed        the environment raised, or returned what it may not
+    └── VideoFailed      nothing on this machine could draw the environment
+"""
+
+from __future__ import annotations
+
+
+class T3DError(Exception):
+    """Say what is wrong, what was got, what was expected and what to do about it.
+
+    Args:
+        what: one sentence, without a full stop.
+        got: the offending value, in the user's terms.
+        expected: what would have been accepted.
+        do: the next thing to try.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, got: str = "", expected: str = "", do: str = "") -> None:
+        self.what = what
+        rows = {"got": got, "expected": expected, "do": do}
+        lines = [f"  {label + ':':<10}{text}" for label, text in rows.items() if text]
+        super().__init__("\n".join([what, *lines]))
+
+
+class Refused(T3DError):
+    """Refuse before any time is lost."""
+
+    exit_code = 2
+
+
+class ConfigRefused(Refused):
+    """Refuse an impossible option."""
+
+
+class EnvRefused(Refused):
+    """Refuse an environment that does not exist or that TD3 cannot act in."""
+
+
+class RunRefused(Refused):
+    """Refuse a run folder or policy that is missing, taken or unreadable."""
+
+
+class Failed(T3DError):
+    """Stop while running, after saving what was learned."""
+
+
+class EnvFailed(Failed):
+    """Report an environment that raised or returned what it may not."""
+
+
+class VideoFailed(Failed):
+    """Report that nothing on this machine could draw the environment."""

@@ -1,0 +1,50 @@
+"""Every random number of a run: one stream a purpose, all spawned from the run's seed, drawn with NumPy on the host.
+
+No global generator is touched, so nothing outside (an evaluation, a progress bar, somebody's own script) can
+shift a single draw, and a device cannot change one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# The first element of every spawn key. Their order is part of the run's meaning: changing it changes every weight.
+_NETWORKS, _RANDOM_ACTIONS, _EXPLORATION, _INDEX, _TARGET_NOISE, _EPISODE, _EVALUATION = range(7)
+
+
+def _sequence(seed: int, *key: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence(seed, spawn_key=key)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Hold a run's random streams; each belongs to one purpose and is drawn nowhere else."""
+
+    networks: np.random.Generator
+    random_actions: np.random.Generator
+    exploration: np.random.Generator
+    index: np.random.Generator
+    target_noise: np.random.Generator
+
+    @staticmethod
+    def from_seed(seed: int) -> Streams:
+        """Spawn all streams of the run with this seed."""
+        return Streams(
+            networks=np.random.default_rng(_sequence(seed, _NETWORKS)),
+            random_actions=np.random.default_rng(_sequence(seed, _RANDOM_ACTIONS)),
+            exploration=np.random.default_rng(_sequence(seed, _EXPLORATION)),
+            index=np.random.default_rng(_sequence(seed, _INDEX)),
+            target_noise=np.random.default_rng(_sequence(seed, _TARGET_NOISE)),
+        )
+
+
+def episode_seed(seed: int, env: int, episode: int) -> int:
+    """Return the environment seed, in [0, 2**31), of one training episode."""
+    return int(_sequence(seed, _EPISODE, env, episode).generate_state(1)[0] >> 1)
+
+
+def evaluation_seed(seed: int, episode: int) -> int:
+    """Return the environment seed, in [0, 2**31), of evaluation episode `episode`: the same at every evaluation."""
+    return int(_sequence(seed, _EVALUATION, episode).generate_state(1)[0] >> 1)

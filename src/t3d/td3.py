@@ -1,0 +1,226 @@
+"""TD3, Twin Delayed DDPG: steps 2, 3 and 5 to 15. Steps 1 and 4, the replay memory, are in `replay.py`.
+
+Fujimoto, van Hoof, Meger: Addressing Function Approximation Error in Actor-Critic Methods, ICML 2018.
+
+Shapes: B transitions in a batch, S numbers in an observation, A in an action. Actions lie in [-1, 1].
+Nothing here draws a random number: whoever calls `update` brings the noise.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name PyTorch's own texts use
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from t3d.config import TD3Config
+from t3d.encoders import mlp
+from t3d.replay import Batch
+
+
+class Actor(nn.Module):
+    """Play: from observations to actions in [-1, 1].
+
+    Args:
+        obs_size: S.
+        action_size: A.
+        config: its `hidden` gives the widths.
+        rng: the stream its weights are drawn from.
+    """
+
+    def __init__(self, obs_size: int, action_size: int, config: TD3Config, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.body = mlp(obs_size, config.hidden, action_size, rng)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return the actions (B, A) for obs (B, S)."""
+        return torch.tanh(self.body(obs))  # (B, A)
+
+
+class Critic(nn.Module):
+    """Judge: from observations and actions to two independent opinions of their value.
+
+    Args:
+        obs_size: S.
+        action_size: A.
+        config: its `hidden` gives the widths.
+        rng: the stream the weights of the first and then of the second network are drawn from.
+    """
+
+    def __init__(self, obs_size: int, action_size: int, config: TD3Config, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.q1_body = mlp(obs_size + action_size, config.hidden, 1, rng)
+        self.q2_body = mlp(obs_size + action_size, config.hidden, 1, rng)
+
+    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Q1 (B,) and Q2 (B,) for obs (B, S) and action (B, A)."""
+        obs_action = torch.cat([obs, action], dim=1)  # (B, S + A)
+        return self.q1_body(obs_action).squeeze(1), self.q2_body(obs_action).squeeze(1)  # (B,), (B,)
+
+    def q1(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return Q1 (B,) alone, for obs (B, S) and action (B, A)."""
+        q1: Tensor = self.q1_body(torch.cat([obs, action], dim=1)).squeeze(1)  # (B,)
+        return q1
+
+
+def smooth(action: Tensor, noise: Tensor, policy_noise: float, noise_clip: float) -> Tensor:
+    """Add clipped noise to actions and clamp them to [-1, 1].
+
+    Args:
+        action: (B, A) in [-1, 1].
+        noise: (B, A) standard normal: a draw of its own for every transition and every action dimension.
+        policy_noise: its standard deviation.
+        noise_clip: its bound.
+
+    Returns:
+        (B, A) in [-1, 1].
+
+    Source:
+        Fujimoto et al. 2018, section 5.3, equation 14.
+    """
+    return (action + (policy_noise * noise).clamp(-noise_clip, noise_clip)).clamp(-1, 1)
+
+
+def bellman(reward: Tensor, terminated: Tensor, next_q: Tensor, gamma: float) -> Tensor:
+    """Return r + gamma * (1 - terminated) * Q', all (B,).
+
+    Source:
+        Fujimoto et al. 2018, section 4.2, equation 10.
+    """
+    return reward + gamma * (1 - terminated) * next_q
+
+
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """Move the target's weights by the share tau towards the online ones, in place.
+
+    Source:
+        Fujimoto et al. 2018, algorithm 1: target = tau * online + (1 - tau) * target.
+    """
+    for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
+        slow.lerp_(fast, tau)
+
+
+class UpdateInfo(NamedTuple):
+    """What one update saw, as detached tensors () on the agent's device, so that nobody has to wait for them."""
+
+    critic_loss: Tensor
+    q1: Tensor  # mean over the batch
+    q2: Tensor  # mean over the batch
+    target_q: Tensor  # mean over the batch
+    actor_loss: Tensor | None  # None where the actor rested
+
+
+class TD3:
+    """The six networks, their two optimisers, and the update.
+
+    Args:
+        obs_size: S.
+        action_size: A.
+        config: the algorithm's options.
+        rng: the stream the networks' first weights are drawn from: actor, then Q1, then Q2.
+        device: where the networks live.
+    """
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        config: TD3Config,
+        rng: np.random.Generator,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.updates = 0
+        # Step 2: an actor, and an actor target that starts as its copy.
+        self.actor = Actor(obs_size, action_size, config, rng).to(self.device)
+        self.actor_target = copy.deepcopy(self.actor)
+        # Step 3: two critics that start different from each other, and two critic targets that start as copies.
+        self.critic = Critic(obs_size, action_size, config, rng).to(self.device)
+        self.critic_target = copy.deepcopy(self.critic)
+        # fused: one call moves all weights of a network, by the same formula.
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.lr, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.lr, fused=True)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the four objects that hold weights, by name."""
+        return {
+            "actor": self.actor,
+            "actor_target": self.actor_target,
+            "critic": self.critic,
+            "critic_target": self.critic_target,
+        }
+
+    @torch.no_grad()
+    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the actor's actions (N, A), without noise, for obs (N, S)."""
+        action: NDArray[np.float32] = self.actor(torch.as_tensor(obs, device=self.device)).cpu().numpy()
+        return action
+
+    def update(self, batch: Batch, noise: Any) -> UpdateInfo:
+        """Learn from one batch: steps 5 to 15.
+
+        Args:
+            batch: B transitions, as arrays or tensors.
+            noise: (B, A) standard normal; its scale and clip are step 6.
+
+        Returns:
+            What the update saw.
+        """
+        batch = Batch(*(torch.as_tensor(part, device=self.device) for part in batch))
+        noise = torch.as_tensor(noise, device=self.device)
+        self.updates += 1
+        target_q = self.target_q(batch, noise)  # (B,)
+        critic_loss, q1, q2 = self.update_critic(batch, target_q)
+        actor_loss = None
+        if self.updates % self.config.policy_delay == 0:
+            actor_loss = self.update_actor(batch)
+            self.update_targets()
+        return UpdateInfo(critic_loss, q1.mean(), q2.mean(), target_q.mean(), actor_loss)
+
+    @torch.no_grad()
+    def target_q(self, batch: Batch, noise: Tensor) -> Tensor:
+        """Return what the critics should say of the batch, (B,): steps 5 to 9."""
+        # Step 5: the actor target plays a' from s'.
+        next_action = self.actor_target(batch.next_obs)  # (B, A)
+        # Step 6: clipped Gaussian noise is added to a', which is clamped to the action range.
+        next_action = smooth(next_action, noise, self.config.policy_noise, self.config.noise_clip)  # (B, A)
+        # Step 7: the two critic targets value (s', a').
+        next_q1, next_q2 = self.critic_target(batch.next_obs, next_action)  # (B,), (B,)
+        # Step 8: keep the smaller of the two.
+        next_q = torch.minimum(next_q1, next_q2)  # (B,)
+        # Step 9: the Bellman target, detached from the graph by no_grad. Only a true end stops the bootstrap.
+        return bellman(batch.reward, batch.terminated, next_q, self.config.gamma)  # (B,)
+
+    def update_critic(self, batch: Batch, target_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Move both critics towards target_q (B,): steps 10 to 12. Return the loss (), Q1 and Q2 (B,), detached."""
+        # Step 10: the two critics value (s, a).
+        q1, q2 = self.critic(batch.obs, batch.action)  # (B,), (B,)
+        # Step 11: the sum of their two mean squared errors.
+        loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)  # ()
+        # Step 12: backpropagate, and let Adam move both critics.
+        self.critic_optimizer.zero_grad()
+        loss.backward()
+        self.critic_optimizer.step()
+        return loss.detach(), q1.detach(), q2.detach()
+
+    def update_actor(self, batch: Batch) -> Tensor:
+        """Move the actor uphill on Q1: step 13. Return the loss (), detached."""
+        # Step 13: gradient ascent on the mean of Q1(s, actor(s)); the critic is differentiated, not moved.
+        loss = -self.critic.q1(batch.obs, self.actor(batch.obs)).mean()  # ()
+        self.actor_optimizer.zero_grad()
+        loss.backward(inputs=list(self.actor.parameters()))
+        self.actor_optimizer.step()
+        return loss.detach()
+
+    def update_targets(self) -> None:
+        """Let the targets follow: steps 14 and 15."""
+        # Step 14: the actor target follows the actor.
+        polyak(self.actor_target, self.actor, self.config.tau)
+        # Step 15: the critic target follows the critic.
+        polyak(self.critic_target, self.critic, self.config.tau)
