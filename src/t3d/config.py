@@ -17,9 +17,7 @@ from t3d.errors import ConfigRefused
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         flag = "--" + name.replace("_", "-")
-        raise ConfigRefused(
-            f"{name} is impossible", got=f"{name} = {value}", expected=expected, do=f"change {flag}"
-        )
+        raise ConfigRefused(f"{name} is impossible", got=f"{name} = {value}", expected=expected, do=f"change {flag}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,25 +40,22 @@ class TD3Config:
     """The actor and the targets move at every policy_delay-th update."""
 
     def __post_init__(self) -> None:
-        _require(
-            len(self.hidden) > 0 and min(self.hidden) > 0, "hidden", self.hidden, "one or more widths above 0"
-        )
+        _require(len(self.hidden) > 0 and min(self.hidden) > 0, "hidden", self.hidden, "one or more widths above 0")
         _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
         _require(0 <= self.gamma <= 1, "gamma", self.gamma, "0 to 1")
         _require(0 < self.tau <= 1, "tau", self.tau, "above 0, at most 1")
         _require(0 <= self.policy_noise < float("inf"), "policy_noise", self.policy_noise, "0 or above")
-        _require(0 <= self.noise_clip, "noise_clip", self.noise_clip, "0 or above")
+        _require(self.noise_clip >= 0, "noise_clip", self.noise_clip, "0 or above")
         _require(self.policy_delay >= 1, "policy_delay", self.policy_delay, "1 or above")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides how a run goes: equal configurations on one machine give equal weights."""
+    """Everything but the environment that decides how a run goes.
 
-    env: str
-    """Environment: a registered id, module:Id, or path/to/file.py:Class."""
-    preset: str = "td3"
-    """Named set of options; chosen by the environment unless given."""
+    The same environment and an equal configuration give, on one machine, equal weights.
+    """
+
     steps: int = 1_000_000
     """Env steps to train for, over all environments together."""
     seed: int = 0
@@ -103,9 +98,7 @@ class Config:
             self.exploration_noise,
             "0 or above",
         )
-        _require(
-            0 <= self.updates_per_step < float("inf"), "updates_per_step", self.updates_per_step, "0 or above"
-        )
+        _require(0 <= self.updates_per_step < float("inf"), "updates_per_step", self.updates_per_step, "0 or above")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or above")
         _require(self.eval_every >= 1, "eval_every", self.eval_every, "1 or above")
         _require(self.eval_episodes >= 1, "eval_episodes", self.eval_episodes, "1 or above")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ def linear(inputs: int, outputs: int, rng: np.random.Generator) -> nn.Linear:
         outputs: size of the output.
         rng: the stream the (outputs, inputs) weights and then the (outputs,) biases are drawn from.
     """
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
     bound = inputs**-0.5
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(rng.uniform(-bound, bound, (outputs, inputs))))
@@ -42,6 +43,6 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generat
     """
     layers: list[nn.Module] = []
     sizes = [inputs, *hidden]
-    for width_in, width_out in zip(sizes, sizes[1:], strict=False):
+    for width_in, width_out in itertools.pairwise(sizes):
         layers += [linear(width_in, width_out, rng), nn.ReLU()]
     return nn.Sequential(*layers, linear(sizes[-1], outputs, rng))

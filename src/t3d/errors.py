@@ -7,6 +7,7 @@ T3DError
 │   └── RunRefused       a run folder or policy is missing, taken or unreadable
 └── Failed               while running; what was learned is saved; the command exits with 1
     ├── EnvFailed        the environment raised, or returned what it may not
+    ├── Diverged         the networks' numbers are no longer finite
     └── VideoFailed      nothing on this machine could draw the environment
 """
 
@@ -56,6 +57,10 @@ class Failed(T3DError):
 
 class EnvFailed(Failed):
     """Report an environment that raised or returned what it may not."""
+
+
+class Diverged(Failed):
+    """Report losses that are no longer finite."""
 
 
 class VideoFailed(Failed):

@@ -156,6 +156,14 @@ class TD3:
             "critic_target": self.critic_target,
         }
 
+    def is_finite(self) -> bool:
+        """Return whether every weight is a finite number."""
+        return all(
+            bool(torch.isfinite(weight).all())
+            for network in self.networks().values()
+            for weight in network.parameters()
+        )
+
     @torch.no_grad()
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the actor's actions (N, A), without noise, for obs (N, S)."""

@@ -1,0 +1,142 @@
+"""The library's front door: what `t3d.train` does. The command line does the same, with a progress bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t3d import presets
+from t3d.errors import RunRefused, VideoFailed
+from t3d.evaluation import Evaluation, evaluate
+from t3d.policy import load
+from t3d.runs import folder
+from t3d.runs.film import film
+from t3d.runs.session import Session
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    path: Path  # its folder
+    best: Evaluation  # the best evaluation of the run
+    best_env_steps: int  # when that was
+    last: Evaluation  # the evaluation at its end
+    video: Path | None  # of the best policy; None if none was asked for or none could be drawn
+    video_problem: VideoFailed | None  # why none could be drawn
+
+
+def train(
+    env: str,
+    *,
+    preset: str | None = None,
+    out: str | Path | None = None,
+    video: bool = True,
+    video_frames: int = 300,
+    **options: Any,
+) -> Run:
+    """Train a policy and keep everything in a run folder: what the command `t3d train` does.
+
+    Args:
+        env: a registered id, `module:Id`, or `path/to/file.py:Class`.
+        preset: named set of options; None takes the environment's.
+        out: the run folder; None takes runs/<env>/<preset>-s<seed>.
+        video: film the best policy at the end.
+        video_frames: at most so many.
+        options: any option of `Config` and `TD3Config`, by its name.
+
+    Raises:
+        Refused: before anything began.
+        Failed: while running; what was learned is saved.
+    """
+    session = Session(env, presets.choose(env, preset, options), Path(out) if out else None)
+    for _ in session.run():
+        pass
+    return finish(session, video=video, video_frames=video_frames)
+
+
+def finish(session: Session, *, video: bool, video_frames: int) -> Run:
+    """Film the best policy of a session that has run to its end, and sum the run up.
+
+    A machine that cannot draw has still trained: the reason stands in the result, nothing is raised.
+    """
+    assert session.best is not None and session.last is not None
+    filmed, problem = None, None
+    if video:
+        try:
+            filmed = film_run(session.path, "best", frames=video_frames)
+        except VideoFailed as error:
+            problem = error
+    return Run(session.path, session.best, session.best_env_steps, session.last, filmed, problem)
+
+
+def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> Path:
+    """Film the first evaluation episode of a run's policy.
+
+    Args:
+        run: the run folder.
+        which: the `best` or the `last` policy.
+        frames: at most so many.
+        env: the environment; None takes the recorded one.
+
+    Returns:
+        The video's path.
+
+    Raises:
+        VideoFailed: nothing on this machine can draw it.
+        RunRefused: it is not a run folder, or has no such policy.
+    """
+    info = folder.read_config(run)
+    weights = folder.policy_path(run, which)
+    video = run / "video" / f"{which}.mp4"
+    film(_environment(info.env, env), weights, video, seed=info.config.seed, frames=frames)
+    return video
+
+
+def evaluate_run(
+    run: Path, which: str, *, episodes: int | None = None, env: str | None = None
+) -> tuple[Evaluation, int]:
+    """Play a run's policy as its own evaluations did.
+
+    Args:
+        run: the run folder.
+        which: the `best` or the `last` policy.
+        episodes: how many; None takes the run's own number.
+        env: the environment; None takes the recorded one, if an installed suite registers it.
+
+    Returns:
+        What was seen, and the env steps that the policy had trained for.
+
+    Raises:
+        RunRefused: it is not a run folder, has no such policy, or was trained in another environment.
+    """
+    info = folder.read_config(run)
+    policy = load(folder.policy_path(run, which))
+    seen = evaluate(
+        policy.act,
+        _environment(info.env, env),
+        episodes=episodes or info.config.eval_episodes,
+        seed=info.config.seed,
+        fresh=info.config.fresh_envs,
+    )
+    return seen, policy.info.env_steps
+
+
+def _environment(recorded: str, given: str | None) -> str:
+    """Return the environment to make. A recorded import path is compared with the given one, never followed."""
+    if given is not None:
+        if folder.env_name(given) != folder.env_name(recorded):
+            raise RunRefused(
+                "the run was trained in another environment",
+                got=given,
+                expected=recorded,
+                do=f"--env {recorded}",
+            )
+        return given
+    if ":" in recorded:
+        raise RunRefused(
+            "this run's environment is your own code, and no import path is taken from a file",
+            got=recorded,
+            expected="the environment on the command line",
+            do=f"add --env {recorded} if you trust it",
+        )
+    return recorded

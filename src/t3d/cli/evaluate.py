@@ -1,0 +1,53 @@
+"""`t3d evaluate`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from t3d.cli.parsing import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Play a run's policy without noise and count its returns."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    episodes: int | None = None
+    """How many; as many as the run's own evaluations if left out."""
+    policy: Literal["best", "last"] = "best"
+    """Which of the run's policies."""
+    env: str | None = None
+    """The environment, for runs in a module:Id or a file.py:Class: no import path is taken from a file."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluate and print."""
+    args = parse(Arguments, "evaluate", arguments)
+
+    from t3d import api
+
+    seen, env_steps = api.evaluate_run(args.run, args.policy, episodes=args.episodes, env=args.env)
+    if args.json:
+        answer = {
+            "return_mean": seen.return_mean,
+            "return_std": seen.return_std,
+            "returns": seen.returns,
+            "lengths": seen.lengths,
+            "policy": args.policy,
+            "env_steps": env_steps,
+        }
+        print(json.dumps(answer))
+        return
+    print(
+        f"{args.policy} policy, trained for {env_steps:,} steps: return {seen.return_mean:,.1f} ± "
+        f"{seen.return_std:,.1f} over {len(seen.returns)} episodes "
+        f"({min(seen.returns):,.1f} to {max(seen.returns):,.1f})"
+    )

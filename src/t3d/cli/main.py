@@ -1,0 +1,61 @@
+"""Entry point of the command `t3d`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+from t3d.errors import EnvFailed, T3DError
+
+_COMMANDS = {
+    "train": "train a policy in an environment",
+    "evaluate": "play a trained policy and count its returns",
+    "video": "film a trained policy",
+    "check": "look at an environment before training in it",
+}
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run one command and exit with its code: 0 done, 1 failed while running, 2 refused, 130 interrupted."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: as they stand behind `t3d`.
+
+    Returns:
+        The exit code.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("t3d"))
+        return 0
+    if arguments[0] not in _COMMANDS:
+        print(f"t3d: there is no command {arguments[0]!r}\n\n{_help()}", file=sys.stderr)
+        return 2
+    command = importlib.import_module(f"t3d.cli.{arguments[0]}")
+    try:
+        command.main(arguments[1:])
+    except T3DError as error:
+        if isinstance(error, EnvFailed) and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        print(f"t3d: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("t3d: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:<10}{text}" for name, text in _COMMANDS.items())
+    return f"usage: t3d COMMAND ...\n\ncommands:\n{rows}\n\nt3d COMMAND --help tells more."

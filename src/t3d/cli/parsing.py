@@ -1,0 +1,59 @@
+"""Parse a command's arguments into its dataclass with tyro."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+T = TypeVar("T")
+registry = ConstructorRegistry()
+
+
+@registry.primitive_rule
+def _whole_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+    if info.type is not int:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda texts: whole_number(texts[0]),
+        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def whole_number(text: str) -> int:
+    """Read a whole number as people write them: 1000000, 1_000_000 or 1e6.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise ValueError(f"{text} is not a whole number") from None
+        return int(number)
+
+
+def parse(kind: type[T], command: str, arguments: list[str], default: Any = None) -> T:
+    """Parse arguments; an error or --help prints and exits.
+
+    Args:
+        kind: a dataclass; nested ones add their fields as flat flags.
+        command: the command's name.
+        arguments: what stands behind it.
+        default: an instance whose values hold where no flag is given.
+    """
+    parsed: T = tyro.cli(
+        kind,
+        prog=f"t3d {command}",
+        args=arguments,
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes,),
+        registry=registry,
+    )
+    return parsed

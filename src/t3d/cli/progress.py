@@ -1,0 +1,49 @@
+"""The live line under a training run."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from t3d.runs.metrics import Row
+from t3d.runs.session import Session
+
+
+class _Steps(ProgressColumn):
+    """Env steps done, of all, and their rate: read from the session when the line is drawn, not at every step."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        rate = f"{speed:,.0f}/s" if speed else "-/s"
+        return Text(f"{int(task.completed):>9,}/{int(task.total or 0):,} steps  {rate:>8}")
+
+
+def watch(session: Session) -> None:
+    """Run a session to its end, showing env steps, their rate, time left, last episode and last evaluation.
+
+    Where stderr is no terminal, one line is printed at every evaluation instead.
+    """
+    console = Console(stderr=True)
+    columns = (BarColumn(), _Steps(), TimeRemainingColumn(), TextColumn("{task.fields[seen]}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("train", total=session.config.steps, seen="random actions")
+        episode = evaluation = ""
+        for row in session.run():
+            if row["kind"] == "episode":
+                episode = f"episode {row['return']:,.0f}"
+            elif row["kind"] == "evaluation":
+                evaluation = f"evaluation {row['return_mean']:,.0f}"
+                if progress.disable:
+                    print(_plain(row), file=sys.stderr, flush=True)
+            seen = "  ".join(text for text in (episode, evaluation) if text)
+            progress.update(task, completed=min(row["env_steps"], session.config.steps), seen=seen)
+
+
+def _plain(row: Row) -> str:
+    return (
+        f"{row['env_steps']:>9,} steps  {row['wall_s']:>8,.0f} s  "
+        f"evaluation {row['return_mean']:,.1f} ± {row['return_std']:,.1f}"
+    )

@@ -1,0 +1,92 @@
+"""`t3d train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from t3d import presets
+from t3d.cli.parsing import parse
+from t3d.config import Config
+
+if TYPE_CHECKING:
+    from t3d.api import Run
+    from t3d.runs.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train a TD3 policy in an environment and keep everything in a run folder."""
+
+    env: tyro.conf.Positional[str]
+    """A registered id, module:Id, or path/to/file.py:Class."""
+    preset: str | None = None
+    """Named set of options; the environment's own if left out."""
+    out: Path | None = None
+    """The run folder; runs/ENV/PRESET-sSEED if left out."""
+    video: bool = True
+    """Film the best policy at the end."""
+    video_frames: int = 300
+    """Frames of the video, at most."""
+    config: Config = field(default_factory=Config)
+    """Options of the run."""
+
+
+def main(arguments: list[str]) -> None:
+    """Train, showing progress on stderr and the result on stdout."""
+    # The flags' defaults depend on the environment and the preset, so these two are read first.
+    asked = parse(Arguments, "train", arguments)
+    chosen = presets.choose(asked.env, asked.preset)
+    parsed = parse(Arguments, "train", arguments, dataclasses.replace(asked, config=chosen.config))
+    choice = chosen._replace(config=parsed.config)
+    parsed.config.check_together()
+
+    from t3d import api
+    from t3d.cli.progress import watch
+    from t3d.runs.session import Session
+
+    session = Session(parsed.env, choice, parsed.out)
+    print(_opening(session, choice), file=sys.stderr)
+    watch(session)
+    if parsed.video:
+        print("filming the best policy ...", file=sys.stderr)
+    print(_closing(api.finish(session, video=parsed.video, video_frames=parsed.video_frames)))
+
+
+def _opening(session: Session, choice: presets.Choice) -> str:
+    import torch
+
+    spaces, config = session.trainer.envs.spaces, session.config
+    replay_mb = session.trainer.replay.full_bytes / 1e6
+    lines = [
+        f"{session.env}: {spaces.obs_size} observations, {spaces.action_size} actions",
+        f"preset {choice.preset} ({choice.reason}), seed {config.seed}",
+        f"replay {config.buffer_size:,} slots, {replay_mb:,.0f} MB when full",
+        f"PyTorch {torch.__version__}, {config.device}, {torch.get_num_threads()} threads",
+        f"folder {session.path}",
+    ]
+    if not session.will_learn:
+        lines.append(
+            f"this run will not learn: its {config.steps:,} steps end before its {config.random_steps:,} random "
+            "ones do, or no updates were asked for (--steps, --random-steps, --updates-per-step)"
+        )
+    return "\n".join(lines)
+
+
+def _closing(run: Run) -> str:
+    last, best = run.last, run.best
+    lines = [
+        f"evaluation  return {last.return_mean:,.1f} ± {last.return_std:,.1f} over {len(last.returns)} episodes"
+        f" (best {best.return_mean:,.1f}, after {run.best_env_steps:,} steps)",
+        f"folder      {run.path}",
+    ]
+    if run.video:
+        lines.append(f"video       {run.video}")
+    elif run.video_problem:
+        lines.append("no video    " + " | ".join(line.strip() for line in str(run.video_problem).splitlines()))
+    return "\n".join(lines)

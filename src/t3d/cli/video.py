@@ -1,0 +1,38 @@
+"""`t3d video`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from t3d.cli.parsing import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Film one episode of a run's policy."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    policy: Literal["best", "last"] = "best"
+    """Which of the run's policies."""
+    video_frames: int = 300
+    """Frames, at most."""
+    env: str | None = None
+    """The environment, for runs in a module:Id or a file.py:Class: no import path is taken from a file."""
+
+
+def main(arguments: list[str]) -> None:
+    """Film, and print where; where nothing can draw, say so and succeed."""
+    args = parse(Arguments, "video", arguments)
+
+    from t3d import api
+    from t3d.errors import VideoFailed
+
+    try:
+        print(api.film_run(args.run, args.policy, frames=args.video_frames, env=args.env))
+    except VideoFailed as problem:
+        print("no video: " + " | ".join(line.strip() for line in str(problem).splitlines()))

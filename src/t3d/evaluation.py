@@ -1,0 +1,62 @@
+"""Judge a policy: whole episodes without exploration noise, in an environment of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t3d.envs import Envs
+from t3d.streams import evaluation_seed
+
+Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation saw, one entry an episode."""
+
+    returns: list[float]  # undiscounted sums of rewards
+    lengths: list[int]  # in env steps
+
+    @property
+    def return_mean(self) -> float:
+        """Mean over the episodes."""
+        return float(np.mean(self.returns))
+
+    @property
+    def return_std(self) -> float:
+        """Standard deviation over the episodes (population: divided by their number)."""
+        return float(np.std(self.returns))
+
+
+def evaluate(act: Act, env: str, *, episodes: int, seed: int, fresh: bool) -> Evaluation:
+    """Play episodes in an environment made anew; episode k has the same seed at every evaluation of a run.
+
+    Args:
+        act: from obs (1, S) to actions (1, A) in [-1, 1]: an agent's or a policy's.
+        env: which environment, as for `envs.make`.
+        episodes: how many.
+        seed: the run's seed; the evaluation's own follow from it and touch none of the training's.
+        fresh: make the instance anew for every episode.
+
+    Raises:
+        EnvFailed: the environment raised, or gave what it may not.
+    """
+    envs = Envs(env, 1, lambda _, episode: evaluation_seed(seed, episode), fresh)
+    step = partial(_step_to_end, act, envs)
+    try:
+        ended = [step(last=k == episodes - 1) for k in range(episodes)]
+    finally:
+        envs.close()
+    return Evaluation([e[0] for e in ended], [e[1] for e in ended])
+
+
+def _step_to_end(act: Act, envs: Envs, last: bool) -> tuple[float, int]:
+    while not (ended := envs.step(act(envs.obs)).episodes):
+        pass
+    if not last:
+        envs.reset(np.ones(1, bool))
+    return ended[0].episode_return, ended[0].length

@@ -1,0 +1,199 @@
+"""A trained policy on its own: what a robot needs, without the training code and without an environment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from t3d.encoders import mlp
+from t3d.errors import RunRefused
+
+FORMAT = 1
+_MAX_JSON_BYTES = 1 << 20
+_MAX_WEIGHTS_BYTES = 1 << 30
+
+
+def to_env_units(
+    action: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Scale actions from [-1, 1] to an environment's own bounds, each dimension by its own.
+
+    Args:
+        action: (N, A) in [-1, 1].
+        low: (A,) lower bounds.
+        high: (A,) upper bounds.
+
+    Returns:
+        (N, A) within the bounds: float32 scaling can leave them by one unit in the last place, so it is clipped.
+    """
+    scaled = low + (action + np.float32(1)) * (np.float32(0.5) * (high - low))
+    return np.minimum(np.maximum(scaled, low), high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyInfo:
+    """What must be known of a policy beside its weights."""
+
+    env: str
+    obs_shape: tuple[int, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    action_shape: tuple[int, ...]
+    hidden: tuple[int, ...]
+    env_steps: int
+    return_mean: float | None
+    format: int = FORMAT
+
+    @property
+    def obs_size(self) -> int:
+        """S, the length of a flattened observation."""
+        return int(np.prod(self.obs_shape))
+
+    def to_json(self) -> str:
+        """Return this as JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+class Policy:
+    """Map observations to actions in the environment's own units.
+
+    Args:
+        body: the actor's network before its tanh, from (B, S) to (B, A).
+        info: shapes, bounds and origin.
+    """
+
+    def __init__(self, body: nn.Module, info: PolicyInfo) -> None:
+        self.info = info
+        self._body = body
+        self._low = np.asarray(info.action_low, np.float32)
+        self._high = np.asarray(info.action_high, np.float32)
+
+    @torch.no_grad()
+    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return actions (N, A) in [-1, 1] for obs (N, S)."""
+        action: NDArray[np.float32] = torch.tanh(self._body(torch.from_numpy(obs))).numpy()
+        return action
+
+    def __call__(self, obs: ArrayLike) -> NDArray[np.float32]:
+        """Return the action for one observation, or the actions for a batch of them.
+
+        Args:
+            obs: in the environment's observation shape, or with one dimension more in front.
+
+        Returns:
+            In the environment's action shape and units, with that dimension in front if obs has it.
+
+        Raises:
+            ValueError: obs has another shape.
+        """
+        array = np.asarray(obs, np.float32)
+        shape = self.info.obs_shape
+        if array.shape != shape and array.shape[1:] != shape:
+            raise ValueError(f"this policy takes observations of shape {shape} or (N, *{shape}), got {array.shape}")
+        flat = np.ascontiguousarray(array.reshape(-1, self.info.obs_size))
+        action = to_env_units(self.act(flat), self._low, self._high)
+        leading = () if array.shape == shape else (len(array),)
+        return action.reshape(leading + self.info.action_shape)
+
+    def predict(
+        self, obs: ArrayLike, state: None = None, episode_start: object = None, deterministic: bool = True
+    ) -> tuple[NDArray[np.float32], None]:
+        """Return (action, None): the convention Stable-Baselines3's helpers expect.
+
+        Args:
+            obs: as in a call.
+            state: a policy without memory has none.
+            episode_start: not needed without memory.
+            deterministic: TD3's policy has no randomness of its own, so both values give the same action.
+        """
+        return self(obs), None
+
+
+def load(path: str | Path) -> Policy:
+    """Load a policy. No code is run from the files, and no environment is needed.
+
+    Args:
+        path: a run folder (its best policy is taken), or a policy's .safetensors file with its .json beside it.
+
+    Raises:
+        RunRefused: there is no such policy, or a file is not what it should be.
+    """
+    weights_path = Path(path)
+    if weights_path.is_dir():
+        weights_path = weights_path / "policy" / "best.safetensors"
+    info = _read_info(weights_path.with_suffix(".json"))
+    body = mlp(info.obs_size, info.hidden, len(info.action_low), np.random.default_rng(0))
+    _refuse_unless_file(weights_path, _MAX_WEIGHTS_BYTES)
+    try:
+        body.load_state_dict(safetensors.torch.load_file(weights_path))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise RunRefused(
+            "these weights do not fit the policy's description",
+            got=f"{weights_path}: {error}",
+            expected=f"an actor with {info.obs_size} inputs, hidden layers {list(info.hidden)}, "
+            f"{len(info.action_low)} outputs",
+            do="copy both files of the policy again",
+        ) from error
+    return Policy(body.requires_grad_(False), info)
+
+
+def _refuse_unless_file(path: Path, max_bytes: int) -> None:
+    if not path.is_file():
+        raise RunRefused(
+            "there is no policy here",
+            got=str(path),
+            expected="a run folder, or a policy's .safetensors file with its .json beside it",
+            do="name a folder that t3d train has printed",
+        )
+    if path.stat().st_size > max_bytes:
+        raise RunRefused(
+            "this file is too large for what it should be",
+            got=f"{path}: {path.stat().st_size:,} bytes",
+            expected=f"at most {max_bytes:,}",
+        )
+
+
+def _read_info(path: Path) -> PolicyInfo:
+    _refuse_unless_file(path, _MAX_JSON_BYTES)
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text())
+        info = PolicyInfo(
+            env=str(fields["env"]),
+            obs_shape=tuple(int(n) for n in fields["obs_shape"]),
+            action_low=tuple(float(x) for x in fields["action_low"]),
+            action_high=tuple(float(x) for x in fields["action_high"]),
+            action_shape=tuple(int(n) for n in fields["action_shape"]),
+            hidden=tuple(int(n) for n in fields["hidden"]),
+            env_steps=int(fields["env_steps"]),
+            return_mean=None if fields["return_mean"] is None else float(fields["return_mean"]),
+            format=int(fields["format"]),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunRefused(
+            "a policy's description cannot be read", got=f"{path}: {error!r}", do="copy the policy again"
+        ) from error
+    sizes = [*info.obs_shape, *info.hidden, *info.action_shape]
+    possible = (
+        info.format == FORMAT
+        and all(0 < n <= 1 << 20 for n in sizes)
+        and len(info.action_low) == len(info.action_high) == int(np.prod(info.action_shape))
+        and info.obs_size * (info.hidden or (1,))[0] * 4 <= _MAX_WEIGHTS_BYTES
+        and all(a * b * 4 <= _MAX_WEIGHTS_BYTES for a, b in zip(info.hidden, info.hidden[1:], strict=False))
+    )
+    if not possible:
+        raise RunRefused(
+            "a policy's description is impossible",
+            got=f"{path}: {info}",
+            expected=f"format {FORMAT}, sizes above 0 that fit together",
+            do="use the version of t3d that wrote it",
+        )
+    return info
