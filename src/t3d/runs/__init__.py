@@ -1,0 +1,1 @@
+"""Runs: the one training loop and everything that writes to a disk."""

@@ -1,0 +1,114 @@
+"""Film a policy: one episode as an mp4, drawn in a child process, since a failed renderer can abort its process."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t3d import policy
+from t3d.envs import make, quiet_pybullet
+from t3d.errors import VideoFailed
+from t3d.streams import evaluation_seed
+
+_TIMEOUT_S = 600
+
+
+def film(env: str, policy_file: Path, out: Path, *, seed: int, frames: int) -> None:
+    """Write a video of the first evaluation episode.
+
+    Args:
+        env: which environment, as for `envs.make`.
+        policy_file: a policy's .safetensors.
+        out: the mp4 to write.
+        seed: the run's seed.
+        frames: at most so many, at the environment's own pace.
+
+    Raises:
+        VideoFailed: PyAV is missing, or no renderer works here.
+    """
+    if importlib.util.find_spec("av") is None:
+        raise VideoFailed("PyAV is not installed", do='pip install "t3d[video]"')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "t3d.runs.film", env, str(policy_file), str(out), str(seed), str(frames)]
+    said = []
+    for variables in _renderers():
+        child = subprocess.run(  # noqa: S603 - our own interpreter and module; arguments reach no shell
+            command,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+        if child.returncode == 0 and out.is_file():
+            return
+        last_line = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
+        said.append(f"{variables.get('MUJOCO_GL', 'as it is')}: {last_line}")
+    raise VideoFailed(
+        "nothing on this machine could draw the environment",
+        got="; ".join(said),
+        do="on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri, then t3d video RUN",
+    )
+
+
+def _renderers() -> list[dict[str, str]]:
+    # pygame draws without a screen, whatever the display. MuJoCo reads MUJOCO_GL at its first frame.
+    headless = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
+    if "MUJOCO_GL" in os.environ or sys.platform != "linux":
+        return [headless]
+    return [headless | {"MUJOCO_GL": gl} for gl in ("egl", "osmesa")]
+
+
+def _play(env_name: str, policy_file: str, seed: int, frames: int) -> tuple[list[NDArray[np.uint8]], int]:
+    acting = policy.load(policy_file)
+    env = make(env_name, render=True)
+    with quiet_pybullet():
+        obs, _ = env.reset(seed=evaluation_seed(seed, 0))
+    drawn = [_frame(env.render())]
+    over = False
+    while len(drawn) < frames and not over:
+        obs, _, terminated, truncated, _ = env.step(acting(obs))
+        over = bool(terminated or truncated)
+        drawn.append(_frame(env.render()))
+    env.close()
+    return drawn, int(env.metadata.get("render_fps") or 30)
+
+
+def _frame(rendered: object) -> NDArray[np.uint8]:
+    frame = np.asarray(rendered)
+    if frame.ndim != 3 or frame.shape[2] < 3:
+        raise VideoFailed("the environment draws no RGB frames", got=f"shape {frame.shape}")
+    # H.264's usual pixel format wants even sides.
+    return np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2, :3], np.uint8)
+
+
+def _write(drawn: list[NDArray[np.uint8]], fps: int, out: Path) -> None:
+    import av
+
+    beside = out.with_name(out.name + ".new")
+    with av.open(str(beside), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "20"})
+        stream.height, stream.width = drawn[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in drawn:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    beside.replace(out)
+
+
+def main(arguments: list[str]) -> None:
+    """Draw and write, in the child process."""
+    env, policy_file, out, seed, frames = arguments
+    drawn, fps = _play(env, policy_file, int(seed), int(frames))
+    _write(drawn, fps, Path(out))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
