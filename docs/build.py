@@ -1,0 +1,126 @@
+"""Fill the generated parts of the documentation, so that it can never say something else than the source.
+
+    python docs/build.py            write them
+    python docs/build.py --check    write nothing; exit with 1 if something differs
+
+A page asks for code between two comments, and everything between them is replaced:
+
+    <!-- code: Step 6 + td3.smooth -->
+    <!-- end -->
+
+`Step 6` stands for the lines from the comment `# Step 6:` to the next such comment or the end of its block;
+`td3.smooth` (a dotted name below `src/t3d/`) for that function, method or class, without its docstrings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+SOURCE = DOCS.parent / "src" / "t3d"
+STEP_FILES = ("replay.py", "td3.py")
+
+_BLOCK = re.compile(r"(?P<begin><!-- code: (?P<wanted>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+_STEP = re.compile(r"(?P<indent> *)# Step (?P<number>\d+):")
+
+
+def pages() -> dict[Path, str]:
+    """Return every generated page: its path, and the text it should have."""
+    return {DOCS / "steps.md": with_code((DOCS / "steps.md").read_text("utf-8"))}
+
+
+def with_code(page: str) -> str:
+    """Return the page with each of its code blocks taken anew from the source."""
+    return _BLOCK.sub(lambda block: f"{block['begin']}{_listing(block['wanted'])}{block['end']}", page)
+
+
+def _listing(wanted: str) -> str:
+    """Return a line that names the file, and the code, for `Step 6 + td3.smooth`."""
+    parts = [step(int(name[5:])) if name.startswith("Step ") else definition(name) for name in wanted.split(" + ")]
+    files = dict.fromkeys(file for file, _ in parts)
+    links = ", ".join(f"[`src/t3d/{file}`](../src/t3d/{file})" for file in files)
+    code = "\n\n\n".join(code for _, code in parts)
+    return f"In {links}:\n\n```python\n{code}\n```\n"
+
+
+def step(number: int) -> tuple[str, str]:
+    """Return the file a step stands in, and the step's lines.
+
+    Args:
+        number: 1 to 15.
+
+    Raises:
+        LookupError: the source does not mark that step exactly once.
+    """
+    found = [
+        (file, lines, i)
+        for file in STEP_FILES
+        for lines in [(SOURCE / file).read_text("utf-8").splitlines()]
+        for i, line in enumerate(lines)
+        if (marker := _STEP.match(line)) and int(marker["number"]) == number
+    ]
+    if len(found) != 1:
+        raise LookupError(f"# Step {number}: stands {len(found)} times in {STEP_FILES}, not once")
+    file, lines, begin = found[0]
+    end = begin + 1
+    while end < len(lines) and not _STEP.match(lines[end]) and not _leaves_block(lines[end], lines[begin]):
+        end += 1
+    return file, textwrap.dedent("\n".join(lines[begin:end])).rstrip()
+
+
+def _leaves_block(line: str, begin: str) -> bool:
+    indents = [len(text) - len(text.lstrip()) for text in (line, begin)]
+    return bool(line.strip()) and indents[0] < indents[1]
+
+
+def definition(name: str) -> tuple[str, str]:
+    """Return the file and the code, without docstrings, of a definition.
+
+    Args:
+        name: `module.function`, `module.Class` or `module.Class.method`, below `src/t3d/`.
+
+    Raises:
+        LookupError: there is no such definition.
+    """
+    module, *path = name.split(".")
+    text = (SOURCE / f"{module}.py").read_text("utf-8")
+    node: ast.AST = ast.parse(text)
+    for part in path:
+        inside = [n for n in ast.iter_child_nodes(node) if getattr(n, "name", None) == part]
+        if not inside:
+            raise LookupError(f"there is no {part} of {name}")
+        node = inside[0]
+    assert isinstance(node, ast.FunctionDef | ast.ClassDef) and node.end_lineno is not None
+    lines: list[str | None] = [*text.splitlines(), ""]
+    for documented in ast.walk(node):
+        if isinstance(documented, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(documented) is not None:
+            docstring = documented.body[0]
+            last = docstring.end_lineno or docstring.lineno
+            # The blank line below a docstring goes with it.
+            last += not (lines[last] or "").strip()
+            lines[docstring.lineno - 1 : last] = [None] * (last - docstring.lineno + 1)
+    begin = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
+    kept = [line for line in lines[begin : node.end_lineno] if line is not None]
+    return f"{module}.py", textwrap.dedent("\n".join(kept)).rstrip()
+
+
+def main() -> int:
+    """Write the pages, or with --check only compare them. Return the exit code."""
+    parser = argparse.ArgumentParser(description="Fill the generated parts of the documentation.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if something differs")
+    check = parser.parse_args().check
+    stale = {path: text for path, text in pages().items() if not path.exists() or path.read_text("utf-8") != text}
+    for path, text in stale.items():
+        print(f"{path.relative_to(DOCS.parent)} {'differs from its sources: run make docs' if check else 'written'}")
+        if not check:
+            path.write_text(text, "utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The documentation says what the source says, and its links lead somewhere."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+STEPS = (DOCS / "steps.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+_spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
+assert _spec is not None and _spec.loader is not None
+build = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(build)
+
+
+def sections() -> dict[int, str]:
+    found = re.findall(r"^### Step (\d+): .+?\n(.*?)(?=^#{2,3} |\Z)", STEPS, re.DOTALL | re.MULTILINE)
+    return {int(number): text for number, text in found}
+
+
+def test_generated_pages_are_what_the_sources_make():
+    for path, text in build.pages().items():
+        assert path.read_text("utf-8") == text, f"{path.name} is stale: run make docs"
+
+
+def test_steps_have_headings_in_order():
+    assert list(sections()) == list(range(1, 16))
+
+
+@pytest.mark.parametrize("number", range(1, 16))
+def test_step_has_reason_formula_and_code(number):
+    text = sections()[number]
+    for part in ("**Why.** ", "**Without it.** ", "**Formula.**"):
+        assert text.count(part) == 1, part
+    assert re.search(r"^```math\n.+?\n```$", text, re.DOTALL | re.MULTILINE)
+    assert f"<!-- code: Step {number}" in text
+    assert f"```python\n# Step {number}: " in text
+
+
+@pytest.mark.parametrize("number", range(1, 16))
+def test_figure_shows_step(number):
+    figure = (DOCS / "figures" / "networks.svg").read_text("utf-8")
+    assert re.search(rf'<g class="badge[^"]*">.*>{number}</text></g>', figure)
+
+
+def test_step_takes_its_lines_and_no_others():
+    file, code = build.step(8)
+    assert file == "td3.py"
+    assert code.splitlines()[0].startswith("# Step 8:")
+    assert code.splitlines()[1].startswith("next_q = torch.minimum(")
+    assert len(code.splitlines()) == 2
+    assert "def " not in build.step(9)[1]  # the last of its function
+
+
+def test_definition_leaves_docstrings_out():
+    file, code = build.definition("td3.polyak")
+    assert file == "td3.py"
+    assert code.startswith("@torch.no_grad()\ndef polyak(")
+    assert '"""' not in code + build.definition("td3.Critic")[1]
+
+
+def test_unknown_step_or_definition_is_an_error():
+    for wanted in (lambda: build.step(16), lambda: build.definition("td3.nothing")):
+        with pytest.raises(LookupError):
+            wanted()
+
+
+def test_stale_code_is_replaced():
+    page = "a\n<!-- code: Step 8 -->\nold\n<!-- end -->\nb\n"
+    assert "old" not in build.with_code(page)
+    assert "next_q = torch.minimum(" in build.with_code(page)
+    assert build.with_code(build.with_code(page)) == build.with_code(page)
+
+
+def test_check_says_whether_something_differs(tmp_path):
+    script = tmp_path / "docs" / "build.py"
+    script.parent.mkdir()
+    script.write_text((DOCS / "build.py").read_text("utf-8"), "utf-8")
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    page = tmp_path / "docs" / "steps.md"
+    page.write_text(STEPS.replace("torch.minimum", "torch.maximum"), "utf-8")
+    command = [sys.executable, str(script)]
+    assert subprocess.run([*command, "--check"], capture_output=True).returncode == 1
+    assert "torch.maximum" in page.read_text("utf-8")
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert subprocess.run([*command, "--check"], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    text = page.read_text("utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    local = [link for link in links if not re.match(r"https?://|mailto:", link)]
+    missing = [link for link in local if not (page.parent / link.split("#")[0]).exists()]
+    assert not missing
