@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from t3d import presets
-from t3d.errors import RunRefused, VideoFailed
+from t3d.envs import make, spaces_of
+from t3d.errors import ConfigRefused, RunRefused, VideoFailed
 from t3d.evaluation import Evaluation, evaluate
-from t3d.policy import load
+from t3d.policy import PolicyInfo, load
 from t3d.runs import folder
 from t3d.runs.film import film
 from t3d.runs.session import Session
@@ -48,9 +50,11 @@ def train(
         Refused: before anything began.
         Failed: while running; what was learned is saved.
     """
+    refuse_below_one("video_frames", video_frames)
     session = Session(env, presets.choose(env, preset, options), Path(out) if out else None)
-    for _ in session.run():
-        pass
+    with closing(session.run()) as rows:
+        for _ in rows:
+            pass
     return finish(session, video=video, video_frames=video_frames)
 
 
@@ -63,7 +67,7 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
     filmed, problem = None, None
     if video:
         try:
-            filmed = film_run(session.path, "best", frames=video_frames)
+            filmed = film_run(session.path, "best", frames=video_frames, env=session.env)
         except VideoFailed as error:
             problem = error
     return Run(session.path, session.best, session.best_env_steps, session.last, filmed, problem)
@@ -83,8 +87,9 @@ def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> P
 
     Raises:
         VideoFailed: nothing on this machine can draw it.
-        RunRefused: it is not a run folder, or has no such policy.
+        RunRefused: it is not a run folder, has no such policy, or was trained in another environment.
     """
+    refuse_below_one("video_frames", frames)
     info = folder.read_config(run)
     weights = folder.policy_path(run, which)
     video = run / "video" / f"{which}.mp4"
@@ -110,11 +115,15 @@ def evaluate_run(
         RunRefused: it is not a run folder, has no such policy, or was trained in another environment.
     """
     info = folder.read_config(run)
+    episodes = info.config.eval_episodes if episodes is None else episodes
+    refuse_below_one("episodes", episodes)
     policy = load(folder.policy_path(run, which))
+    name = _environment(info.env, env)
+    _refuse_other_spaces(policy.info, name)
     seen = evaluate(
         policy.act,
-        _environment(info.env, env),
-        episodes=episodes or info.config.eval_episodes,
+        name,
+        episodes=episodes,
         seed=info.config.seed,
         fresh=info.config.fresh_envs,
     )
@@ -140,3 +149,33 @@ def _environment(recorded: str, given: str | None) -> str:
             do=f"add --env {recorded} if you trust it",
         )
     return recorded
+
+
+def refuse_below_one(name: str, count: int) -> None:
+    """Refuse a count of nothing.
+
+    Raises:
+        ConfigRefused: count is below 1.
+    """
+    if count < 1:
+        raise ConfigRefused(
+            f"{name} is impossible",
+            got=f"{name} = {count}",
+            expected="1 or above",
+            do=f"change --{name.replace('_', '-')}",
+        )
+
+
+def _refuse_other_spaces(policy: PolicyInfo, env: str) -> None:
+    made = make(env)
+    spaces = spaces_of(made, env)
+    made.close()
+    has = (spaces.obs_shape, tuple(spaces.action_low.tolist()), tuple(spaces.action_high.tolist()))
+    wants = (policy.obs_shape, policy.action_low, policy.action_high)
+    if has != wants:
+        raise RunRefused(
+            "this environment's spaces are not those that the policy was trained for",
+            got=f"{env}: observation shape {has[0]}, action from {has[1]} to {has[2]}",
+            expected=f"observation shape {wants[0]}, action from {wants[1]} to {wants[2]}",
+            do="use the version of the environment that the policy was trained in",
+        )

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.envs import Env, make, quiet_pybullet, spaces_of
+from t3d import presets
+from t3d.envs import Env, Spaces, make, spaces_of
 from t3d.errors import EnvFailed
 from t3d.policy import to_env_units
+from t3d.quiet import quiet_pybullet
 
 _SEED = 12345
-_EPISODES = 3
 
 
 class Finding(NamedTuple):
@@ -22,6 +23,9 @@ class Finding(NamedTuple):
     name: str
     fine: bool
     text: str
+
+
+_UNTOLD = Finding("forgets", False, "cannot be told: fresh instances differ already")
 
 
 class _Trace(NamedTuple):
@@ -49,8 +53,7 @@ def check(env: str, steps: int = 1_000) -> list[Finding]:
     findings = [
         Finding("observation", True, f"{spaces.obs_size} numbers, shape {obs_space.shape}, {obs_space.dtype}"),
         Finding("action", True, f"{spaces.action_size} numbers, shape {action_space.shape}, {action_space.dtype}"),
-        Finding("bounds", True, f"low {spaces.action_low.tolist()}, high {spaces.action_high.tolist()}"),
-        _time_limit(first),
+        Finding("bounds", True, _bounds(spaces)),
     ]
     actions = np.random.default_rng(_SEED).uniform(-1, 1, (steps, spaces.action_size)).astype(np.float32)
     scaled = to_env_units(actions, spaces.action_low, spaces.action_high)
@@ -63,24 +66,37 @@ def check(env: str, steps: int = 1_000) -> list[Finding]:
     used = _play(first, env, scaled, _SEED)
     first.close()
     second.close()
+    repeats = _repeats(trace, again)
     return [
         *findings,
+        _time_limit(first, trace),
         _numbers(trace, spaces.obs_shape),
-        _repeats(trace, again),
-        _forgets(trace, used),
+        repeats,
+        _forgets(trace, used, presets.choose(env).config.fresh_envs) if repeats.fine else _UNTOLD,
         Finding("speed", True, f"{speed:,.0f} steps/s with random actions, resets included"),
     ]
 
 
-def _time_limit(env: Env) -> Finding:
+def _time_limit(env: Env, trace: _Trace) -> Finding:
     limit = env.spec.max_episode_steps if env.spec else None
     if limit:
-        return Finding("time limit", True, f"{limit} steps an episode")
+        return Finding("time limit", True, f"{limit:,} steps an episode")
+    if ended := sum(trace.ended):
+        text = f"none known; {ended:,} of the episodes played here ended by themselves"
+        return Finding("time limit", True, text)
     return Finding(
         "time limit",
-        True,
-        "none known: episodes must end by themselves, or evaluations never do (gymnasium.wrappers.TimeLimit adds one)",
+        False,
+        f"none known, and no episode ended within {len(trace.ended):,} random steps: where none ends, an evaluation "
+        "never does (gymnasium.wrappers.TimeLimit adds a limit)",
     )
+
+
+def _bounds(spaces: Spaces) -> str:
+    low, high = spaces.action_low.tolist(), spaces.action_high.tolist()
+    if len({*low}) == len({*high}) == 1:
+        return f"{low[0]:g} to {high[0]:g}" + (" in every dimension" if len(low) > 1 else "")
+    return f"low {low}, high {high}"
 
 
 def _play(env: Env, name: str, actions: NDArray[np.float32], seed: int) -> _Trace:
@@ -116,9 +132,11 @@ def _numbers(trace: _Trace, obs_shape: tuple[int, ...]) -> Finding:
         return Finding("numbers", False, f"observations of shapes {shapes}, the space says {obs_shape}")
     obs, reward = np.stack(trace.obs), np.array(trace.reward, np.float32)
     if not (np.isfinite(obs).all() and np.isfinite(reward).all()):
-        return Finding("numbers", False, "not all observations and rewards are finite")
+        kind, rows = ("reward", reward[:, None]) if np.isfinite(obs).all() else ("observation", obs)
+        at = int(np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0])
+        return Finding("numbers", False, f"{kind} {at} of {len(rows):,} is not finite: {rows[at].tolist()}")
     text = (
-        f"finite over {len(reward):,} random steps, {sum(trace.ended)} episodes ended; "
+        f"finite over {len(reward):,} random steps; "
         f"|observation| up to {np.abs(obs).max():.3g}, reward {reward.min():.3g} to {reward.max():.3g}"
     )
     return Finding("numbers", True, text)
@@ -128,21 +146,29 @@ def _repeats(trace: _Trace, again: _Trace) -> Finding:
     where = _first_difference(trace, again)
     if where is None:
         return Finding("repeatable", True, "a fresh instance with the same seeds and actions says the same")
-    return Finding("repeatable", False, f"a fresh instance says otherwise at {where}: runs here are not repeatable")
+    return Finding(
+        "repeatable",
+        False,
+        f"a fresh instance says otherwise at {where}: no run here can be repeated "
+        "(does reset pass its seed to super().reset(seed=seed), and does all chance come from self.np_random?)",
+    )
 
 
-def _forgets(trace: _Trace, used: _Trace) -> Finding:
+def _forgets(trace: _Trace, used: _Trace, known: bool) -> Finding:
     where = _first_difference(trace, used)
     if where is None:
         return Finding("forgets", True, "a used instance says the same after a reset")
-    return Finding("forgets", False, f"a used instance says otherwise at {where}: train with --fresh-envs")
+    do = "t3d train makes it anew for every episode by itself" if known else "train with --fresh-envs"
+    return Finding("forgets", False, f"a used instance says otherwise after a reset, at {where}: {do}")
 
 
 def _first_difference(a: _Trace, b: _Trace) -> str | None:
     for i, (x, y) in enumerate(zip(a.reward, b.reward, strict=True)):
-        if x != y or a.ended[i] != b.ended[i]:
-            return f"step {i}: reward {x} and {y}"
+        if a.ended[i] != b.ended[i]:
+            return f"step {i}: the episode ended in one of them"
+        if not np.array_equal(x, y, equal_nan=True):
+            return f"step {i}: reward {x:.9g} and {y:.9g}"
     for i, (one, other) in enumerate(zip(a.obs, b.obs, strict=True)):
-        if not np.array_equal(one, other):
-            return f"observation {i}, by {np.abs(one - other).max():.2g}"
+        if not np.array_equal(one, other, equal_nan=True):
+            return f"observation {i}, by {np.nanmax(np.abs(one - other)):.2g}"
     return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,7 +105,7 @@ class Config:
         _require(self.eval_episodes >= 1, "eval_episodes", self.eval_episodes, "1 or above")
         _require(self.log_every >= 1, "log_every", self.log_every, "1 or above")
         _require(
-            self.device == "cpu" or self.device.split(":")[0] == "cuda",
+            re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None,
             "device",
             self.device,
             "cpu, cuda or cuda:N",

@@ -10,10 +10,10 @@ import difflib
 import functools
 import importlib
 import importlib.util
-import logging
-import os
+import math
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,9 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from numpy.typing import NDArray
 
-from t3d.errors import EnvFailed, EnvRefused
+from t3d.errors import Diverged, EnvFailed, EnvRefused
 from t3d.policy import to_env_units
+from t3d.quiet import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
 
 Env = gym.Env[Any, Any]
 _FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
@@ -43,45 +44,88 @@ def make(env: str, *, render: bool = False) -> Env:
         render: draw frames as RGB arrays.
 
     Raises:
-        EnvRefused: there is no such environment, or a package it needs is missing.
+        EnvRefused: there is no such environment, a package it needs is missing, or its own code raised.
     """
     options: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
-    if match := _FILE_AND_CLASS.fullmatch(env):
-        made: Env = _class_in_file(match["file"], match["name"])(**options)
-        return made
     try:
-        entry = _import_entry(env)
+        if match := _FILE_AND_CLASS.fullmatch(env):
+            own_class = _class_in_file(match["file"], match["name"])
+            tame_mujoco()
+            return own_class(**options)
+        module, _, env_id = env.rpartition(":")
+        if module:
+            _import_module(module)
+        entry = _import_entry(env_id, render)
         if render and entry.startswith("gymnasium.envs.mujoco"):
             options |= _VIDEO_SIZE
         with quiet_pybullet():
-            return gym.make(env, disable_env_checker=True, **options)
-    except gym.error.DependencyNotInstalled as error:
+            return gym.make(env_id, disable_env_checker=True, **options)
+    except EnvRefused:
+        raise
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise EnvRefused(
             "a package that this environment needs is not installed",
             got=f"{env}: {error}",
-            do=_install_hint(str(error) + env),
+            do=_install_hint(str(error) + env) or "install it, or put its folder on PYTHONPATH",
         ) from error
-    except (gym.error.Error, ModuleNotFoundError) as error:
+    except gym.error.Error as error:
         raise EnvRefused(
             "there is no such environment",
             got=f"{env} ({str(error).splitlines()[0]})",
             expected=f"a registered id, for example {_nearest(env)}; module:Id; or path/to/file.py:Class",
-            do=_install_hint(env),
+            do=_install_hint(env)
+            or 'check the spelling, or install the suite it belongs to: pip install "t3d[mujoco,box2d,bullet]"',
+        ) from error
+    except Exception as error:
+        raise EnvRefused(
+            "the environment cannot be made: its own code raised",
+            got=f"{env}: {type(error).__name__}: {error}",
+            do=_mend_where(error),
         ) from error
 
 
-def _import_entry(env: str) -> str:
+def _mend_where(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"mend {error.filename}, line {error.lineno}"
+    # Where the user can mend it, not where a library noticed it.
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if "site-packages" not in frame.filename and frame.filename[0] != "<" and frame.filename != __file__:
+            return f"mend {frame.filename}, line {frame.lineno}"
+    return "its class is called without arguments (render_mode alone for a video): see whether it can be"
+
+
+def _import_module(module: str) -> None:
+    # As `python -m` does: the installed command's own path lacks the folder it is called in.
+    _importable_from(Path.cwd())
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise EnvRefused(
+            "there is no such module",
+            got=module,
+            expected="a module that registers environments when it is imported",
+            do="check the name before the colon, install it, or put its folder on PYTHONPATH",
+        ) from error
+
+
+def _importable_from(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _import_entry(env_id: str, render: bool) -> str:
     """Import the code behind an id, and return its entry point, or "" where it is not a string."""
-    for part, suite in _SUITES.items():
-        if part in env and importlib.util.find_spec(suite):
+    suites = [suite for part, suite in _SUITES.items() if part in env_id and importlib.util.find_spec(suite)]
+    # PyBullet prints when it was built.
+    with silenced(2) if suites else contextlib.nullcontext(), any_mujoco_gl(drawing=render):
+        for suite in suites:
             importlib.import_module(suite)
-    entry = gym.spec(env).entry_point
-    if not isinstance(entry, str):
-        return ""
-    load_env_creator(entry)
-    if "mujoco" in sys.modules:
-        _tame_mujoco()
-    return entry
+        if isinstance(entry := gym.spec(env_id).entry_point, str):
+            load_env_creator(entry)
+    tame_mujoco()
+    return entry if isinstance(entry, str) else ""
 
 
 @functools.cache
@@ -93,6 +137,7 @@ def _class_in_file(file: str, name: str) -> Callable[..., Env]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    _importable_from(path.parent)  # as `python file.py` does: a file may import its neighbours
     spec.loader.exec_module(module)
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, gym.Env)):
@@ -107,7 +152,10 @@ def _class_in_file(file: str, name: str) -> Callable[..., Env]:
 
 
 def _nearest(env: str) -> str:
-    near = difflib.get_close_matches(env.split(":")[-1], list(gym.registry), n=3, cutoff=0.4)
+    newest: dict[tuple[str | None, str], str] = {}
+    for spec in sorted(gym.registry.values(), key=lambda spec: spec.version or 0):
+        newest[spec.namespace, spec.name] = spec.id
+    near = difflib.get_close_matches(env.split(":")[-1], list(newest.values()), n=3, cutoff=0.4)
     return ", ".join(near) or "HalfCheetah-v5"
 
 
@@ -115,37 +163,7 @@ def _install_hint(text: str) -> str:
     for word, extra in _EXTRAS.items():
         if word in text.lower() or (extra in text.lower()):
             return f'pip install "t3d[{extra}]"'
-    return 'check the spelling, or install the suite it belongs to: pip install "t3d[mujoco,box2d,bullet]"'
-
-
-@functools.cache
-def _tame_mujoco() -> None:
-    # Without a handler MuJoCo prints to the terminal and writes MUJOCO_LOG.TXT into the user's folder.
-    import mujoco
-
-    log = logging.getLogger("t3d.mujoco")
-
-    def handle(message: str) -> None:
-        log.log(logging.DEBUG if "deprecated" in message else logging.WARNING, "MuJoCo: %s", message.strip())
-
-    mujoco.set_mju_user_warning(handle)
-
-
-@contextlib.contextmanager
-def quiet_pybullet() -> Iterator[None]:
-    """Keep PyBullet's own words (`argv[0]=`, printed by C code when it connects) from stdout."""
-    if "pybullet_envs_gymnasium" not in sys.modules:
-        yield
-        return
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -160,7 +178,7 @@ class Spaces:
     @property
     def obs_size(self) -> int:
         """S: the length of a flattened observation."""
-        return int(np.prod(self.obs_shape))
+        return math.prod(self.obs_shape)
 
     @property
     def action_size(self) -> int:
@@ -196,8 +214,13 @@ def spaces_of(env: Env, name: str) -> Spaces:
             expected="a vector of numbers",
             do="choose a variant of the environment that observes its state",
         )
-    low, high = np.float32(action.low).reshape(-1), np.float32(action.high).reshape(-1)
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+    with np.errstate(over="ignore"):
+        low, high = action.low.reshape(-1).astype(np.float32), action.high.reshape(-1).astype(np.float32)
+        # float32 may round a float64 bound outwards: then the next number inside counts.
+        low = np.where(low < action.low.reshape(-1), np.nextafter(low, np.float32(np.inf)), low)
+        high = np.where(high > action.high.reshape(-1), np.nextafter(high, np.float32(-np.inf)), high)
+        possible = np.isfinite(low) & np.isfinite(high) & np.isfinite(high - low) & (low < high)
+    if not possible.all():
         raise EnvRefused(
             "the action bounds are impossible: TD3 scales its actions to them",
             got=f"{name}: low = {low.tolist()}, high = {high.tolist()}",
@@ -239,14 +262,18 @@ class Envs:
         n_envs: N.
         seed_of: (env index, episode index) to that episode's seed.
         fresh: make the instance anew for every episode.
+        role: what they serve, for messages.
 
     Raises:
         EnvRefused: as `make` and `spaces_of`.
         EnvFailed: its first reset raised, or gave what it may not.
     """
 
-    def __init__(self, env: str, n_envs: int, seed_of: Callable[[int, int], int], fresh: bool) -> None:
+    def __init__(
+        self, env: str, n_envs: int, seed_of: Callable[[int, int], int], fresh: bool, role: str = "training"
+    ) -> None:
         self.name = env
+        self._role = role
         self.env_steps = 0
         self._seed_of = seed_of
         self._fresh = fresh
@@ -277,7 +304,7 @@ class Envs:
                     self._envs[i].close()
                     self._envs[i] = make(self.name)
                 obs, _ = self._envs[i].reset(seed=self._seed_of(i, int(self._episode[i])))
-                self.obs[i] = self._flat(obs)
+            self.obs[i] = self._numbers("observation", obs, self.spaces.obs_shape, i, None).reshape(-1)
         self._refuse_non_finite("observation", self.obs, None)
 
     def step(self, action: NDArray[np.float32]) -> Step:
@@ -288,15 +315,18 @@ class Envs:
 
         Raises:
             EnvFailed: an environment raised, or gave a non-finite number. Nothing of that step is to be stored.
+            Diverged: the action itself is not finite; no environment has been stepped.
         """
         n = len(self._envs)
+        _refuse_non_finite_action(action)
         scaled = to_env_units(action, self.spaces.action_low, self.spaces.action_high)
         reward, next_obs = np.zeros(n, np.float32), np.empty_like(self.obs)
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
         for i, env in enumerate(self._envs):
             with self._reporting(i, "step", scaled):
-                obs, reward[i], terminated[i], truncated[i], _ = env.step(scaled[i].reshape(self.spaces.action_shape))
-                next_obs[i] = self._flat(obs)
+                obs, gave, terminated[i], truncated[i], _ = env.step(scaled[i].reshape(self.spaces.action_shape))
+            next_obs[i] = self._numbers("observation", obs, self.spaces.obs_shape, i, scaled).reshape(-1)
+            reward[i] = self._numbers("reward", gave, (), i, scaled)
         self._refuse_non_finite("observation", next_obs, scaled)
         self._refuse_non_finite("reward", reward[:, None], scaled)
         self.env_steps += n
@@ -304,13 +334,8 @@ class Envs:
         self._length += 1
         self.obs = next_obs
         episodes = [
-            Episode(
-                int(i),
-                float(self._return[i]),
-                int(self._length[i]),
-                "terminated" if terminated[i] else "truncated",
-            )
-            for i in np.flatnonzero(terminated | truncated)
+            Episode(i, float(self._return[i]), int(self._length[i]), "terminated" if terminated[i] else "truncated")
+            for i in np.flatnonzero(terminated | truncated).tolist()
         ]
         return Step(reward, terminated, truncated, next_obs, episodes)
 
@@ -319,17 +344,28 @@ class Envs:
         for env in self._envs:
             env.close()
 
-    def _flat(self, obs: Any) -> NDArray[Any]:
-        array = np.asarray(obs)
-        if array.shape != self.spaces.obs_shape:
-            raise ValueError(f"observation of shape {array.shape}, the space says {self.spaces.obs_shape}")
-        return array.reshape(-1)
+    def _numbers(
+        self, field: str, given: Any, shape: tuple[int, ...], i: int, scaled: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        try:
+            array = np.asarray(given, np.float32)
+        except (TypeError, ValueError):
+            array = None
+        if array is None or array.shape != shape:
+            was = type(given).__name__ + ("" if array is None else f" of shape {array.shape}")
+            raise EnvFailed(
+                f"the environment's {field} is of the wrong kind",
+                got=f"{self._where(i, scaled)}: {was}",
+                expected=f"numbers of shape {shape}" if shape else "one number",
+                do="mend the environment's spaces, or what its reset and step return",
+            )
+        return array
 
     def _where(self, i: int, scaled: NDArray[np.float32] | None) -> str:
         # The counters still stand before the step that failed.
         last = "" if scaled is None else f", last action {scaled[i].tolist()}"
         return (
-            f"{self.name}, environment {i}, env step {self.env_steps + 1}, "
+            f"{self.name}, {self._role} environment {i}, env step {self.env_steps + 1}, "
             f"episode {self._episode[i]}, episode step {self._length[i] + (scaled is not None)}{last}"
         )
 
@@ -341,7 +377,7 @@ class Envs:
             raise EnvFailed(
                 f"the environment raised {type(error).__name__} in {doing}: {error}",
                 got=self._where(i, scaled),
-                do="its own traceback is above; what was learned so far is saved",
+                do="mend the environment; its own traceback is above",
             ) from error
 
     def _refuse_non_finite(self, field: str, values: NDArray[np.float32], scaled: NDArray[np.float32] | None) -> None:
@@ -353,6 +389,11 @@ class Envs:
             f"the environment gave a non-finite {field}",
             got=f"{self._where(i, scaled)}: {field} at index {bad.tolist()} is {values[i, bad].tolist()}",
             expected="finite float32 numbers",
-            do="mend the environment, or end the episode before it diverges; "
-            "the step was not stored, and what was learned so far is saved",
+            do="mend the environment, or end the episode before it diverges; this step was not stored",
         )
+
+
+def _refuse_non_finite_action(action: NDArray[np.float32]) -> None:
+    if not np.isfinite(action).all():
+        do = "lower --lr, or look at the scale of the observations and rewards with t3d check"
+        raise Diverged("training has diverged: the actor's action is not finite", got=f"{action.tolist()}", do=do)

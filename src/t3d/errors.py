@@ -32,6 +32,10 @@ class T3DError(Exception):
         lines = [f"  {label + ':':<10}{text}" for label, text in rows.items() if text]
         super().__init__("\n".join([what, *lines]))
 
+    def one_line(self) -> str:
+        """Return the whole message on one line."""
+        return " | ".join(" ".join(line.split()) for line in str(self).splitlines())
+
 
 class Refused(T3DError):
     """Refuse before any time is lost."""

@@ -45,7 +45,7 @@ def evaluate(act: Act, env: str, *, episodes: int, seed: int, fresh: bool) -> Ev
     Raises:
         EnvFailed: the environment raised, or gave what it may not.
     """
-    envs = Envs(env, 1, lambda _, episode: evaluation_seed(seed, episode), fresh)
+    envs = Envs(env, 1, lambda _, episode: evaluation_seed(seed, episode), fresh, "evaluation")
     step = partial(_step_to_end, act, envs)
     try:
         ended = [step(last=k == episodes - 1) for k in range(episodes)]

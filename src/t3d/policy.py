@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,13 @@ class PolicyInfo:
     @property
     def obs_size(self) -> int:
         """S, the length of a flattened observation."""
-        return int(np.prod(self.obs_shape))
+        return math.prod(self.obs_shape)
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the actor's layers hold."""
+        sizes = [self.obs_size, *self.hidden, math.prod(self.action_shape)]
+        return sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
 
     def to_json(self) -> str:
         """Return this as JSON text."""
@@ -131,10 +139,14 @@ def load(path: str | Path) -> Policy:
     if weights_path.is_dir():
         weights_path = weights_path / "policy" / "best.safetensors"
     info = _read_info(weights_path.with_suffix(".json"))
-    body = mlp(info.obs_size, info.hidden, len(info.action_low), np.random.default_rng(0))
     _refuse_unless_file(weights_path, _MAX_WEIGHTS_BYTES)
     try:
-        body.load_state_dict(safetensors.torch.load_file(weights_path))
+        weights = safetensors.torch.load_file(weights_path)
+        # Compared before the network is built: a description alone makes nobody allocate.
+        if sum(weight.numel() for weight in weights.values()) != info.weights:
+            raise RuntimeError(f"{sum(weight.numel() for weight in weights.values()):,} weights, not {info.weights:,}")
+        body = mlp(info.obs_size, info.hidden, len(info.action_low), np.random.default_rng(0))
+        body.load_state_dict(weights)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise RunRefused(
             "these weights do not fit the policy's description",
@@ -177,23 +189,23 @@ def _read_info(path: Path) -> PolicyInfo:
             return_mean=None if fields["return_mean"] is None else float(fields["return_mean"]),
             format=int(fields["format"]),
         )
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise RunRefused(
             "a policy's description cannot be read", got=f"{path}: {error!r}", do="copy the policy again"
         ) from error
     sizes = [*info.obs_shape, *info.hidden, *info.action_shape]
+    bounds = zip(info.action_low, info.action_high, strict=False)
     possible = (
         info.format == FORMAT
         and all(0 < n <= 1 << 20 for n in sizes)
-        and len(info.action_low) == len(info.action_high) == int(np.prod(info.action_shape))
-        and info.obs_size * (info.hidden or (1,))[0] * 4 <= _MAX_WEIGHTS_BYTES
-        and all(a * b * 4 <= _MAX_WEIGHTS_BYTES for a, b in zip(info.hidden, info.hidden[1:], strict=False))
+        and len(info.action_low) == len(info.action_high) == math.prod(info.action_shape)
+        and all(math.isfinite(high - low) and low < high for low, high in bounds)
     )
     if not possible:
         raise RunRefused(
             "a policy's description is impossible",
-            got=f"{path}: {info}",
-            expected=f"format {FORMAT}, sizes above 0 that fit together",
+            got=f"{path}: {str(info)[:500]}",
+            expected=f"format {FORMAT}, sizes above 0 that fit together, finite bounds with low < high",
             do="use the version of t3d that wrote it",
         )
     return info

@@ -67,11 +67,14 @@ class Replay:
                 do="raise --buffer-size",
             )
         # Step 1: a memory of 1e6 slots, all zero (NOTHING) at first; when full, the oldest is overwritten.
-        self._slots = np.zeros((n_envs, self._length), slot_dtype((obs_size,), action_size))
-        self._flat = self._slots.reshape(-1)
-        self._envs = np.arange(n_envs)
-        self._head = np.full(n_envs, -1)  # each stream's open slot
-        self._filled = 0  # slots ever written, of the stream that has written most
+        # One slot more a ring mirrors the first one's observation, so that next_obs always stands one slot on.
+        self._ring = self._length + 1
+        self._slots = np.zeros(n_envs * self._ring, slot_dtype((obs_size,), action_size))
+        self._obs, self._action = self._slots["obs"], self._slots["action"]
+        self._reward, self._ended = self._slots["reward"], self._slots["ended"]
+        self._n_envs = n_envs
+        self._head = [-1] * n_envs  # each ring's open slot, counted from its start
+        self._filled = 0  # slots ever written, of the ring that has written most
         self._transitions = 0
 
     def __len__(self) -> int:
@@ -90,7 +93,8 @@ class Replay:
             obs: (N, S) observations of all streams.
             began: (N,) where an episode has just begun; the other rows of obs are not read.
         """
-        self._open(np.flatnonzero(began), obs[began])
+        for env in np.flatnonzero(began).tolist():
+            self._open(env, obs[env])
 
     def add(
         self,
@@ -109,21 +113,24 @@ class Replay:
             truncated: (N,) the episode was cut here, by a time limit say.
             next_obs: (N, S) the true next observation, also at an episode's end.
         """
-        env, slot = self._envs, self._head
-        self._slots["action"][env, slot] = action
-        self._slots["reward"][env, slot] = reward
-        # A fall on the very step of the time limit is still a fall: terminated wins over truncated.
-        self._slots["ended"][env, slot] = np.where(terminated, TERMINATED, np.where(truncated, TRUNCATED, STEP))
-        self._transitions += len(env)
-        self._open(env, next_obs)
+        for env, head in enumerate(self._head):
+            slot = env * self._ring + head
+            self._action[slot] = action[env]
+            self._reward[slot] = reward[env]
+            # A fall on the very step of the time limit is still a fall: terminated wins over truncated.
+            self._ended[slot] = TERMINATED if terminated[env] else TRUNCATED if truncated[env] else STEP
+            self._open(env, next_obs[env])
+        self._transitions += self._n_envs
 
-    def _open(self, envs: NDArray[np.intp], obs: NDArray[np.float32]) -> None:
-        slot = (self._head[envs] + 1) % self._length
-        self._transitions -= int(np.count_nonzero(self._slots["ended"][envs, slot]))
-        self._slots["obs"][envs, slot] = obs
-        self._slots["ended"][envs, slot] = NOTHING
-        self._head[envs] = slot
-        self._filled = max(self._filled, int(slot.max(initial=-1)) + 1)
+    def _open(self, env: int, obs: NDArray[np.float32]) -> None:
+        head = self._head[env] = (self._head[env] + 1) % self._length
+        slot = env * self._ring + head
+        self._transitions -= int(self._ended[slot] != NOTHING)  # the oldest makes room
+        self._obs[slot] = obs
+        self._ended[slot] = NOTHING
+        if head == 0:
+            self._obs[slot + self._length] = obs
+        self._filled = max(self._filled, head + 1)
 
     def draw(self, rng: np.random.Generator, batch_size: int) -> NDArray[np.intp]:
         """Draw transitions uniformly, with replacement.
@@ -138,15 +145,15 @@ class Replay:
         assert self._transitions > 0, "the replay memory is empty"
         # Step 4: sample a batch: slots at random, those where no transition begins drawn again.
         index = self._draw_slots(rng, batch_size)
-        while (empty := np.flatnonzero(self._flat["ended"][index] == NOTHING)).size:
+        while (empty := np.flatnonzero(self._ended[index] == NOTHING)).size:
             index[empty] = self._draw_slots(rng, empty.size)
         return index
 
     def _draw_slots(self, rng: np.random.Generator, size: int) -> NDArray[np.intp]:
-        # Streams differ in how much they have written (ended episodes take extra slots); drawing from each as
-        # much as the longest, and again where nothing stands, keeps every transition equally likely.
-        env, slot = np.divmod(rng.integers(len(self._envs) * self._filled, size=size), self._filled)
-        return np.asarray(env * self._length + slot)
+        # Rings differ in how much they have written (ended episodes take extra slots); drawing from each as much
+        # as from the fullest, and again where nothing stands, keeps every transition equally likely.
+        drawn = rng.integers(self._n_envs * self._filled, size=size)
+        return drawn + drawn // self._filled * (self._ring - self._filled)
 
     def sample(self, index: NDArray[np.intp]) -> Batch:
         """Gather transitions.
@@ -155,14 +162,14 @@ class Replay:
             index: (B,) slot numbers from `draw`.
 
         Returns:
-            The batch, in arrays of its own.
+            The batch: copies, each a field of gathered slots.
         """
-        end_of_ring = (index + 1) % self._length == 0
-        next_index = np.where(end_of_ring, index + 1 - self._length, index + 1)
+        # Whole slots in one go: one read a transition, several times faster than five gathers by field.
+        slots, next_slots = self._slots.take(index), self._slots.take(index + 1)
         return Batch(
-            obs=self._flat["obs"][index],
-            next_obs=self._flat["obs"][next_index],
-            action=self._flat["action"][index],
-            reward=self._flat["reward"][index],
-            terminated=(self._flat["ended"][index] == TERMINATED).astype(np.float32),
+            obs=slots["obs"],
+            next_obs=next_slots["obs"],
+            action=slots["action"],
+            reward=slots["reward"],
+            terminated=(slots["ended"] == TERMINATED).astype(np.float32),
         )

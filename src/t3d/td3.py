@@ -80,7 +80,7 @@ def smooth(action: Tensor, noise: Tensor, policy_noise: float, noise_clip: float
         (B, A) in [-1, 1].
 
     Source:
-        Fujimoto et al. 2018, section 5.3, equation 14.
+        Fujimoto et al. 2018, section 5.3, equation 15.
     """
     return (action + (policy_noise * noise).clamp(-noise_clip, noise_clip)).clamp(-1, 1)
 

@@ -132,11 +132,14 @@ def _mean(values: list[torch.Tensor]) -> float:
 
 
 def _refuse_missing_device(device: str) -> None:
-    if device != "cpu" and not torch.cuda.is_available():
+    if device == "cpu":
+        return
+    count = torch.cuda.device_count()
+    if (torch.device(device).index or 0) >= count:
         raise ConfigRefused(
             "there is no such device",
-            got=f"device = {device}, and this PyTorch ({torch.__version__}) sees no CUDA device",
-            expected="cpu",
+            got=f"device = {device}, and this PyTorch ({torch.__version__}) sees {count} CUDA devices",
+            expected=f"cpu, or cuda:0 to cuda:{count - 1}" if count else "cpu",
             do="leave --device out",
         )
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from t3d.cli.parsing import parse
+from t3d.cli.parsing import counted, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,9 @@ def main(arguments: list[str]) -> None:
 
     from t3d import api
 
-    seen, env_steps = api.evaluate_run(args.run, args.policy, episodes=args.episodes, env=args.env)
+    # Own environments may print; under --json stdout is the object's alone.
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        seen, env_steps = api.evaluate_run(args.run, args.policy, episodes=args.episodes, env=args.env)
     if args.json:
         answer = {
             "return_mean": seen.return_mean,
@@ -48,6 +52,6 @@ def main(arguments: list[str]) -> None:
         return
     print(
         f"{args.policy} policy, trained for {env_steps:,} steps: return {seen.return_mean:,.1f} ± "
-        f"{seen.return_std:,.1f} over {len(seen.returns)} episodes "
+        f"{seen.return_std:,.1f} over {counted(len(seen.returns), 'episode')} "
         f"({min(seen.returns):,.1f} to {max(seen.returns):,.1f})"
     )

@@ -39,6 +39,11 @@ def whole_number(text: str) -> int:
         return int(number)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 episode, 10 episodes."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def parse(kind: type[T], command: str, arguments: list[str], default: Any = None) -> T:
     """Parse arguments; an error or --help prints and exits.
 

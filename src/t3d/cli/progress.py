@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -28,10 +29,11 @@ def watch(session: Session) -> None:
     """
     console = Console(stderr=True)
     columns = (BarColumn(), _Steps(), TimeRemainingColumn(), TextColumn("{task.fields[seen]}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    progress = Progress(*columns, console=console, disable=not console.is_terminal)
+    with progress, closing(session.run()) as rows:
         task = progress.add_task("train", total=session.config.steps, seen="random actions")
         episode = evaluation = ""
-        for row in session.run():
+        for row in rows:
             if row["kind"] == "episode":
                 episode = f"episode {row['return']:,.0f}"
             elif row["kind"] == "evaluation":

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import tyro
 
 from t3d import presets
-from t3d.cli.parsing import parse
+from t3d.cli.parsing import counted, parse
 from t3d.config import Config
+from t3d.errors import Failed
 
 if TYPE_CHECKING:
     from t3d.api import Run
@@ -50,9 +51,14 @@ def main(arguments: list[str]) -> None:
     from t3d.cli.progress import watch
     from t3d.runs.session import Session
 
+    api.refuse_below_one("video_frames", parsed.video_frames)
     session = Session(parsed.env, choice, parsed.out)
     print(_opening(session, choice), file=sys.stderr)
-    watch(session)
+    try:
+        watch(session)
+    except (Failed, KeyboardInterrupt):
+        print(_stopped(session), file=sys.stderr)
+        raise
     if parsed.video:
         print("filming the best policy ...", file=sys.stderr)
     print(_closing(api.finish(session, video=parsed.video, video_frames=parsed.video_frames)))
@@ -64,10 +70,10 @@ def _opening(session: Session, choice: presets.Choice) -> str:
     spaces, config = session.trainer.envs.spaces, session.config
     replay_mb = session.trainer.replay.full_bytes / 1e6
     lines = [
-        f"{session.env}: {spaces.obs_size} observations, {spaces.action_size} actions",
+        f"{session.env}: {counted(spaces.obs_size, 'observation')}, {counted(spaces.action_size, 'action')}",
         f"preset {choice.preset} ({choice.reason}), seed {config.seed}",
         f"replay {config.buffer_size:,} slots, {replay_mb:,.0f} MB when full",
-        f"PyTorch {torch.__version__}, {config.device}, {torch.get_num_threads()} threads",
+        f"PyTorch {torch.__version__}, {config.device}, {counted(torch.get_num_threads(), 'thread')}",
         f"folder {session.path}",
     ]
     if not session.will_learn:
@@ -78,15 +84,24 @@ def _opening(session: Session, choice: presets.Choice) -> str:
     return "\n".join(lines)
 
 
+def _stopped(session: Session) -> str:
+    from t3d.runs.folder import policy_path
+
+    last = policy_path(session.path, "last")
+    kept = f"its last policy is {last}" if last.is_file() else f"its numbers are in {session.path}"
+    return f"stopped after {session.trainer.env_steps:,} env steps; {kept}"
+
+
 def _closing(run: Run) -> str:
     last, best = run.last, run.best
+    over = counted(len(last.returns), "episode")
     lines = [
-        f"evaluation  return {last.return_mean:,.1f} ± {last.return_std:,.1f} over {len(last.returns)} episodes"
+        f"evaluation  return {last.return_mean:,.1f} ± {last.return_std:,.1f} over {over}"
         f" (best {best.return_mean:,.1f}, after {run.best_env_steps:,} steps)",
         f"folder      {run.path}",
     ]
     if run.video:
         lines.append(f"video       {run.video}")
     elif run.video_problem:
-        lines.append("no video    " + " | ".join(line.strip() for line in str(run.video_problem).splitlines()))
+        lines.append(f"no video    {run.video_problem.one_line()}")
     return "\n".join(lines)

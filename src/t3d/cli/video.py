@@ -35,4 +35,4 @@ def main(arguments: list[str]) -> None:
     try:
         print(api.film_run(args.run, args.policy, frames=args.video_frames, env=args.env))
     except VideoFailed as problem:
-        print("no video: " + " | ".join(line.strip() for line in str(problem).splitlines()))
+        print(f"no video: {problem.one_line()}")

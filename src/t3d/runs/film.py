@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d import policy
-from t3d.envs import make, quiet_pybullet
-from t3d.errors import VideoFailed
+from t3d.envs import make
+from t3d.errors import Refused, T3DError, VideoFailed
+from t3d.quiet import quiet_pybullet
 from t3d.streams import evaluation_seed
 
 _TIMEOUT_S = 600
@@ -36,26 +37,38 @@ def film(env: str, policy_file: Path, out: Path, *, seed: int, frames: int) -> N
     if importlib.util.find_spec("av") is None:
         raise VideoFailed("PyAV is not installed", do='pip install "t3d[video]"')
     out.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "t3d.runs.film", env, str(policy_file), str(out), str(seed), str(frames)]
+    command = [sys.executable, "-P", "-m", "t3d.runs.film", env, str(policy_file), str(out), str(seed), str(frames)]
     said = []
     for variables in _renderers():
-        child = subprocess.run(  # noqa: S603 - our own interpreter and module; arguments reach no shell
-            command,
-            env={**os.environ, **variables},
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-        if child.returncode == 0 and out.is_file():
+        variables = {**os.environ, **variables}
+        problem = _run(command, variables)
+        if problem is None and out.is_file():
             return
-        last_line = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
-        said.append(f"{variables.get('MUJOCO_GL', 'as it is')}: {last_line}")
+        said.append(f"{problem} (MUJOCO_GL={variables.get('MUJOCO_GL')})")
     raise VideoFailed(
         "nothing on this machine could draw the environment",
         got="; ".join(said),
-        do="on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri, then t3d video RUN",
+        do="unset MUJOCO_GL, then t3d video RUN"
+        if "MUJOCO_GL" in os.environ
+        else "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri, then t3d video RUN",
     )
+
+
+def _run(command: list[str], variables: dict[str, str]) -> str | None:
+    """Run the child process. Return its last words if it failed."""
+    # The child finds modules where this process does, and nowhere else.
+    variables = {**variables, "PYTHONPATH": os.pathsep.join(sys.path)}
+    try:
+        child = subprocess.run(  # noqa: S603 - our own interpreter and module; arguments reach no shell
+            command, env=variables, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"not done after {_TIMEOUT_S} s"
+    if child.returncode == 0:
+        return None
+    if child.returncode == Refused.exit_code:
+        raise VideoFailed("the environment cannot be drawn", got=child.stderr.strip())
+    return (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
 
 
 def _renderers() -> list[dict[str, str]]:
@@ -111,4 +124,8 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except T3DError as error:
+        print(error.one_line(), file=sys.stderr)
+        sys.exit(Refused.exit_code)

@@ -129,7 +129,7 @@ def read_config(folder: Path) -> RunInfo:
         td3["hidden"] = tuple(td3["hidden"])
         config = Config(td3=TD3Config(**td3), **fields)
         return RunInfo(str(content["env"]), str(content["preset"]), config)
-    except (ValueError, TypeError, KeyError, RecursionError, T3DError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, T3DError) as error:
         raise RunRefused(
             "config.json cannot be read", got=f"{path}: {error!r}", do="use the version of t3d that wrote it"
         ) from error

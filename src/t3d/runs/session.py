@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
 
+from t3d.errors import Failed
 from t3d.evaluation import Evaluation, evaluate
 from t3d.presets import Choice
 from t3d.runs import folder
@@ -57,7 +58,7 @@ class Session:
         """False if the run ends before its random actions do: it makes no update at all."""
         return self.config.steps > self.config.random_steps and self.config.updates_per_step > 0
 
-    def run(self) -> Iterator[Row]:
+    def run(self) -> Generator[Row, None, None]:
         """Train to the end, handing out every row of metrics.jsonl as it is written.
 
         Whatever ends it early (Ctrl-C, an environment that fails), the actor is saved as it then is, unless its
@@ -88,6 +89,10 @@ class Session:
                     yield metrics.write("update", trainer.env_steps, **losses._asdict())
                 if self._evaluated_at != trainer.env_steps:
                     yield self._evaluate(metrics)
+            except (Failed, KeyboardInterrupt, GeneratorExit) as error:
+                what = error.one_line() if isinstance(error, Failed) else "interrupted"
+                metrics.write("event", trainer.env_steps, what=what)
+                raise
             finally:
                 trainer.envs.close()
                 if trainer.agent.is_finite():

@@ -1,0 +1,348 @@
+"""Every option changes something, every impossible value is refused, and presets are what they say."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import probes
+import pytest
+import torch
+
+from t3d import envs, presets
+from t3d.config import Config, TD3Config
+from t3d.errors import ConfigRefused
+from t3d.presets import Choice
+from t3d.runs.session import Session
+from t3d.training import Trainer
+
+PROBE = f"{Path(probes.__file__).resolve()}:Counting"
+SMALL = {"steps": 40, "random_steps": 10, "batch_size": 8, "buffer_size": 100, "hidden": (8, 8), "eval_episodes": 2}
+ALGORITHM = {field.name for field in dataclasses.fields(TD3Config)}
+RUN = {field.name for field in dataclasses.fields(Config)} - {"td3"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trained(**options):
+    """Return a trainer that has trained to the end of its steps."""
+    made = Trainer(PROBE, Config().with_values(SMALL | options))
+    while made.env_steps < made.config.steps:
+        made.step()
+    return made
+
+
+@functools.cache
+def weights(**options):
+    networks = trained(**options).agent.networks().values()
+    return np.concatenate([p.detach().numpy().ravel() for network in networks for p in network.parameters()])
+
+
+def rows(folder, kind, **options):
+    """Train in a run folder; return the rows of one kind in its metrics.jsonl."""
+    session = Session(PROBE, Choice("td3", Config().with_values(SMALL | options), "as asked"), folder)
+    for _ in session.run():
+        pass
+    written = [json.loads(line) for line in (session.path / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in written if row["kind"] == kind]
+
+
+# ---- Every option changes behaviour. A new field of Config or TD3Config needs a row in one of these two tables.
+
+# Another value alone gives other weights.
+CHANGES_WEIGHTS = {
+    "seed": 1,
+    "exploration_noise": 0.5,
+    "batch_size": 9,
+    "lr": 1e-3,
+    "gamma": 0.5,
+    "tau": 0.5,
+    "policy_noise": 0.4,
+    "noise_clip": 0.1,
+    "policy_delay": 3,
+}
+
+
+def steps_end_the_run(folder, monkeypatch):
+    assert rows(folder / "40", "evaluation")[-1]["env_steps"] == 40
+    assert rows(folder / "55", "evaluation", steps=55)[-1]["env_steps"] == 55
+
+
+def n_envs_are_stepped_side_by_side(folder, monkeypatch):
+    made = Trainer(PROBE, Config().with_values(SMALL | {"n_envs": 3}))
+    made.step()
+    assert (len(made.envs), made.env_steps, len(made.replay)) == (3, 3, 3)
+    assert {row["env"] for row in rows(folder, "episode", n_envs=3)} == {0, 1, 2}
+
+
+def random_steps_come_before_the_updates(folder, monkeypatch):
+    assert [trained(random_steps=n).agent.updates for n in (0, 10, 25, 40, 99)] == [40, 30, 15, 0, 0]
+
+
+def updates_per_step_are_made(folder, monkeypatch):
+    assert [trained(updates_per_step=n).agent.updates for n in (0, 0.5, 1, 3)] == [0, 15, 30, 90]
+
+
+def buffer_size_bounds_the_memory(folder, monkeypatch):
+    small, large = trained(buffer_size=20).replay, trained(buffer_size=200).replay
+    assert 9 * small.full_bytes < large.full_bytes <= 10 * small.full_bytes
+    assert len(small) < 20 < len(large) == 40
+
+
+def eval_every_many_steps(folder, monkeypatch):
+    assert [row["env_steps"] for row in rows(folder / "20", "evaluation", eval_every=20)] == [20, 40]
+    assert [row["env_steps"] for row in rows(folder / "15", "evaluation", eval_every=15)] == [15, 30, 40]
+    assert [row["env_steps"] for row in rows(folder / "n", "evaluation", eval_every=15, n_envs=4)] == [16, 32, 40]
+
+
+def eval_episodes_are_played(folder, monkeypatch):
+    assert [len(row["returns"]) for row in rows(folder / "2", "evaluation")] == [2]
+    assert [len(row["lengths"]) for row in rows(folder / "5", "evaluation", eval_episodes=5)] == [5]
+
+
+def log_every_many_steps(folder, monkeypatch):
+    assert [row["env_steps"] for row in rows(folder / "10", "update", log_every=10)] == [20, 30, 40]
+    assert [row["env_steps"] for row in rows(folder / "25", "update", log_every=25)] == [25, 40]
+
+
+def fresh_envs_are_made_for_every_episode(folder, monkeypatch):
+    made, make = [], envs.make
+    monkeypatch.setattr(envs, "make", lambda env: made.append(env) or make(env))
+    trained(n_envs=2)
+    assert len(made) == 2
+    made.clear()
+    trained(n_envs=2, fresh_envs=True)
+    assert len(made) == 2 + 2 * 6  # 20 steps each, 3 steps an episode
+    made.clear()
+    rows(folder / "used", "evaluation", steps=2)
+    assert len(made) == 1 + 1  # one to train in, one for both evaluation episodes
+    made.clear()
+    rows(folder / "fresh", "evaluation", steps=2, fresh_envs=True)
+    assert len(made) == 1 + 2
+
+
+def device_is_where_the_networks_live(folder, monkeypatch):
+    for count, devices in ((0, ["cuda", "cuda:0"]), (1, ["cuda:1"])):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        for device in devices:
+            with pytest.raises(ConfigRefused, match=rf"{device}, .*{count} CUDA devices\n.*expected: +cpu"):
+                Trainer(PROBE, Config(device=device))
+    seen = []
+    monkeypatch.setattr("t3d.training.TD3", lambda *args, device: seen.append(device))
+    for device in ("cpu", "cuda", "cuda:0"):
+        Trainer(PROBE, Config(device=device))
+    assert seen == ["cpu", "cuda", "cuda:0"]
+
+
+def threads_are_set(folder, monkeypatch):
+    for threads in (2, 1):
+        rows(folder / str(threads), "update", threads=threads)
+        assert torch.get_num_threads() == threads
+    rows(folder / "none", "update", threads=None)
+    assert torch.get_num_threads() == 1
+
+
+def hidden_are_the_widths(folder, monkeypatch):
+    agent = trained(hidden=(5, 4, 3)).agent
+    for body in (agent.actor.body, agent.critic.q1_body, agent.critic.q2_body):
+        assert [layer.out_features for layer in body if isinstance(layer, torch.nn.Linear)] == [5, 4, 3, 1]
+
+
+BEHAVES = {
+    "steps": steps_end_the_run,
+    "n_envs": n_envs_are_stepped_side_by_side,
+    "random_steps": random_steps_come_before_the_updates,
+    "updates_per_step": updates_per_step_are_made,
+    "buffer_size": buffer_size_bounds_the_memory,
+    "eval_every": eval_every_many_steps,
+    "eval_episodes": eval_episodes_are_played,
+    "log_every": log_every_many_steps,
+    "fresh_envs": fresh_envs_are_made_for_every_episode,
+    "device": device_is_where_the_networks_live,
+    "threads": threads_are_set,
+    "hidden": hidden_are_the_widths,
+}
+
+
+def test_every_option_is_tested_here():
+    assert sorted([*CHANGES_WEIGHTS, *BEHAVES]) == sorted(ALGORITHM | RUN)
+    assert not ALGORITHM & RUN  # on the command line they stand side by side
+
+
+@pytest.mark.parametrize("name", CHANGES_WEIGHTS)
+def test_another_value_gives_other_weights(name):
+    assert not np.array_equal(weights(), weights(**{name: CHANGES_WEIGHTS[name]}))
+
+
+@pytest.mark.parametrize("name", BEHAVES)
+def test_the_option_does_what_it_says(name, tmp_path, monkeypatch):
+    BEHAVES[name](tmp_path, monkeypatch)
+
+
+# ---- Impossible values
+
+NAN, INFINITE = float("nan"), float("inf")
+IMPOSSIBLE = {
+    "steps": [0, -1],
+    "seed": [-1],
+    "n_envs": [0],
+    "random_steps": [-1],
+    "exploration_noise": [-0.1, NAN, INFINITE],
+    "updates_per_step": [-1, NAN, INFINITE],
+    "batch_size": [0],
+    "buffer_size": [0, 2, 255],
+    "eval_every": [0],
+    "eval_episodes": [0],
+    "log_every": [0],
+    "device": ["tpu", "", "cuda:", "cuda:x", "cuda:-1", "CPU", "cpu:0"],
+    "threads": [0],
+    "hidden": [(), (0,), (256, -1)],
+    "lr": [0.0, -1e-3, NAN, INFINITE],
+    "gamma": [-0.1, 1.1, NAN],
+    "tau": [0.0, 1.1, NAN],
+    "policy_noise": [-0.1, NAN, INFINITE],
+    "noise_clip": [-0.1, NAN],
+    "policy_delay": [0],
+}
+
+
+def test_every_option_but_the_yes_or_no_ones_has_impossible_values():
+    assert sorted(IMPOSSIBLE) == sorted(ALGORITHM | RUN - {"fresh_envs"})
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values])
+def test_an_impossible_value_is_refused(name, value):
+    with pytest.raises(ConfigRefused) as refused:
+        Config().with_values({name: value}).check_together()
+    lines = [line.split() for line in str(refused.value).splitlines()]
+    assert [line[0] for line in lines[1:]] == ["got:", "expected:", "do:"]
+    assert all(len(line) > 1 for line in lines[1:])
+    assert f"{name} = {value}" in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 101, "buffer_size": 100}, {"n_envs": 4, "buffer_size": 11}])
+def test_options_that_are_impossible_together_are_refused_before_anything_is_made(options, monkeypatch):
+    monkeypatch.setattr(envs, "make", lambda env: pytest.fail("an environment was made"))
+    with pytest.raises(ConfigRefused, match=r"got: .*\n.*expected: "):
+        Trainer(PROBE, Config().with_values(SMALL | options))
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_known_one():
+    with pytest.raises(ConfigRefused, match=r"got: +batchsize\n.*batch_size"):
+        Config().with_values({"batchsize": 3})
+
+
+def test_a_memory_that_would_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr("t3d.training.usable_memory_bytes", lambda: 4_000_000)
+    with pytest.raises(ConfigRefused, match=r"got: .*GB(.|\n)*expected: .*80%(.|\n)*--buffer-size"):
+        Trainer(PROBE, Config(buffer_size=120_000))  # 28 bytes a slot: 84 %
+    Trainer(PROBE, Config(buffer_size=100_000))
+
+
+# ---- Presets
+
+FIGURES = {
+    "td3": {"hidden": (256, 256), "lr": 3e-4, "batch_size": 256, "random_steps": 10_000, "gamma": 0.99},
+    "paper-2018": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 100, "random_steps": 10_000, "steps": 1_000_000},
+    "course": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 100, "steps": 500_000, "eval_every": 5_000},
+    "pendulum": {"random_steps": 1_000, "hidden": (256, 256), "gamma": 0.99},
+    "bullet": {"hidden": (400, 300), "lr": 7e-4, "gamma": 0.98, "buffer_size": 200_000, "random_steps": 10_000},
+    "small": {"hidden": (400, 300), "lr": 1e-3, "gamma": 0.98, "buffer_size": 200_000},
+    "swimmer": {"gamma": 0.9999},
+}
+COMMON = {"tau": 0.005, "policy_noise": 0.2, "noise_clip": 0.5, "policy_delay": 2, "exploration_noise": 0.1}
+
+
+def flat(config):
+    return {name: getattr(config.td3 if name in ALGORITHM else config, name) for name in ALGORITHM | RUN}
+
+
+def test_the_presets_are_these():
+    assert presets.names() == sorted(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_preset_has_the_figures_of_the_literature_and_defaults_elsewhere(name):
+    choice = presets.choose("HalfCheetah-v5", name)
+    assert choice.preset == name
+    assert flat(choice.config).items() >= (FIGURES[name] | COMMON).items()
+    file = presets._read(f"{name}.toml")
+    assert flat(choice.config) == flat(Config()) | file
+    choice.config.check_together()
+
+
+def test_the_defaults_are_the_issues():
+    assert (
+        flat(Config()).items()
+        >= {
+            "steps": 1_000_000,
+            "buffer_size": 1_000_000,
+            "eval_every": 10_000,
+            "eval_episodes": 10,
+            "updates_per_step": 1,
+        }.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "preset", "facts"),
+    [
+        ("HalfCheetah-v5", "td3", {"random_steps": 10_000, "fresh_envs": False}),
+        ("Ant-v5", "td3", {"fresh_envs": False}),
+        ("Pendulum-v1", "pendulum", {"random_steps": 1_000}),
+        ("InvertedPendulum-v5", "pendulum", {"random_steps": 1_000}),
+        ("InvertedDoublePendulum-v5", "pendulum", {"random_steps": 1_000}),
+        ("Reacher-v5", "pendulum", {"random_steps": 1_000}),
+        ("Swimmer-v5", "swimmer", {"gamma": 0.9999}),
+        ("LunarLanderContinuous-v3", "small", {}),
+        ("BipedalWalker-v3", "td3", {"fresh_envs": True}),
+        ("AntBulletEnv-v0", "bullet", {"fresh_envs": True}),
+        ("HalfCheetahBulletEnv-v0", "bullet", {"fresh_envs": True}),
+        ("pybullet_envs_gymnasium:Walker2DBulletEnv-v0", "bullet", {"fresh_envs": True}),
+        ("InvertedPendulumSwingupBulletEnv-v0", "bullet", {"fresh_envs": True}),
+        ("some/Pendulum-v1.py:Mine", "td3", {"fresh_envs": False}),
+    ],
+)
+def test_an_environment_chooses_its_preset(env, preset, facts):
+    choice = presets.choose(env)
+    assert choice.preset == preset
+    assert flat(choice.config).items() >= facts.items()
+    assert (env in choice.reason) == (preset != "td3")
+
+
+def test_presets_name_only_environments_presets_and_options_that_exist():
+    for known in presets._read("environments.toml")["environment"]:
+        assert known.get("preset", "td3") in presets.names()
+        assert set(known) <= {"ids", "preset", "facts"}
+        Config().with_values(known.get("facts", {}))
+
+
+@pytest.mark.parametrize("preset", FIGURES)
+@pytest.mark.parametrize("env", ["BipedalWalker-v3", "AntBulletEnv-v0"])
+def test_facts_of_an_environment_hold_under_any_preset(env, preset):
+    assert presets.choose(env, preset).config.fresh_envs
+
+
+def test_values_win_over_the_preset_which_wins_over_facts_which_win_over_defaults(monkeypatch):
+    known = {"environment": [{"ids": ["Mine-v0"], "preset": "small", "facts": {"lr": 5.0, "gamma": 0.1, "tau": 0.2}}]}
+    read = presets._read
+    monkeypatch.setattr(presets, "_read", lambda file: known if file == "environments.toml" else read(file))
+    config = presets.choose("Mine-v0", None, {"lr": 0.3}).config
+    assert (config.td3.lr, config.td3.gamma, config.td3.tau) == (0.3, 0.98, 0.2)
+    assert config.td3.policy_noise == TD3Config().policy_noise
+    assert presets.choose("Mine-v0", "swimmer").config.td3.gamma == 0.9999
+    assert presets.choose("Mine-v0", "pendulum").config.td3.gamma == 0.1
+    assert presets.choose("Other-v0", None, {"lr": 0.3}).config == Config(td3=TD3Config(lr=0.3))
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigRefused, match=r"got: +papre(.|\n)*expected: .*paper-2018"):
+        presets.choose("HalfCheetah-v5", "papre")

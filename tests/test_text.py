@@ -1,0 +1,194 @@
+"""The text of the code: the 15 steps stand in order, the arrows of the design point one way, files stay short."""
+
+import ast
+import graphlib
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import t3d
+
+SOURCE = Path(t3d.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+TREES = {file: ast.parse(file.read_text("utf-8")) for file in FILES}
+
+# Which room of the design a file belongs to; a file imports from rooms below its own, or from its own room.
+ROOMS = {
+    "config": 0, "encoders": 0, "errors": 0, "machine": 0, "quiet": 0, "streams": 0,
+    "td3": 1, "replay": 1, "policy": 1, "presets": 1,
+    "engines": 2, "envs": 2, "evaluation": 2, "checking": 2,
+    "training": 3,
+    "runs": 4, "api": 4,
+    "cli": 5,
+}  # fmt: skip
+
+
+def room(module):
+    """Return the part of t3d that a module belongs to: t3d.runs.folder is in runs. The package itself has none."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def module_of(file):
+    parts = file.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def statements(tree):
+    """Yield every node but those under `if TYPE_CHECKING`, which never run."""
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            nodes += node.orelse
+            continue
+        yield node
+        nodes += ast.iter_child_nodes(node)
+
+
+def imports(file):
+    """Return the full names of the modules that a file imports, wherever in it."""
+    found = set()
+    for node in statements(TREES[file]):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name}: a relative import"
+            for name in node.names:
+                full = f"{node.module}.{name.name}"
+                is_module = (SOURCE.parent / full.replace(".", "/")).with_suffix(".py").exists()
+                is_module = is_module or (SOURCE.parent / full.replace(".", "/")).is_dir()
+                found.add(full if is_module else node.module)
+    return found
+
+
+def test_each_of_the_15_steps_is_marked_once_and_where_it_belongs():
+    found = {}
+    for file in FILES:
+        marks = [int(n) for n in re.findall(r"^ *# Step (\d+): \S", file.read_text("utf-8"), re.MULTILINE)]
+        assert marks == sorted(marks), f"{file.name}: out of order"
+        found |= {file.relative_to(SOURCE).as_posix(): marks} if marks else {}
+    assert found == {"replay.py": [1, 4], "td3.py": [2, 3, *range(5, 16)]}
+
+
+def test_a_step_is_marked_in_no_other_way():
+    for file in FILES:
+        text = file.read_text("utf-8")
+        assert len(re.findall(r"# ?step \d", text, re.IGNORECASE)) == len(re.findall(r"# Step \d+: ", text)), file.name
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_imports_point_one_way(file):
+    here = room(module_of(file))
+    if not here:  # the package's own __init__ looks names up when they are asked for
+        assert {name for name in imports(file) if name.startswith("t3d")} == set()
+        return
+    assert here in ROOMS, f"say in tests/test_text.py and docs/design.md in which room {here} stands"
+    for name in imports(file):
+        if name.startswith("t3d."):
+            assert ROOMS[room(name)] <= ROOMS[here], f"{here} imports {name}"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    known = {module_of(file): file for file in FILES}
+    graph = {module: {name for name in imports(file) if name in known} for module, file in known.items()}
+    assert "t3d.td3" in graph["t3d.training"]
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_td3_imports_little():
+    allowed = {"__future__", "copy", "typing", "numpy", "torch"}
+    outside = {name.split(".")[0] for name in imports(SOURCE / "td3.py")} - {"t3d"}
+    inside = {name for name in imports(SOURCE / "td3.py") if name.startswith("t3d")}
+    assert outside <= allowed
+    assert inside <= {"t3d.config", "t3d.encoders", "t3d.errors", "t3d.replay"}
+
+
+def test_only_envs_imports_gymnasium():
+    users = {module_of(file) for file in FILES if any(name.split(".")[0] == "gymnasium" for name in imports(file))}
+    assert users == {"t3d.envs"}
+
+
+@pytest.mark.parametrize("name", ["config", "errors", "streams", "presets/__init__", "__init__"])
+def test_what_the_command_line_needs_for_its_help_is_light(name):
+    light = set(sys.stdlib_module_names) | {"t3d"} | ({"numpy"} if name == "streams" else set())
+    assert {imported.split(".")[0] for imported in imports(SOURCE / f"{name}.py")} <= light
+
+
+def test_a_policy_needs_neither_training_nor_environments():
+    assert {name for name in imports(SOURCE / "policy.py") if name.startswith("t3d")} == {"t3d.encoders", "t3d.errors"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_files_and_functions_are_short(file):
+    assert len(file.read_text("utf-8").splitlines()) <= 400
+    for node in ast.walk(TREES[file]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno + 1 <= 60, f"{node.name} is too long"
+
+
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_nothing_runs_code_from_a_file_of_data(file):
+    assert not {name.split(".")[0] for name in imports(file)} & FORBIDDEN_IMPORTS
+    for node in ast.walk(TREES[file]):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "compile", "__import__", "torch.load", "torch.save"}
+        if isinstance(node, ast.keyword):
+            assert node.arg not in {"allow_pickle", "shell"}
+
+
+def identifiers(tree):
+    for node in ast.walk(tree):
+        for field in ("id", "arg", "attr", "name", "asname"):
+            if isinstance(name := getattr(node, field, None), str):
+                yield name
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_nothing_is_called_done(file):
+    # terminated stops a bootstrap, truncated does not; one word for both is the commonest mistake of all.
+    assert [name for name in identifiers(TREES[file]) if re.search(r"(^|_)dones?(_|$)", name.lower())] == []
+
+
+@pytest.mark.parametrize("file", [SOURCE / "td3.py", SOURCE / "streams.py", SOURCE / "encoders.py"], ids=module_of)
+def test_no_global_generator_is_drawn_from(file):
+    calls = {ast.unparse(node.func) for node in ast.walk(TREES[file]) if isinstance(node, ast.Call)}
+    random_calls = {
+        name for name in calls if re.search(r"\brandom\.|manual_seed|\brandn?(_like)?$|normal_|uniform_", name)
+    }
+    assert random_calls <= {"np.random.default_rng", "np.random.SeedSequence"}
+
+
+def test_importing_t3d_imports_nothing_heavy():
+    code = (
+        "import sys, t3d, t3d.config, t3d.presets; print(*{'torch', 'numpy', 'gymnasium', 'rich'} & set(sys.modules))"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.split() == []
+
+
+def test_public_names_are_there():
+    assert sorted(t3d.__all__) == sorted(set(t3d.__all__))
+    for name in t3d.__all__:
+        found = getattr(t3d, name)
+        assert found.__module__.startswith("t3d.")
+        assert found.__doc__
+    with pytest.raises(AttributeError, match="no attribute 'Td3'"):
+        t3d.Td3  # noqa: B018
+
+
+def test_the_checks_of_this_file_would_see_what_they_look_for():
+    tree = ast.parse("if TYPE_CHECKING:\n    import a\nelse:\n    import b\ndef f(done):\n    x.is_done = 1\n")
+    seen = [node.names[0].name for node in statements(tree) if isinstance(node, ast.Import)]
+    assert seen == ["b"]
+    assert {"done", "is_done"} <= set(identifiers(tree))
+    assert "t3d.envs" in imports(SOURCE / "training.py")
+    assert "t3d.runs.folder" in imports(SOURCE / "api.py")  # `from t3d.runs import folder`
+    assert list(itertools.chain.from_iterable(imports(f) for f in FILES)).count("gymnasium") == 1
