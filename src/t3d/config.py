@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from t3d.errors import ConfigRefused
 
@@ -39,6 +39,8 @@ class TD3Config:
     """That noise is clipped to [-noise_clip, noise_clip]."""
     policy_delay: int = 2
     """The actor and the targets move at every policy_delay-th update."""
+    layer_norm: Literal["none", "critic", "both"] = "none"
+    """Layer normalisation of the hidden layers: none, as in the paper; of the critics; of both kinds of network."""
 
     def __post_init__(self) -> None:
         _require(len(self.hidden) > 0 and min(self.hidden) > 0, "hidden", self.hidden, "one or more widths above 0")
@@ -48,6 +50,8 @@ class TD3Config:
         _require(0 <= self.policy_noise < float("inf"), "policy_noise", self.policy_noise, "0 or above")
         _require(self.noise_clip >= 0, "noise_clip", self.noise_clip, "0 or above")
         _require(self.policy_delay >= 1, "policy_delay", self.policy_delay, "1 or above")
+        known = self.layer_norm in ("none", "critic", "both")
+        _require(known, "layer_norm", self.layer_norm, "none, critic or both")
 
 
 @dataclass(frozen=True, kw_only=True)

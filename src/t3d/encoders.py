@@ -29,7 +29,9 @@ def linear(inputs: int, outputs: int, rng: np.random.Generator) -> nn.Linear:
     return layer
 
 
-def mlp(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generator) -> nn.Sequential:
+def mlp(
+    inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generator, layer_norm: bool = False
+) -> nn.Sequential:
     """Make a multi-layer perceptron: ReLU after each hidden layer, a linear last one.
 
     Args:
@@ -37,6 +39,7 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generat
         hidden: width of each hidden layer.
         outputs: size of the output.
         rng: the stream its weights are drawn from.
+        layer_norm: normalise each hidden layer before its ReLU, at first with weights 1 and biases 0.
 
     Returns:
         A module from (B, inputs) to (B, outputs).
@@ -44,5 +47,6 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generat
     layers: list[nn.Module] = []
     sizes = [inputs, *hidden]
     for width_in, width_out in itertools.pairwise(sizes):
-        layers += [linear(width_in, width_out, rng), nn.ReLU()]
+        norm = [nn.LayerNorm(width_out)] if layer_norm else []
+        layers += [linear(width_in, width_out, rng), *norm, nn.ReLU()]
     return nn.Sequential(*layers, linear(sizes[-1], outputs, rng))

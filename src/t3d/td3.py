@@ -28,13 +28,13 @@ class Actor(nn.Module):
     Args:
         obs_size: S.
         action_size: A.
-        config: its `hidden` gives the widths.
+        config: its `hidden` gives the widths, its `layer_norm` says whether they are normalised.
         rng: the stream its weights are drawn from.
     """
 
     def __init__(self, obs_size: int, action_size: int, config: TD3Config, rng: np.random.Generator) -> None:
         super().__init__()
-        self.body = mlp(obs_size, config.hidden, action_size, rng)
+        self.body = mlp(obs_size, config.hidden, action_size, rng, config.layer_norm == "both")
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the actions (B, A) for obs (B, S)."""
@@ -47,14 +47,15 @@ class Critic(nn.Module):
     Args:
         obs_size: S.
         action_size: A.
-        config: its `hidden` gives the widths.
+        config: its `hidden` gives the widths, its `layer_norm` says whether they are normalised.
         rng: the stream the weights of the first and then of the second network are drawn from.
     """
 
     def __init__(self, obs_size: int, action_size: int, config: TD3Config, rng: np.random.Generator) -> None:
         super().__init__()
-        self.q1_body = mlp(obs_size + action_size, config.hidden, 1, rng)
-        self.q2_body = mlp(obs_size + action_size, config.hidden, 1, rng)
+        layer_norm = config.layer_norm != "none"
+        self.q1_body = mlp(obs_size + action_size, config.hidden, 1, rng, layer_norm)
+        self.q2_body = mlp(obs_size + action_size, config.hidden, 1, rng, layer_norm)
 
     def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Return Q1 (B,) and Q2 (B,) for obs (B, S) and action (B, A)."""
