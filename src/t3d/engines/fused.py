@@ -1,0 +1,336 @@
+"""The fused engine: one update of `td3.py` in one compiled call, on the CPU, over memory laid out for it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from t3d.engines import kernels as k
+from t3d.engines import native
+from t3d.replay import Batch
+from t3d.td3 import TD3, Actor, Critic
+
+# Every tensor starts here: another alignment gives other bits, and slower loads.
+ALIGNMENT_BYTES = 64
+
+
+class Means(NamedTuple):
+    """What one update saw: the fields of `UpdateInfo` as plain numbers."""
+
+    critic_loss: float
+    q1: float  # mean over the batch
+    q2: float  # mean over the batch
+    target_q: float  # mean over the batch
+    actor_loss: float | None  # None where the actor rested
+
+
+class _Layer(NamedTuple):
+    linear: nn.Linear
+    norm: nn.LayerNorm | None
+
+
+def _layers(body: nn.Sequential) -> list[_Layer] | None:
+    """Return the linear layers of an MLP with the norms behind them, or None if it is built another way."""
+    modules = list(body)
+    layers: list[_Layer] = []
+    while modules:
+        linear = modules.pop(0)
+        if type(linear) is not nn.Linear or linear.bias is None:
+            return None
+        norm = modules.pop(0) if modules and type(modules[0]) is nn.LayerNorm else None
+        layers.append(_Layer(linear, norm))
+        if modules and type(modules.pop(0)) is not nn.ReLU:
+            return None
+    return layers
+
+
+def _bodies(actor: nn.Module, critic: nn.Module) -> list[nn.Sequential]:
+    assert isinstance(actor, Actor)
+    assert isinstance(critic, Critic)
+    return [actor.body, critic.q1_body, critic.q2_body]
+
+
+def refusal(agent: TD3) -> str | None:
+    """Return why this engine cannot run an agent, or None if it can."""
+    if type(agent) is not TD3 or type(agent.actor) is not Actor or type(agent.critic) is not Critic:
+        return f"{type(agent).__name__} is not t3d's own TD3, and may define the update anew"
+    if agent.device.type != "cpu":
+        return f"the networks are on {agent.device}"
+    for body in _bodies(agent.actor, agent.critic):
+        layers = _layers(body)
+        if layers is None or any(layer.norm is not None and layer.norm.eps != k.NORM_EPS for layer in layers):
+            return "a network is not an MLP of linear layers, layer normalisation and ReLU"
+    if len({p.dtype for p in agent.actor.parameters()} | {p.dtype for p in agent.critic.parameters()}) > 1:
+        return "the weights are of different types"
+    if next(agent.actor.parameters()).dtype not in (torch.float32, torch.float64):
+        return "the weights are neither float32 nor float64"
+    for optimizer in (agent.actor_optimizer, agent.critic_optimizer):
+        group = optimizer.param_groups[0]
+        if len(optimizer.param_groups) > 1 or group["weight_decay"] or group["amsgrad"] or group["maximize"]:
+            return "an optimiser is not a plain Adam"
+    return None
+
+
+def _aligned(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return zeros whose first number lies on the alignment."""
+    raw = np.zeros(count * dtype.itemsize + ALIGNMENT_BYTES, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT_BYTES
+    return raw[start : start + count * dtype.itemsize].view(dtype)
+
+
+class _Space:
+    """Hands out offsets in a flat array, each on the alignment."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.size = 0
+        self._step = ALIGNMENT_BYTES // dtype.itemsize
+
+    def take(self, count: int) -> int:
+        offset = self.size
+        self.size += -(-count // self._step) * self._step
+        return offset
+
+
+class _Plan:
+    """Where everything of a batch of one size lies: the tables `net` and `at` of `kernels.py`, and `work`."""
+
+    def __init__(self, weights_net: NDArray[np.int64], batch: int, threads: int, dtype: np.dtype[Any]) -> None:
+        self.net = net = weights_net.copy()
+        layers = len(net) // 3
+        size, actions = int(net[0, k.INPUTS]), int(net[layers - 1, k.OUTPUTS])
+        space = _Space(dtype)
+        self.at = at = np.zeros(13, np.int64)
+        at[[k.S, k.A, k.B, k.LAYERS, k.THREADS]] = size, actions, batch, layers, threads
+        for entry in (k.OBS_ACTION, k.NEXT):
+            at[entry] = space.take(batch * (size + actions))
+        for entry in (k.REWARD, k.TERMINATED, k.TARGET_Q):
+            at[entry] = space.take(batch)
+        at[k.NOISE] = space.take(batch * actions)
+        largest = max(max(int(row[k.INPUTS]), 3) * -(-int(row[k.OUTPUTS]) // threads) for row in net)
+        at[k.GRAD_SIZE] = largest + (-largest) % 16
+        at[k.GRAD] = space.take(threads * int(at[k.GRAD_SIZE]))
+        for row in net:
+            outputs = int(row[k.OUTPUTS])
+            row[k.OUT], row[k.DELTA] = space.take(batch * outputs), space.take(batch * outputs)
+            row[k.PARTIAL_SIZE] = 3 * outputs + (-3 * outputs) % 16
+            row[k.PARTIAL] = space.take(threads * int(row[k.PARTIAL_SIZE]))
+            if row[k.GAIN] >= 0:
+                row[k.NORMED], row[k.RSTD] = space.take(batch * outputs), space.take(batch)
+        self.batch = batch
+        self.work = _aligned(space.size, dtype)
+
+
+class _Team:
+    """The threads beside the caller's, asleep between updates. Thread 0 is whoever calls `update`."""
+
+    def __init__(self, plan: _Plan, shared: tuple[Any, ...], threads: int) -> None:
+        weights, hyper, rates, control, sync, sums = shared
+        control[k.STOP] = 0
+        sync[:] = 0
+        self.locks = np.array([native.new_lock() for _ in range(threads - 1)], np.int64)
+        workers = []
+        for t in range(1, threads):
+            arguments = (plan.net, plan.at, weights, plan.work, hyper, rates, control, sync, t, sums)
+            workers.append(
+                threading.Thread(target=_serve, args=(*arguments, int(self.locks[t - 1])), daemon=True)
+            )
+        for worker in workers:
+            worker.start()
+        self.stop = weakref.finalize(self, _stop, control, self.locks, workers)
+
+
+def _serve(*arguments: Any) -> None:
+    if native.set_blas_threads is not None:
+        native.set_blas_threads(1)
+    k.serve(*arguments)
+
+
+def _stop(control: NDArray[np.int64], locks: NDArray[np.int64], workers: list[threading.Thread]) -> None:
+    control[k.STOP] = 1
+    for lock in locks:
+        native.let_go(int(lock))
+    for worker in workers:
+        worker.join()
+
+
+class Fused:
+    """Runs an agent's updates in compiled code, on the agent's own numbers.
+
+    The engine adopts the agent: parameters, targets and Adam's moments move into one block of memory, and the
+    agent's modules and optimisers point there. So the agent can be saved, loaded, exported and updated by its
+    own methods at any time, and this engine continues from there. What replaces tensors instead of filling them
+    (an optimiser's `load_state_dict`) is noticed at the next call and adopted anew.
+
+    Args:
+        agent: the agent, see `refusal`.
+        threads: threads that share an update, the caller's among them.
+    """
+
+    def __init__(self, agent: TD3, threads: int = 1) -> None:
+        reason = refusal(agent)
+        assert reason is None, reason
+        self.agent = agent
+        self.threads = threads
+        self._sync = np.zeros(8, np.int64)
+        self._control = np.zeros(2, np.int64)
+        self._sums = np.zeros((threads, 8))
+        self._means = np.zeros(5)
+        self._plan: _Plan | None = None
+        self._play: _Plan | None = None
+        self._team: _Team | None = None
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Move the agent's numbers into this engine's memory, and point the agent at them."""
+        agent = self.agent
+        self._release_team()
+        self._plan = self._play = None
+        self._dtype = np.dtype(str(next(agent.actor.parameters()).dtype).removeprefix("torch."))
+        self._net, tensors, size = _lay_out(agent, self._dtype)
+        self._weights = _aligned(4 * size, self._dtype).reshape(4, size)
+        self._steps = np.zeros(len(tensors), np.float32)
+        for index, (offset, online, target, optimizer) in enumerate(tensors):
+            end = offset + online.numel()
+            views = [torch.from_numpy(row[offset:end]).view_as(online) for row in self._weights]
+            step = torch.from_numpy(self._steps[index : index + 1]).view(())
+            state = optimizer.state[online]
+            if state:
+                views[2].copy_(state["exp_avg"])
+                views[3].copy_(state["exp_avg_sq"])
+                step.copy_(state["step"])
+            views[0].copy_(online.data)
+            views[1].copy_(target.data)
+            online.data, target.data = views[0], views[1]
+            optimizer.state[online] = {"step": step, "exp_avg": views[2], "exp_avg_sq": views[3]}
+        self._actor_tensors = len(list(agent.actor.parameters()))
+        config = agent.config
+        values = config.gamma, config.policy_noise, config.noise_clip, config.tau
+        self._hyper = np.array(values, self._dtype)
+        self._rates = np.zeros((2, 6), self._dtype)
+        self._adopted = self._fingerprint()
+
+    def _fingerprint(self) -> list[object]:
+        """Return what changes when somebody replaces the adopted tensors: objects, compared by identity."""
+        agent = self.agent
+        found: list[object] = [agent.config]
+        for optimizer in (agent.actor_optimizer, agent.critic_optimizer):
+            first = optimizer.param_groups[0]["params"][0]
+            found += [first, optimizer.state[first]["exp_avg"], first.data_ptr()]
+        return found
+
+    def _is_adopted(self) -> bool:
+        return all(a is b or a == b for a, b in zip(self._fingerprint(), self._adopted, strict=True))
+
+    def _release_team(self) -> None:
+        if self._team is not None:
+            self._team.stop()
+            self._team = None
+
+    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the actor's actions (N, A), without noise, for obs (N, S)."""
+        if self._play is None or self._play.batch != len(obs):
+            self._play = _Plan(self._net, len(obs), 1, self._dtype)
+        plan = self._play
+        action = np.empty((plan.batch, int(plan.at[k.A])), self._dtype)
+        before = native.set_blas_threads(1) if native.set_blas_threads is not None else 0
+        k.act(plan.net, plan.at, self._weights, plan.work, np.ascontiguousarray(obs, self._dtype), action)
+        if native.set_blas_threads is not None:
+            native.set_blas_threads(before)
+        return action
+
+    def update(self, batch: Batch, noise: Any) -> Means:
+        """Learn from one batch, as `TD3.update` does: steps 5 to 15.
+
+        Args:
+            batch: B transitions, as arrays or tensors.
+            noise: (B, A) standard normal.
+
+        Returns:
+            What the update saw.
+        """
+        agent = self.agent
+        if not self._is_adopted():
+            self.adopt()
+        dtype = self._dtype
+        obs, next_obs, action, reward, terminated = (np.ascontiguousarray(part, dtype) for part in batch)
+        noise = np.ascontiguousarray(noise, dtype)
+        plan = self._plan
+        if plan is None or plan.batch != len(obs):
+            plan = self._start(len(obs))
+        assert self._team is not None
+        agent.updates += 1
+        delayed = agent.updates % agent.config.policy_delay == 0
+        self._control[k.DELAYED] = delayed
+        self._advance(k.CRITIC, agent.critic_optimizer, self._steps[self._actor_tensors :])
+        if delayed:
+            self._advance(k.ACTOR, agent.actor_optimizer, self._steps[: self._actor_tensors])
+        before = native.set_blas_threads(1) if native.set_blas_threads is not None else 0
+        k.update(
+            plan.net, plan.at, self._weights, plan.work, self._hyper, self._rates, self._control, self._sync,
+            self._sums, self._team.locks, obs, next_obs, action, reward, terminated, noise, self._means,
+        )  # fmt: skip
+        if native.set_blas_threads is not None:
+            native.set_blas_threads(before)
+        critic_loss, q1, q2, target_q, actor_loss = self._means.tolist()
+        return Means(critic_loss, q1, q2, target_q, actor_loss if delayed else None)
+
+    def _start(self, batch: int) -> _Plan:
+        """Make room for batches of another size, and a team that works there."""
+        self._release_team()
+        self._plan = _Plan(self._net, batch, self.threads, self._dtype)
+        shared = self._weights, self._hyper, self._rates, self._control, self._sync, self._sums
+        self._team = _Team(self._plan, shared, self.threads)
+        return self._plan
+
+    def _advance(self, which: int, optimizer: torch.optim.Optimizer, steps: NDArray[np.float32]) -> None:
+        """Count an optimiser's step, and set the rates of Adam for it: PyTorch's formula, bias correction included."""
+        steps += 1
+        step = float(steps[0])
+        group = optimizer.param_groups[0]
+        beta1, beta2 = group["betas"]
+        self._rates[which] = (
+            1 - beta1,
+            beta2,
+            1 - beta2,
+            group["lr"] / (1 - beta1**step),
+            (1 - beta2**step) ** -0.5,
+            group["eps"],
+        )
+
+
+def _lay_out(
+    agent: TD3, dtype: np.dtype[Any]
+) -> tuple[NDArray[np.int64], list[tuple[int, Tensor, Tensor, torch.optim.Optimizer]], int]:
+    """Give every parameter a place. Return the table `net`, the tensors with their offsets, and the length."""
+    space = _Space(dtype)
+    rows: list[list[int]] = []
+    tensors: list[tuple[int, Tensor, Tensor, torch.optim.Optimizer]] = []
+    online = _bodies(agent.actor, agent.critic)
+    target = _bodies(agent.actor_target, agent.critic_target)
+    optimizers = agent.actor_optimizer, agent.critic_optimizer, agent.critic_optimizer
+    for body, slow_body, optimizer in zip(online, target, optimizers, strict=True):
+        layers, slow_layers = _layers(body), _layers(slow_body)
+        assert layers is not None
+        assert slow_layers is not None
+        for layer, slow in zip(layers, slow_layers, strict=True):
+            row = [0] * 12
+            row[k.INPUTS], row[k.OUTPUTS] = layer.linear.in_features, layer.linear.out_features
+            row[k.GAIN] = row[k.SHIFT] = -1
+            pairs = [
+                (k.WEIGHT, layer.linear.weight, slow.linear.weight),
+                (k.BIAS, layer.linear.bias, slow.linear.bias),
+            ]
+            if layer.norm is not None and slow.norm is not None:
+                pairs += [(k.GAIN, layer.norm.weight, slow.norm.weight), (k.SHIFT, layer.norm.bias, slow.norm.bias)]
+            for column, fast_tensor, slow_tensor in pairs:
+                row[column] = space.take(fast_tensor.numel())
+                tensors.append((row[column], fast_tensor, slow_tensor, optimizer))
+            rows.append(row)
+    return np.array(rows, np.int64), tensors, space.size

@@ -1,0 +1,166 @@
+"""What the compiled functions take from outside: matrix products, thread primitives, and the compiler itself.
+
+Symbols are bound by name, so that compiled code can lie in a cache while addresses change with every process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite.binding as llvm
+import numba
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import get_cython_function_address, intrinsic
+
+F = TypeVar("F", bound=Callable[..., object])
+
+# Nothing that assumes finite numbers: NaN and infinity must reach the losses.
+FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
+
+# Why compiled code is not kept on disk; empty where it is.
+no_cache_because = ""
+
+
+def compiled(function: F) -> F:
+    """Compile a function for every type it is called with, and keep the result on disk where that is possible."""
+    global no_cache_because
+    result: F
+    try:
+        result = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)(function)
+    except RuntimeError as error:
+        # Numba has no exception of its own for this; it is raised where no cache folder can be written.
+        if "cannot cache function" not in str(error):
+            raise
+        no_cache_because = str(error)
+        result = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    return result
+
+
+def _torch_library() -> ctypes.CDLL | None:
+    """Return PyTorch's own library if it hands out its matrix product (MKL), with its switch to one thread."""
+    names = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}
+    path = Path(torch.__file__).parent / "lib" / names.get(sys.platform, "libtorch_cpu.so")
+    if not path.exists():
+        return None
+    library = ctypes.CDLL(str(path))
+    wanted = ("sgemm_", "dgemm_", "MKL_Set_Num_Threads_Local")
+    return library if all(hasattr(library, name) for name in wanted) else None
+
+
+def _address(function: object) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+
+
+def _bind() -> tuple[str, Callable[[int], int] | None]:
+    library = _torch_library()
+    if library is not None:
+        llvm.add_symbol("t3d_sgemm", _address(library.sgemm_))
+        llvm.add_symbol("t3d_dgemm", _address(library.dgemm_))
+    else:
+        for letter in "sd":
+            address = get_cython_function_address("scipy.linalg.cython_blas", f"{letter}gemm")
+            llvm.add_symbol(f"t3d_{letter}gemm", address)
+    system = ctypes.CDLL("kernel32") if sys.platform == "win32" else ctypes.CDLL(None)
+    llvm.add_symbol(
+        "t3d_yield", _address(system.SwitchToThread if sys.platform == "win32" else system.sched_yield)
+    )
+    llvm.add_symbol("t3d_acquire", _address(ctypes.pythonapi.PyThread_acquire_lock))
+    llvm.add_symbol("t3d_release", _address(ctypes.pythonapi.PyThread_release_lock))
+    if library is None:
+        return "OpenBLAS of scipy", None
+    return "MKL of PyTorch", library.MKL_Set_Num_Threads_Local
+
+
+# Whose matrix product is used, and how a thread tells it to use no others (returns what held before);
+# None where threadpoolctl must do that for the whole process.
+blas, set_blas_threads = _bind()
+
+
+def new_lock() -> int:
+    """Return the address of a taken lock that threads without the interpreter can wait for."""
+    allocate = ctypes.pythonapi.PyThread_allocate_lock
+    allocate.restype = ctypes.c_void_p
+    lock = int(allocate())
+    acquire = ctypes.pythonapi.PyThread_acquire_lock
+    acquire.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    acquire(lock, 1)
+    return lock
+
+
+def let_go(lock: int) -> None:
+    """Let the thread go that waits for the lock, or will."""
+    function = ctypes.pythonapi.PyThread_release_lock
+    function.argtypes = [ctypes.c_void_p]
+    function(lock)
+
+
+# What compiled functions call. Numba's cache does not notice a change here: touch kernels.py after one.
+acquire = types.ExternalFunction("t3d_acquire", types.intc(types.intp, types.intc))
+release = types.ExternalFunction("t3d_release", types.void(types.intp))
+yield_core = types.ExternalFunction("t3d_yield", types.intc())
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def gemm(
+    _: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any
+) -> Any:
+    """Call the column-major BLAS product c (m, n) = op(a) (m, k) @ op(b) (k, n); ta, tb: transpose."""
+    size = types.intp
+    signature = types.void(types.boolean, types.boolean, size, size, size, a, size, b, size, c, size)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        ta, tb, m, n, k, a, lda, b, ldb, c, ldc = args
+        kinds = dict(zip("abc", (signature.args[i] for i in (5, 7, 9)), strict=True))
+        real = context.get_value_type(kinds["a"].dtype)
+
+        def char(flag: Any) -> Any:
+            byte = ir.IntType(8)
+            chosen = builder.select(builder.trunc(flag, ir.IntType(1)), byte(ord("T")), byte(ord("N")))
+            return cgutils.alloca_once_value(builder, chosen)
+
+        def integer(value: Any) -> Any:
+            return cgutils.alloca_once_value(builder, builder.trunc(value, ir.IntType(32)))
+
+        def data(name: str, value: Any) -> Any:
+            return context.make_array(kinds[name])(context, builder, value).data
+
+        one, zero = (cgutils.alloca_once_value(builder, real(x)) for x in (1.0, 0.0))
+        pointers = [char(ta), char(tb), integer(m), integer(n), integer(k), one, data("a", a), integer(lda)]
+        pointers += [data("b", b), integer(ldb), zero, data("c", c), integer(ldc)]
+        function_type = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t] * len(pointers))
+        name = {types.float32: "t3d_sgemm", types.float64: "t3d_dgemm"}[kinds["a"].dtype]
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        builder.call(function, [builder.bitcast(p, cgutils.voidptr_t) for p in pointers])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_and_get(_: Any, array: Any, index: Any, value: Any) -> Any:
+    """Add to an entry of an int64 array in one indivisible step; return the sum."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        old = builder.atomic_rmw("add", builder.gep(data, [args[1]]), args[2], "seq_cst")
+        return builder.add(old, args[2])
+
+    return types.int64(array, types.intp, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def get(_: Any, array: Any, index: Any) -> Any:
+    """Read an entry of an int64 array, past the processor's and the compiler's memory of it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load_atomic(builder.gep(data, [args[1]]), "acquire", 8)
+
+    return types.int64(array, types.intp), generate
