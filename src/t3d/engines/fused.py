@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import weakref
 from typing import Any, NamedTuple
@@ -94,62 +93,61 @@ class _Space:
 
     def take(self, count: int) -> int:
         offset = self.size
-        self.size += -(-count // self._step) * self._step
+        self.size += self.round(count)
         return offset
 
+    def round(self, count: int) -> int:
+        return -(-count // self._step) * self._step
 
-class _Plan:
-    """Where everything of a batch of one size lies: the tables `net` and `at` of `kernels.py`, and `work`."""
 
-    def __init__(self, weights_net: NDArray[np.int64], batch: int, threads: int, dtype: np.dtype[Any]) -> None:
-        self.net = net = weights_net.copy()
-        layers = len(net) // 3
-        size, actions = int(net[0, k.INPUTS]), int(net[layers - 1, k.OUTPUTS])
-        space = _Space(dtype)
-        self.at = at = np.zeros(13, np.int64)
-        at[[k.S, k.A, k.B, k.LAYERS, k.THREADS]] = size, actions, batch, layers, threads
-        for entry in (k.OBS_ACTION, k.NEXT):
-            at[entry] = space.take(batch * (size + actions))
-        for entry in (k.REWARD, k.TERMINATED, k.TARGET_Q):
-            at[entry] = space.take(batch)
-        at[k.NOISE] = space.take(batch * actions)
-        largest = max(max(int(row[k.INPUTS]), 3) * -(-int(row[k.OUTPUTS]) // threads) for row in net)
-        at[k.GRAD_SIZE] = largest + (-largest) % 16
-        at[k.GRAD] = space.take(threads * int(at[k.GRAD_SIZE]))
-        for row in net:
-            outputs = int(row[k.OUTPUTS])
-            row[k.OUT], row[k.DELTA] = space.take(batch * outputs), space.take(batch * outputs)
-            row[k.PARTIAL_SIZE] = 3 * outputs + (-3 * outputs) % 16
-            row[k.PARTIAL] = space.take(threads * int(row[k.PARTIAL_SIZE]))
-            if row[k.GAIN] >= 0:
-                row[k.NORMED], row[k.RSTD] = space.take(batch * outputs), space.take(batch)
-        self.batch = batch
-        self.work = _aligned(space.size, dtype)
+def _plan(
+    weights_net: NDArray[np.int64], batch: int, threads: int, dtype: np.dtype[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+    """Return `net`, `at` and `work` of `kernels.Memory` for batches of a size."""
+    net = weights_net.copy()
+    layers = len(net) // 3
+    size, actions = int(net[0, k.INPUTS]), int(net[layers - 1, k.OUTPUTS])
+    space = _Space(dtype)
+    at = np.zeros(13, np.int64)
+    at[[k.S, k.A, k.B, k.LAYERS, k.THREADS]] = size, actions, batch, layers, threads
+    for entry in (k.OBS_ACTION, k.NEXT):
+        at[entry] = space.take(batch * (size + actions))
+    for entry in (k.REWARD, k.TERMINATED, k.TARGET_Q):
+        at[entry] = space.take(batch)
+    at[k.NOISE] = space.take(batch * actions)
+    largest = max(int(row[k.INPUTS]) * -(-int(row[k.OUTPUTS]) // threads) for row in net)
+    at[k.GRAD_SIZE] = space.round(largest)
+    at[k.GRAD] = space.take(threads * int(at[k.GRAD_SIZE]))
+    for row in net:
+        outputs = int(row[k.OUTPUTS])
+        row[k.OUT], row[k.DELTA] = space.take(batch * outputs), space.take(batch * outputs)
+        row[k.PARTIAL_SIZE] = space.round(3 * outputs)
+        row[k.PARTIAL] = space.take(threads * int(row[k.PARTIAL_SIZE]))
+        if row[k.GAIN] >= 0:
+            row[k.NORMED], row[k.RSTD] = space.take(batch * outputs), space.take(batch)
+    return net, at, _aligned(space.size, dtype)
 
 
 class _Team:
     """The threads beside the caller's, asleep between updates. Thread 0 is whoever calls `update`."""
 
-    def __init__(self, plan: _Plan, shared: tuple[Any, ...], threads: int) -> None:
-        weights, hyper, rates, control, sync, sums = shared
-        control[k.STOP] = 0
-        sync[:] = 0
+    def __init__(self, memory: k.Memory, threads: int) -> None:
+        memory.control[k.STOP] = 0
+        memory.sync[:] = 0
         self.locks = np.array([native.new_lock() for _ in range(threads - 1)], np.int64)
-        workers = []
-        for t in range(1, threads):
-            arguments = (plan.net, plan.at, weights, plan.work, hyper, rates, control, sync, t, sums)
-            workers.append(
-                threading.Thread(target=_serve, args=(*arguments, int(self.locks[t - 1])), daemon=True)
-            )
+        workers = [
+            threading.Thread(target=_serve, args=(memory, t, int(lock)), daemon=True)
+            for t, lock in enumerate(self.locks, start=1)
+        ]
         for worker in workers:
             worker.start()
-        self.stop = weakref.finalize(self, _stop, control, self.locks, workers)
+        self.stop = weakref.finalize(self, _stop, memory.control, self.locks, workers)
 
 
-def _serve(*arguments: Any) -> None:
+def _serve(memory: k.Memory, thread: int, lock: int) -> None:
     if native.set_blas_threads is not None:
         native.set_blas_threads(1)
-    k.serve(*arguments)
+    k.serve(memory, thread, lock)
 
 
 def _stop(control: NDArray[np.int64], locks: NDArray[np.int64], workers: list[threading.Thread]) -> None:
@@ -178,12 +176,10 @@ class Fused:
         assert reason is None, reason
         self.agent = agent
         self.threads = threads
-        self._sync = np.zeros(8, np.int64)
         self._control = np.zeros(2, np.int64)
-        self._sums = np.zeros((threads, 8))
         self._means = np.zeros(5)
-        self._plan: _Plan | None = None
-        self._play: _Plan | None = None
+        self._learn: k.Memory | None = None
+        self._play: k.Memory | None = None
         self._team: _Team | None = None
         self.adopt()
 
@@ -191,7 +187,7 @@ class Fused:
         """Move the agent's numbers into this engine's memory, and point the agent at them."""
         agent = self.agent
         self._release_team()
-        self._plan = self._play = None
+        self._learn = self._play = None
         self._dtype = np.dtype(str(next(agent.actor.parameters()).dtype).removeprefix("torch."))
         self._net, tensors, size = _lay_out(agent, self._dtype)
         self._weights = _aligned(4 * size, self._dtype).reshape(4, size)
@@ -235,12 +231,12 @@ class Fused:
 
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the actor's actions (N, A), without noise, for obs (N, S)."""
-        if self._play is None or self._play.batch != len(obs):
-            self._play = _Plan(self._net, len(obs), 1, self._dtype)
-        plan = self._play
-        action = np.empty((plan.batch, int(plan.at[k.A])), self._dtype)
+        if self._play is None or self._play.at[k.B] != len(obs):
+            self._play = self._memory(len(obs), 1)
+        memory = self._play
+        action = np.empty((len(obs), int(memory.at[k.A])), self._dtype)
         before = native.set_blas_threads(1) if native.set_blas_threads is not None else 0
-        k.act(plan.net, plan.at, self._weights, plan.work, np.ascontiguousarray(obs, self._dtype), action)
+        k.act(memory, np.ascontiguousarray(obs, self._dtype), action)
         if native.set_blas_threads is not None:
             native.set_blas_threads(before)
         return action
@@ -261,9 +257,10 @@ class Fused:
         dtype = self._dtype
         obs, next_obs, action, reward, terminated = (np.ascontiguousarray(part, dtype) for part in batch)
         noise = np.ascontiguousarray(noise, dtype)
-        plan = self._plan
-        if plan is None or plan.batch != len(obs):
-            plan = self._start(len(obs))
+        if self._learn is None or self._learn.at[k.B] != len(obs):
+            self._release_team()
+            self._learn = self._memory(len(obs), self.threads)
+            self._team = _Team(self._learn, self.threads)
         assert self._team is not None
         agent.updates += 1
         delayed = agent.updates % agent.config.policy_delay == 0
@@ -272,22 +269,18 @@ class Fused:
         if delayed:
             self._advance(k.ACTOR, agent.actor_optimizer, self._steps[: self._actor_tensors])
         before = native.set_blas_threads(1) if native.set_blas_threads is not None else 0
-        k.update(
-            plan.net, plan.at, self._weights, plan.work, self._hyper, self._rates, self._control, self._sync,
-            self._sums, self._team.locks, obs, next_obs, action, reward, terminated, noise, self._means,
-        )  # fmt: skip
+        locks, means = self._team.locks, self._means
+        k.update(self._learn, locks, obs, next_obs, action, reward, terminated, noise, means)
         if native.set_blas_threads is not None:
             native.set_blas_threads(before)
-        critic_loss, q1, q2, target_q, actor_loss = self._means.tolist()
+        critic_loss, q1, q2, target_q, actor_loss = means.tolist()
         return Means(critic_loss, q1, q2, target_q, actor_loss if delayed else None)
 
-    def _start(self, batch: int) -> _Plan:
-        """Make room for batches of another size, and a team that works there."""
-        self._release_team()
-        self._plan = _Plan(self._net, batch, self.threads, self._dtype)
-        shared = self._weights, self._hyper, self._rates, self._control, self._sync, self._sums
-        self._team = _Team(self._plan, shared, self.threads)
-        return self._plan
+    def _memory(self, batch: int, threads: int) -> k.Memory:
+        """Make room for batches of a size, beside the adopted weights."""
+        net, at, work = _plan(self._net, batch, threads, self._dtype)
+        sync, sums = np.zeros(1, np.int64), np.zeros((threads, 8))
+        return k.Memory(net, at, self._weights, work, self._hyper, self._rates, self._control, sync, sums)
 
     def _advance(self, which: int, optimizer: torch.optim.Optimizer, steps: NDArray[np.float32]) -> None:
         """Count an optimiser's step, and set the rates of Adam for it: PyTorch's formula, bias correction included."""
@@ -328,7 +321,10 @@ def _lay_out(
                 (k.BIAS, layer.linear.bias, slow.linear.bias),
             ]
             if layer.norm is not None and slow.norm is not None:
-                pairs += [(k.GAIN, layer.norm.weight, slow.norm.weight), (k.SHIFT, layer.norm.bias, slow.norm.bias)]
+                pairs += [
+                    (k.GAIN, layer.norm.weight, slow.norm.weight),
+                    (k.SHIFT, layer.norm.bias, slow.norm.bias),
+                ]
             for column, fast_tensor, slow_tensor in pairs:
                 row[column] = space.take(fast_tensor.numel())
                 tensors.append((row[column], fast_tensor, slow_tensor, optimizer))

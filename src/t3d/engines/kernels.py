@@ -1,14 +1,9 @@
-"""Every compiled function of the fused engine, in one file: a cached one does not notice a changed callee elsewhere.
+"""Every compiled function of the fused engine: one file, as cached code does not notice a changed callee elsewhere.
 
-Shapes as in `td3.py`. A network is `layers` rows of the int64 table `net`, one row a linear layer, its columns named
-below; actor, Q1 and Q2 follow each other. All matrices are row-major and lie in one of two float arrays:
-
-    weights (4, P)   online, target, first and second Adam moment; an offset means the same number in all four
-    work (W,)        the batch, activations and gradients, at the offsets that `net` and `at` name
-
-An update is four phases. In 1 and 3 every thread carries its own rows of the batch forward and backward through whole
-networks and waits for nobody; in 2 and 4 every thread moves its own rows of each weight matrix. So the result depends
-on the number of threads (another split adds up in another order), never on their timing.
+Shapes as in `td3.py`; all matrices are row-major. An update is four phases. In 1 and 3 every thread carries its
+own rows of the batch forward and backward through whole networks and waits for nobody; in 2 and 4 every thread
+moves its own rows of each weight matrix. So the result depends on the number of threads (another split adds up
+in another order), never on their timing.
 
 Every comparison is written so that NaN comes through.
 """
@@ -16,7 +11,7 @@ Every comparison is written so that NaN comes through.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,21 +21,37 @@ from t3d.engines.native import acquire, add_and_get, compiled, gemm, get, releas
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
-# Columns of `net`. GAIN is -1 where a layer is not normalised. PARTIAL: each thread's sums over its rows of the
+# Numba's cache looks at this file alone: raise this when the compiled parts of native.py change.
+NATIVE_VERSION = 1
+
+# Columns of `net`. GAIN is -1 where a layer is not normalised. PARTIAL: each thread's sums, over its rows, of the
 # gradients of bias, gain and shift, PARTIAL_SIZE apart.
 INPUTS, OUTPUTS, WEIGHT, BIAS, GAIN, SHIFT, OUT, NORMED, RSTD, DELTA, PARTIAL, PARTIAL_SIZE = range(12)
 # Entries of `at`: sizes, then offsets in `work`. OBS_ACTION and NEXT are (B, S + A), what the critics read.
 S, A, B, LAYERS, THREADS, OBS_ACTION, NEXT, REWARD, TERMINATED, NOISE, TARGET_Q, GRAD, GRAD_SIZE = range(13)
-# Entries of `hyper`; rows and entries of `adam`; entries of `control`; entries of `sums`.
+# Entries of `hyper`; rows and entries of `rates`; entries of `control`; entries of a row of `sums`.
 GAMMA, POLICY_NOISE, NOISE_CLIP, TAU = range(4)
 ACTOR, CRITIC = range(2)
 GRAD_SHARE, KEEP_SQ, GRAD_SQ_SHARE, STEP_SIZE, INVERSE_CORRECTION, EPS = range(6)
 DELAYED, STOP = range(2)
 CRITIC_LOSS, Q1, Q2, TARGET, ACTOR_LOSS = range(5)
 
+SPINS = 4000  # about 10 us; then the core is offered to others, in case the awaited thread has none
 NORM_EPS = 1e-5  # PyTorch's
 
-SPINS = 4000  # about 10 us; then the core is offered to others, in case the awaited thread has none
+
+class Memory(NamedTuple):
+    """All that an update reads and writes."""
+
+    net: Ints  # a row a linear layer: actor, Q1, Q2
+    at: Ints
+    weights: Floats  # (4, P): online, target, Adam's moments; an offset means the same number in all four
+    work: Floats  # the batch, activations and gradients, at the offsets that `net` and `at` name
+    hyper: Floats
+    rates: Floats  # (2, 6)
+    control: Ints
+    sync: Ints  # (1,) how often threads have waited for each other
+    sums: NDArray[np.float64]  # (THREADS, 5 or more)
 
 
 @compiled
@@ -210,11 +221,9 @@ def max_of(a: float, b: float) -> float:
 
 
 @compiled
-def forward(
-    net: Ints, first: int, layers: int, params: Floats, work: Floats, x: int, x_stride: int, lo: int, hi: int
-) -> None:
+def forward(m: Memory, first: int, params: Floats, x: int, x_stride: int, lo: int, hi: int) -> None:
     """Carry rows lo to hi of the input at offset x through a network; what each layer says stays at its OUT."""
-    rows = hi - lo
+    net, work, layers, rows = m.net, m.work, m.at[LAYERS], hi - lo
     for layer in range(first, first + layers):
         n_in, n_out = net[layer, INPUTS], net[layer, OUTPUTS]
         w, b, g, s = net[layer, WEIGHT], net[layer, BIAS], net[layer, GAIN], net[layer, SHIFT]
@@ -232,11 +241,9 @@ def forward(
 
 
 @compiled
-def backward(
-    net: Ints, first: int, layers: int, params: Floats, work: Floats, t: int, lo: int, hi: int
-) -> None:
-    """Carry rows lo to hi of the gradient of a network's output, at its last DELTA, down to its first layer's output."""
-    rows = hi - lo
+def backward(m: Memory, first: int, t: int, lo: int, hi: int) -> None:
+    """Carry rows lo to hi of the gradient of a network's output down to its first layer's output, at the DELTAs."""
+    net, work, params, layers, rows = m.net, m.work, m.weights[0], m.at[LAYERS], hi - lo
     for layer in range(first + layers - 1, first - 1, -1):
         n_in, n_out = net[layer, INPUTS], net[layer, OUTPUTS]
         dy = work[net[layer, DELTA] + lo * n_out : net[layer, DELTA] + hi * n_out]
@@ -257,168 +264,134 @@ def backward(
 
 
 @compiled
-def move(
-    net: Ints,
-    at: Ints,
-    first: int,
-    weights: Floats,
-    work: Floats,
-    rates: Floats,
-    follow: bool,
-    tau: float,
-    t: int,
-) -> None:
+def move(m: Memory, first: int, rates: Floats, t: int) -> None:
     """Give thread t's share of a network's weights their gradients and let Adam move them."""
-    threads, batch = at[THREADS], at[B]
+    net, at, work, threads = m.net, m.at, m.work, m.at[THREADS]
+    follow, tau = m.control[DELAYED] != 0, m.hyper[TAU]
     x, x_stride = at[OBS_ACTION], at[S] + at[A]
     grad = work[at[GRAD] + t * at[GRAD_SIZE] : at[GRAD] + (t + 1) * at[GRAD_SIZE]]
     for layer in range(first, first + at[LAYERS]):
         n_in, n_out = net[layer, INPUTS], net[layer, OUTPUTS]
         lo, hi = n_out * t // threads, n_out * (t + 1) // threads
         if hi > lo:
-            dense_weight_gradient(
-                work[net[layer, DELTA] + lo :], n_out, work[x:], x_stride, grad, batch, n_in, hi - lo
-            )
-            adam(weights, net[layer, WEIGHT] + lo * n_in, (hi - lo) * n_in, grad, rates, follow, tau)
+            dy = work[net[layer, DELTA] + lo :]
+            dense_weight_gradient(dy, n_out, work[x:], x_stride, grad, at[B], n_in, hi - lo)
+            adam(m.weights, net[layer, WEIGHT] + lo * n_in, (hi - lo) * n_in, grad, rates, follow, tau)
             for kind in range(3 if net[layer, GAIN] >= 0 else 1):
                 parts = work[net[layer, PARTIAL] + kind * n_out + lo :]
                 sum_rows(parts, net[layer, PARTIAL_SIZE], grad, threads, hi - lo)
-                start = net[layer, BIAS if kind == 0 else (GAIN if kind == 1 else SHIFT)] + lo
-                adam(weights, start, hi - lo, grad, rates, follow, tau)
+                # BIAS, GAIN and SHIFT are neighbours in `net` as their sums are in PARTIAL.
+                adam(m.weights, net[layer, BIAS + kind] + lo, hi - lo, grad, rates, follow, tau)
         x, x_stride = net[layer, OUT], n_out
 
 
-# TD3.
+# TD3, step by step as in `td3.py`.
 
 
 @compiled
-def judge(
-    net: Ints, at: Ints, weights: Floats, work: Floats, hyper: Floats, t: int, sums: NDArray[np.float64]
-) -> None:
-    """Thread t's rows of steps 5 to 11, and the gradients of the loss with respect to what the critics' layers said."""
+def look_ahead(m: Memory, lo: int, hi: int) -> None:
+    """Rows lo to hi of steps 5 to 9: from the next observations to TARGET_Q."""
+    at, net, work, hyper, target = m.at, m.net, m.work, m.hyper, m.weights[1]
     layers, size, actions, width = at[LAYERS], at[S], at[A], at[S] + at[A]
-    lo, hi = at[B] * t // at[THREADS], at[B] * (t + 1) // at[THREADS]
-    online, target = weights[0], weights[1]
-    one, scale = work.dtype.type(1), work.dtype.type(2 / at[B])
-    clip = hyper[NOISE_CLIP]
-    forward(net, 0, layers, target, work, at[NEXT], width, lo, hi)
+    one, clip = work.dtype.type(1), hyper[NOISE_CLIP]
+    forward(m, 0, target, at[NEXT], width, lo, hi)
     for i in range(lo, hi):
         for j in range(actions):
             noise = min_of(max_of(hyper[POLICY_NOISE] * work[at[NOISE] + i * actions + j], -clip), clip)
             action = work.dtype.type(math.tanh(work[net[layers - 1, OUT] + i * actions + j]))
             work[at[NEXT] + i * width + size + j] = min_of(max_of(action + noise, -one), one)
-    forward(net, layers, layers, target, work, at[NEXT], width, lo, hi)
-    forward(net, 2 * layers, layers, target, work, at[NEXT], width, lo, hi)
+    forward(m, layers, target, at[NEXT], width, lo, hi)
+    forward(m, 2 * layers, target, at[NEXT], width, lo, hi)
     q1, q2 = work[net[2 * layers - 1, OUT] :], work[net[3 * layers - 1, OUT] :]
-    target_q = work[at[TARGET_Q] :]
     for i in range(lo, hi):
         bootstrap = hyper[GAMMA] * (one - work[at[TERMINATED] + i])
-        target_q[i] = work[at[REWARD] + i] + bootstrap * min_of(q1[i], q2[i])
-    forward(net, layers, layers, online, work, at[OBS_ACTION], width, lo, hi)
-    forward(net, 2 * layers, layers, online, work, at[OBS_ACTION], width, lo, hi)
-    d1, d2 = work[net[2 * layers - 1, DELTA] :], work[net[3 * layers - 1, DELTA] :]
-    sums[t, :] = 0.0
-    for i in range(lo, hi):
-        error1, error2 = q1[i] - target_q[i], q2[i] - target_q[i]
-        d1[i], d2[i] = scale * error1, scale * error2
-        sums[t, CRITIC_LOSS] += error1 * error1 + error2 * error2
-        sums[t, Q1] += q1[i]
-        sums[t, Q2] += q2[i]
-        sums[t, TARGET] += target_q[i]
-    backward(net, layers, layers, online, work, t, lo, hi)
-    backward(net, 2 * layers, layers, online, work, t, lo, hi)
+        work[at[TARGET_Q] + i] = work[at[REWARD] + i] + bootstrap * min_of(q1[i], q2[i])
 
 
 @compiled
-def climb(net: Ints, at: Ints, weights: Floats, work: Floats, t: int, sums: NDArray[np.float64]) -> None:
-    """Thread t's rows of step 13, and the gradients of the loss with respect to what the actor's layers said."""
+def judge(m: Memory, t: int, lo: int, hi: int) -> None:
+    """Rows lo to hi of steps 10 and 11, and the loss's gradient with respect to what the critics' layers said."""
+    at, net, work, sums = m.at, m.net, m.work, m.sums[t]
+    layers, width, scale = at[LAYERS], at[S] + at[A], work.dtype.type(2 / at[B])
+    forward(m, layers, m.weights[0], at[OBS_ACTION], width, lo, hi)
+    forward(m, 2 * layers, m.weights[0], at[OBS_ACTION], width, lo, hi)
+    q1, q2 = work[net[2 * layers - 1, OUT] :], work[net[3 * layers - 1, OUT] :]
+    d_q1, d_q2 = work[net[2 * layers - 1, DELTA] :], work[net[3 * layers - 1, DELTA] :]
+    for i in range(lo, hi):
+        target_q = work[at[TARGET_Q] + i]
+        error1, error2 = q1[i] - target_q, q2[i] - target_q
+        d_q1[i], d_q2[i] = scale * error1, scale * error2
+        sums[CRITIC_LOSS] += error1 * error1 + error2 * error2
+        sums[Q1] += q1[i]
+        sums[Q2] += q2[i]
+        sums[TARGET] += target_q
+    backward(m, layers, t, lo, hi)
+    backward(m, 2 * layers, t, lo, hi)
+
+
+@compiled
+def climb(m: Memory, t: int, lo: int, hi: int) -> None:
+    """Rows lo to hi of step 13, and the loss's gradient with respect to what the actor's layers said."""
+    at, net, work, online = m.at, m.net, m.work, m.weights[0]
     layers, size, actions, width = at[LAYERS], at[S], at[A], at[S] + at[A]
-    lo, hi = at[B] * t // at[THREADS], at[B] * (t + 1) // at[THREADS]
-    online, one = weights[0], work.dtype.type(1)
-    forward(net, 0, layers, online, work, at[OBS_ACTION], width, lo, hi)
+    one = work.dtype.type(1)
+    forward(m, 0, online, at[OBS_ACTION], width, lo, hi)
     for i in range(lo, hi):
         for j in range(actions):
             action = math.tanh(work[net[layers - 1, OUT] + i * actions + j])
             work[at[OBS_ACTION] + i * width + size + j] = action
-    forward(net, layers, layers, online, work, at[OBS_ACTION], width, lo, hi)
-    q1, d_q1 = work[net[2 * layers - 1, OUT] :], work[net[2 * layers - 1, DELTA] :]
+    forward(m, layers, online, at[OBS_ACTION], width, lo, hi)
     for i in range(lo, hi):
-        sums[t, ACTOR_LOSS] -= q1[i]
-        d_q1[i] = work.dtype.type(-1 / at[B])
-    backward(net, layers, layers, online, work, t, lo, hi)
+        m.sums[t, ACTOR_LOSS] -= work[net[2 * layers - 1, OUT] + i]
+        work[net[2 * layers - 1, DELTA] + i] = work.dtype.type(-1 / at[B])
+    backward(m, layers, t, lo, hi)
     # Of the critic's first layer only the columns of the action lead back to the actor.
     n_out = net[layers, OUTPUTS]
-    dy = work[net[layers, DELTA] + lo * n_out :]
+    w, dy = online[net[layers, WEIGHT] + size :], work[net[layers, DELTA] + lo * n_out :]
     d_action = work[net[layers - 1, DELTA] + lo * actions : net[layers - 1, DELTA] + hi * actions]
-    dense_input_gradient(dy, online[net[layers, WEIGHT] + size :], width, d_action, hi - lo, actions, n_out)
-    for i in range(lo, hi):
+    dense_input_gradient(dy, w, width, d_action, hi - lo, actions, n_out)
+    for i in range(hi - lo):
         for j in range(actions):
-            action_ij = work[at[OBS_ACTION] + i * width + size + j]
-            d_action[(i - lo) * actions + j] *= one - action_ij * action_ij
-    backward(net, 0, layers, online, work, t, lo, hi)
+            played = work[at[OBS_ACTION] + (lo + i) * width + size + j]
+            d_action[i * actions + j] *= one - played * played
+    backward(m, 0, t, lo, hi)
 
 
 @compiled
-def share(
-    net: Ints,
-    at: Ints,
-    weights: Floats,
-    work: Floats,
-    hyper: Floats,
-    rates: Floats,
-    control: Ints,
-    sync: Ints,
-    t: int,
-    sums: NDArray[np.float64],
-) -> None:
-    """Thread t's share of one update: four phases, each after all threads have ended the one before."""
-    threads, layers = at[THREADS], at[LAYERS]
-    delayed, tau = control[DELAYED] != 0, hyper[TAU]
-    judge(net, at, weights, work, hyper, t, sums)
-    wait_for_all(sync, threads)
-    move(net, at, layers, weights, work, rates[CRITIC], delayed, tau, t)
-    move(net, at, 2 * layers, weights, work, rates[CRITIC], delayed, tau, t)
-    wait_for_all(sync, threads)
-    if delayed:
-        climb(net, at, weights, work, t, sums)
-        wait_for_all(sync, threads)
-        move(net, at, 0, weights, work, rates[ACTOR], delayed, tau, t)
-        wait_for_all(sync, threads)
+def share(m: Memory, t: int) -> None:
+    """Thread t's share of an update: four phases, each after all threads have ended the one before."""
+    at, layers, threads = m.at, m.at[LAYERS], m.at[THREADS]
+    lo, hi = at[B] * t // threads, at[B] * (t + 1) // threads
+    m.sums[t, :] = 0.0
+    look_ahead(m, lo, hi)
+    judge(m, t, lo, hi)
+    wait_for_all(m.sync, threads)
+    move(m, layers, m.rates[CRITIC], t)
+    move(m, 2 * layers, m.rates[CRITIC], t)
+    wait_for_all(m.sync, threads)
+    if m.control[DELAYED] != 0:
+        climb(m, t, lo, hi)
+        wait_for_all(m.sync, threads)
+        move(m, 0, m.rates[ACTOR], t)
+        wait_for_all(m.sync, threads)
+
+
+# What the engine calls.
 
 
 @compiled
-def serve(
-    net: Ints,
-    at: Ints,
-    weights: Floats,
-    work: Floats,
-    hyper: Floats,
-    rates: Floats,
-    control: Ints,
-    sync: Ints,
-    t: int,
-    sums: NDArray[np.float64],
-    lock: int,
-) -> None:
+def serve(m: Memory, t: int, lock: int) -> None:
     """Be thread t: whenever the lock is released, do a share of an update, until told to stop."""
     while True:
         acquire(lock, 1)
-        if control[STOP] != 0:
+        if m.control[STOP] != 0:
             break
-        share(net, at, weights, work, hyper, rates, control, sync, t, sums)
+        share(m, t)
 
 
 @compiled
 def update(
-    net: Ints,
-    at: Ints,
-    weights: Floats,
-    work: Floats,
-    hyper: Floats,
-    rates: Floats,
-    control: Ints,
-    sync: Ints,
-    sums: NDArray[np.float64],
+    m: Memory,
     locks: Ints,
     obs: Floats,
     next_obs: Floats,
@@ -428,30 +401,33 @@ def update(
     noise: Floats,
     means: NDArray[np.float64],
 ) -> None:
-    """Put the batch where all threads read it, start them, do the first one's share; means (5,) are what it saw."""
-    size, actions, batch = at[S], at[A], at[B]
+    """Put the batch where all threads read it, start them, do the first one's share; means (5,): what it saw."""
+    at, work, size, actions, batch = m.at, m.work, m.at[S], m.at[A], m.at[B]
     for i in range(batch):
         start = i * (size + actions)
-        work[at[OBS_ACTION] + start : at[OBS_ACTION] + start + size] = obs[i]
-        work[at[OBS_ACTION] + start + size : at[OBS_ACTION] + start + size + actions] = action[i]
-        work[at[NEXT] + start : at[NEXT] + start + size] = next_obs[i]
-        work[at[NOISE] + i * actions : at[NOISE] + (i + 1) * actions] = noise[i]
-    work[at[REWARD] : at[REWARD] + batch] = reward
-    work[at[TERMINATED] : at[TERMINATED] + batch] = terminated
+        for j in range(size):
+            work[at[OBS_ACTION] + start + j] = obs[i, j]
+            work[at[NEXT] + start + j] = next_obs[i, j]
+        for j in range(actions):
+            work[at[OBS_ACTION] + start + size + j] = action[i, j]
+            work[at[NOISE] + i * actions + j] = noise[i, j]
+        work[at[REWARD] + i] = reward[i]
+        work[at[TERMINATED] + i] = terminated[i]
     for lock in locks:
         release(lock)
-    share(net, at, weights, work, hyper, rates, control, sync, 0, sums)
+    share(m, 0)
     for kind in range(means.size):
-        means[kind] = sums[:, kind].sum() / batch
+        means[kind] = m.sums[:, kind].sum() / batch
 
 
 @compiled
-def act(net: Ints, at: Ints, weights: Floats, work: Floats, obs: Floats, action: Floats) -> None:
+def act(m: Memory, obs: Floats, action: Floats) -> None:
     """Let the actor play: action (B, A) for obs (B, S)."""
-    size, actions, batch, layers = at[S], at[A], at[B], at[LAYERS]
+    at, work, size, actions, batch = m.at, m.work, m.at[S], m.at[A], m.at[B]
     for i in range(batch):
-        work[at[OBS_ACTION] + i * size : at[OBS_ACTION] + (i + 1) * size] = obs[i]
-    forward(net, 0, layers, weights[0], work, at[OBS_ACTION], size, 0, batch)
+        for j in range(size):
+            work[at[OBS_ACTION] + i * size + j] = obs[i, j]
+    forward(m, 0, m.weights[0], at[OBS_ACTION], size, 0, batch)
     for i in range(batch):
         for j in range(actions):
-            action[i, j] = math.tanh(work[net[layers - 1, OUT] + i * actions + j])
+            action[i, j] = math.tanh(work[m.net[at[LAYERS] - 1, OUT] + i * actions + j])
