@@ -1,1 +1,109 @@
-"""Ways to run an update on an agent memory: one text, several engines."""
+"""Ways to run one update on an agent's own memory.
+
+`TD3` itself is the engine `eager`: it has both methods. `fused` does the same in compiled code.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t3d.errors import ConfigRefused
+from t3d.replay import Batch
+from t3d.td3 import TD3, UpdateInfo
+
+if TYPE_CHECKING:
+    from t3d.engines.fused import Means
+
+NAMES = ("auto", "eager", "fused")
+
+# Multiply-adds that make waking and awaiting another thread worth its while: measured, see docs/performance.md.
+WORTH_A_THREAD = 25_000_000
+
+
+class Engine(Protocol):
+    """Plays and learns with an agent's numbers, wherever it keeps them."""
+
+    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the actor's actions (N, A), without noise, for obs (N, S)."""
+
+    def update(self, batch: Batch, noise: Any) -> UpdateInfo | Means:
+        """Learn from a batch with noise (B, A), standard normal; return what the update saw."""
+
+
+def choose(
+    name: str,
+    agent: TD3,
+    batch_size: int,
+    threads: int | None = None,
+    jobs: int = 1,
+    say: Callable[[str], None] | None = None,
+) -> tuple[Engine, str]:
+    """Return an engine for an agent, and a line that says which and why.
+
+    Args:
+        name: eager, fused, or auto: the fastest that supports the agent.
+        agent: what it shall run; the engine may move its numbers.
+        batch_size: B.
+        threads: threads of one update; None chooses by the sizes and the cores this process may use.
+        jobs: processes that train side by side on this machine.
+        say: told in a line when something takes long; None prints to the error stream.
+
+    Raises:
+        ConfigRefused: an unknown name, or an engine that does not support the agent.
+    """
+    if name not in NAMES:
+        raise ConfigRefused(
+            "there is no such engine", got=name, expected=", ".join(NAMES), do="change --engine"
+        )
+    if name == "eager":
+        return agent, "engine eager, as asked"
+    # Numba takes its time to be imported.
+    from t3d.engines import fused, native
+
+    reason = fused.refusal(agent)
+    if reason is not None and name == "fused":
+        raise ConfigRefused(
+            "the fused engine cannot run this agent",
+            got=reason,
+            expected="MLPs of t3d's own TD3 on the CPU",
+            do="use --engine auto or eager",
+        )
+    if reason is not None:
+        return agent, f"engine eager, not fused: {reason}"
+    if threads is None:
+        sizes = fused.sizes(agent)
+        threads = choose_threads(*sizes, agent.config.hidden, batch_size, cores_available(), jobs)
+    engine = fused.Fused(agent, threads, fused.warn if say is None else say)
+    return engine, f"engine fused, {threads} thread{'s' if threads > 1 else ''}, {native.blas}"
+
+
+def cores_available() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose_threads(
+    obs_size: int, action_size: int, hidden: Sequence[int], batch_size: int, cores: int, jobs: int = 1
+) -> int:
+    """Return how many threads make an update of the fused engine fastest.
+
+    Args:
+        obs_size: S.
+        action_size: A.
+        hidden: widths of the hidden layers.
+        batch_size: B.
+        cores: cores this process may use.
+        jobs: processes that share those cores.
+    """
+    widths = [obs_size + action_size, *hidden, 1]
+    weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    # Forward through seven networks and a half, and back through as good as five: about 11 products a weight.
+    multiply_adds = 11 * batch_size * weights
+    return max(1, min(cores // jobs, batch_size, round(multiply_adds / WORTH_A_THREAD)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +32,11 @@ class Means(NamedTuple):
     actor_loss: float | None  # None where the actor rested
 
 
+def warn(line: str) -> None:
+    """Tell the user on the error stream, where no answer of a program is expected."""
+    print(line, file=sys.stderr)
+
+
 class _Layer(NamedTuple):
     linear: nn.Linear
     norm: nn.LayerNorm | None
@@ -54,6 +61,13 @@ def _bodies(actor: nn.Module, critic: nn.Module) -> list[nn.Sequential]:
     assert isinstance(actor, Actor)
     assert isinstance(critic, Critic)
     return [actor.body, critic.q1_body, critic.q2_body]
+
+
+def sizes(agent: TD3) -> tuple[int, int]:
+    """Return S and A of an agent that this engine can run."""
+    layers = _layers(_bodies(agent.actor, agent.critic)[0])
+    assert layers is not None
+    return layers[0].linear.in_features, layers[-1].linear.out_features
 
 
 def refusal(agent: TD3) -> str | None:
@@ -169,9 +183,10 @@ class Fused:
     Args:
         agent: the agent, see `refusal`.
         threads: threads that share an update, the caller's among them.
+        say: told in a line when something takes long: the first run on a machine compiles.
     """
 
-    def __init__(self, agent: TD3, threads: int = 1) -> None:
+    def __init__(self, agent: TD3, threads: int = 1, say: Callable[[str], None] = warn) -> None:
         reason = refusal(agent)
         assert reason is None, reason
         self.agent = agent
@@ -182,6 +197,7 @@ class Fused:
         self._play: k.Memory | None = None
         self._team: _Team | None = None
         self.adopt()
+        self._get_ready(say)
 
     def adopt(self) -> None:
         """Move the agent's numbers into this engine's memory, and point the agent at them."""
@@ -211,6 +227,14 @@ class Fused:
         self._hyper = np.array(values, self._dtype)
         self._rates = np.zeros((2, 6), self._dtype)
         self._adopted = self._fingerprint()
+
+    def _get_ready(self, say: Callable[[str], None]) -> None:
+        memory = self._memory(1, self.threads)
+        two, one = np.zeros((1, 1), self._dtype), np.zeros(1, self._dtype)
+        locks = np.zeros(0, np.int64)
+        native.get_ready(say, k.update, memory, locks, two, two, two, one, one, two, self._means)
+        native.get_ready(say, k.serve, memory, 0, 0)
+        native.get_ready(say, k.act, memory, two, two)
 
     def _fingerprint(self) -> list[object]:
         """Return what changes when somebody replaces the adopted tensors: objects, compared by identity."""

@@ -17,6 +17,7 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core import event as numba_events
 from numba.extending import get_cython_function_address, intrinsic
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -31,9 +32,8 @@ no_cache_because = ""
 def compiled(function: F) -> F:
     """Compile a function for every type it is called with, and keep the result on disk where that is possible."""
     global no_cache_because
-    result: F
     try:
-        result = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)(function)
+        result: F = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)(function)
     except RuntimeError as error:
         # Numba has no exception of its own for this; it is raised where no cache folder can be written.
         if "cannot cache function" not in str(error):
@@ -41,6 +41,38 @@ def compiled(function: F) -> F:
         no_cache_because = str(error)
         result = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
     return result
+
+
+def get_ready(say: Callable[[str], None], function: Any, *arguments: object) -> None:
+    """Compile a function for arguments of these types, or read it from the cache, before it is first called.
+
+    Args:
+        say: told in one line if compiling begins, as it takes some seconds.
+        function: one that `compiled` returned.
+        arguments: what it will be called with, by type.
+    """
+    signature = tuple(numba.typeof(argument) for argument in arguments)
+    if signature in function.overloads:
+        return
+    where = f"not kept, as {no_cache_because}" if no_cache_because else "kept for later runs"
+    announce = _OnStart(lambda: say(f"compiling the update for this machine, some 15 s, {where}"))
+    with numba_events.install_listener("numba:compile", announce):
+        function.compile(signature)
+
+
+class _OnStart(numba_events.Listener):
+    """Call once, when the first of nested compilations begins."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+
+    def on_start(self, event: object) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+    def on_end(self, event: object) -> None:
+        pass
 
 
 def _torch_library() -> ctypes.CDLL | None:
@@ -102,13 +134,12 @@ def let_go(lock: int) -> None:
 
 
 # What compiled functions call. Numba's cache does not notice a change here: touch kernels.py after one.
-acquire = types.ExternalFunction("t3d_acquire", types.intc(types.intp, types.intc))
-release = types.ExternalFunction("t3d_release", types.void(types.intp))
-yield_core = types.ExternalFunction("t3d_yield", types.intc())
+acquire: Any = types.ExternalFunction("t3d_acquire", types.intc(types.intp, types.intc))
+release: Any = types.ExternalFunction("t3d_release", types.void(types.intp))
+yield_core: Any = types.ExternalFunction("t3d_yield", types.intc())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def gemm(
+def _gemm(
     _: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any
 ) -> Any:
     """Call the column-major BLAS product c (m, n) = op(a) (m, k) @ op(b) (k, n); ta, tb: transpose."""
@@ -143,8 +174,7 @@ def gemm(
     return signature, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def add_and_get(_: Any, array: Any, index: Any, value: Any) -> Any:
+def _add_and_get(_: Any, array: Any, index: Any, value: Any) -> Any:
     """Add to an entry of an int64 array in one indivisible step; return the sum."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -155,8 +185,7 @@ def add_and_get(_: Any, array: Any, index: Any, value: Any) -> Any:
     return types.int64(array, types.intp, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def get(_: Any, array: Any, index: Any) -> Any:
+def _get(_: Any, array: Any, index: Any) -> Any:
     """Read an entry of an int64 array, past the processor's and the compiler's memory of it."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -164,3 +193,8 @@ def get(_: Any, array: Any, index: Any) -> Any:
         return builder.load_atomic(builder.gep(data, [args[1]]), "acquire", 8)
 
     return types.int64(array, types.intp), generate
+
+
+gemm: Any = intrinsic(_gemm)
+add_and_get: Any = intrinsic(_add_and_get)
+get: Any = intrinsic(_get)
