@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -57,9 +58,7 @@ def choose(
         ConfigRefused: an unknown name, or an engine that does not support the agent.
     """
     if name not in NAMES:
-        raise ConfigRefused(
-            "there is no such engine", got=name, expected=", ".join(NAMES), do="change --engine"
-        )
+        raise ConfigRefused("there is no such engine", got=name, expected=", ".join(NAMES), do="change --engine")
     if name == "eager":
         return agent, "engine eager, as asked"
     # Numba takes its time to be imported.
@@ -103,7 +102,7 @@ def choose_threads(
         jobs: processes that share those cores.
     """
     widths = [obs_size + action_size, *hidden, 1]
-    weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    weights = sum(a * b for a, b in itertools.pairwise(widths))
     # Forward through seven networks and a half, and back through as good as five: about 11 products a weight.
     multiply_adds = 11 * batch_size * weights
     return max(1, min(cores // jobs, batch_size, round(multiply_adds / WORTH_A_THREAD)))

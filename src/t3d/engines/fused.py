@@ -51,6 +51,7 @@ def _layers(body: nn.Sequential) -> list[_Layer] | None:
         if type(linear) is not nn.Linear or linear.bias is None:
             return None
         norm = modules.pop(0) if modules and type(modules[0]) is nn.LayerNorm else None
+        assert norm is None or isinstance(norm, nn.LayerNorm)
         layers.append(_Layer(linear, norm))
         if modules and type(modules.pop(0)) is not nn.ReLU:
             return None
@@ -231,10 +232,9 @@ class Fused:
     def _get_ready(self, say: Callable[[str], None]) -> None:
         memory = self._memory(1, self.threads)
         two, one = np.zeros((1, 1), self._dtype), np.zeros(1, self._dtype)
-        locks = np.zeros(0, np.int64)
-        native.get_ready(say, k.update, memory, locks, two, two, two, one, one, two, self._means)
-        native.get_ready(say, k.serve, memory, 0, 0)
-        native.get_ready(say, k.act, memory, two, two)
+        batch = two, two, two, one, one, two
+        update = k.update, (memory, np.zeros(0, np.int64), *batch, self._means)
+        native.get_ready(say, [update, (k.serve, (memory, 0, 0)), (k.act, (memory, two, two))])
 
     def _fingerprint(self) -> list[object]:
         """Return what changes when somebody replaces the adopted tensors: objects, compared by identity."""

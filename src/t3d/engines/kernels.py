@@ -77,9 +77,7 @@ def dense(x: Floats, x_stride: int, w: Floats, y: Floats, rows: int, n_in: int, 
 
 
 @compiled
-def dense_input_gradient(
-    dy: Floats, w: Floats, w_stride: int, dx: Floats, rows: int, n_in: int, n_out: int
-) -> None:
+def dense_input_gradient(dy: Floats, w: Floats, w_stride: int, dx: Floats, rows: int, n_in: int, n_out: int) -> None:
     """Dx (rows, n_in) = dy (rows, n_out) @ w (n_out, n_in)."""
     gemm(False, False, n_in, rows, n_out, w, w_stride, dy, n_out, dx, n_in)
 
@@ -188,9 +186,7 @@ def sum_rows(parts: Floats, stride: int, total: Floats, rows: int, width: int) -
 
 
 @compiled
-def adam(
-    weights: Floats, start: int, count: int, grad: Floats, rates: Floats, follow: bool, tau: float
-) -> None:
+def adam(weights: Floats, start: int, count: int, grad: Floats, rates: Floats, follow: bool, tau: float) -> None:
     """Move `count` online weights against their gradient; let their targets follow by the share tau if asked."""
     online, target = weights[0, start : start + count], weights[1, start : start + count]
     mean, mean_sq = weights[2, start : start + count], weights[3, start : start + count]
@@ -206,15 +202,15 @@ def adam(
 
 
 @compiled
-def min_of(a: float, b: float) -> float:
+def min_of(a: Any, b: Any) -> Any:
     """Return the smaller of two, NaN if one is."""
-    return a if a < b or a != a else b  # noqa: PLR0124
+    return a if a < b or a != a else b
 
 
 @compiled
-def max_of(a: float, b: float) -> float:
+def max_of(a: Any, b: Any) -> Any:
     """Return the larger of two, NaN if one is."""
-    return a if a > b or a != a else b  # noqa: PLR0124
+    return a if a > b or a != a else b
 
 
 # Networks.

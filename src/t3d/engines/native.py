@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,36 +43,32 @@ def compiled(function: F) -> F:
     return result
 
 
-def get_ready(say: Callable[[str], None], function: Any, *arguments: object) -> None:
-    """Compile a function for arguments of these types, or read it from the cache, before it is first called.
+def get_ready(say: Callable[[str], None], calls: Sequence[tuple[Any, tuple[object, ...]]]) -> None:
+    """Compile functions, or read them from the cache, before they are first called.
 
     Args:
         say: told in one line if compiling begins, as it takes some seconds.
-        function: one that `compiled` returned.
-        arguments: what it will be called with, by type.
+        calls: functions that `compiled` returned, each with arguments of the types it will be called with.
     """
-    signature = tuple(numba.typeof(argument) for argument in arguments)
-    if signature in function.overloads:
-        return
     where = f"not kept, as {no_cache_because}" if no_cache_because else "kept for later runs"
-    announce = _OnStart(lambda: say(f"compiling the update for this machine, some 15 s, {where}"))
-    with numba_events.install_listener("numba:compile", announce):
-        function.compile(signature)
+    line = f"compiling the update for this machine, some 15 s, {where}"
+    with numba_events.install_listener("numba:compile", _listener(lambda: say(line))):
+        for function, arguments in calls:
+            function.compile(tuple(numba.typeof(argument) for argument in arguments))
 
 
-class _OnStart(numba_events.Listener):
-    """Call once, when the first of nested compilations begins."""
+def _listener(call: Callable[[], None]) -> Any:
+    """Return what calls once, when the first of nested compilations begins."""
+    waiting = [call]
 
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call: Callable[[], None] | None = call
+    def start(_: object, event: object) -> None:
+        if waiting:
+            waiting.pop()()
 
-    def on_start(self, event: object) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call()
-
-    def on_end(self, event: object) -> None:
+    def end(_: object, event: object) -> None:
         pass
+
+    return type("Listener", (numba_events.Listener,), {"on_start": start, "on_end": end})()
 
 
 def _torch_library() -> ctypes.CDLL | None:
@@ -100,9 +96,7 @@ def _bind() -> tuple[str, Callable[[int], int] | None]:
             address = get_cython_function_address("scipy.linalg.cython_blas", f"{letter}gemm")
             llvm.add_symbol(f"t3d_{letter}gemm", address)
     system = ctypes.CDLL("kernel32") if sys.platform == "win32" else ctypes.CDLL(None)
-    llvm.add_symbol(
-        "t3d_yield", _address(system.SwitchToThread if sys.platform == "win32" else system.sched_yield)
-    )
+    llvm.add_symbol("t3d_yield", _address(system.SwitchToThread if sys.platform == "win32" else system.sched_yield))
     llvm.add_symbol("t3d_acquire", _address(ctypes.pythonapi.PyThread_acquire_lock))
     llvm.add_symbol("t3d_release", _address(ctypes.pythonapi.PyThread_release_lock))
     if library is None:

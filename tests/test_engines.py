@@ -1,0 +1,359 @@
+"""The fused engine against the text it speeds up: `td3.py`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t3d import engines
+from t3d.config import TD3Config
+from t3d.engines.fused import Fused
+from t3d.errors import ConfigRefused
+from t3d.replay import Batch
+from t3d.td3 import TD3
+
+SMALL = TD3Config(hidden=(16, 16))
+
+
+def make_agent(config: TD3Config = SMALL, size: int = 5, actions: int = 2, dtype: Any = torch.float32) -> TD3:
+    agent = TD3(size, actions, config, np.random.default_rng(7))
+    for network in agent.networks().values():
+        network.to(dtype)
+    return agent
+
+
+def make_batch(
+    seed: int, batch: int = 32, size: int = 5, actions: int = 2, dtype: Any = np.float32
+) -> tuple[Batch, Any]:
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(dtype)
+
+    terminated = (rng.random(batch) < 0.2).astype(dtype)
+    obs, next_obs, reward, noise = draw(batch, size), draw(batch, size), draw(batch), draw(batch, actions)
+    return Batch(obs, next_obs, np.tanh(draw(batch, actions)), reward, terminated), noise
+
+
+def numbers(agent: TD3) -> dict[str, Any]:
+    """Return everything an update changes, as copies."""
+    found = {}
+    for name, network in agent.networks().items():
+        for key, value in network.state_dict().items():
+            found[f"{name}.{key}"] = value.clone().numpy()
+    for name, optimizer in (("actor", agent.actor_optimizer), ("critic", agent.critic_optimizer)):
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                found[f"{name}.{index}.{key}"] = value.clone().numpy()
+    return found
+
+
+def assert_close(got: TD3, expected: TD3, tolerance: float, only: str = "") -> None:
+    """Compare tensor by tensor, each by its largest number."""
+    a, b = numbers(got), numbers(expected)
+    assert a.keys() == b.keys()
+    assert any(only in key for key in a)
+    for key in a:
+        if only in key:
+            scale = np.abs(b[key]).max(initial=0) + 1e-30
+            assert np.abs(a[key] - b[key]).max(initial=0) <= tolerance * scale, key
+
+
+def assert_shares(engine: Fused) -> None:
+    """Assert that what the agent shows is the engine's memory: one block, each tensor on 64 bytes."""
+    agent, low = engine.agent, engine._weights.ctypes.data
+    high = low + engine._weights.nbytes
+    tensors = [p for network in agent.networks().values() for p in network.parameters()]
+    steps = []
+    for optimizer in (agent.actor_optimizer, agent.critic_optimizer):
+        for p in optimizer.param_groups[0]["params"]:
+            tensors += [p, optimizer.state[p]["exp_avg"], optimizer.state[p]["exp_avg_sq"]]
+            steps.append(optimizer.state[p]["step"])
+    assert all(low <= t.data_ptr() < high and t.data_ptr() % 64 == 0 for t in tensors)
+    assert len({t.data_ptr() for t in tensors}) == sum(p.numel() > 0 for p in tensors) - len(steps)
+    low = engine._steps.ctypes.data
+    assert sorted(s.data_ptr() for s in steps) == [low + 4 * i for i in range(len(steps))]
+
+
+def shapes(narrowest: int) -> Any:
+    return st.fixed_dictionaries(
+        {
+            "hidden": st.lists(st.integers(narrowest, 40), min_size=1, max_size=4).map(tuple),
+            "layer_norm": st.sampled_from(["none", "critic", "both"]),
+            "batch": st.integers(1, 50),
+            "size": st.integers(1, 20),
+            "actions": st.integers(1, 7),
+            "threads": st.integers(1, 3),
+        }
+    )
+
+
+def update_both(shape: dict[str, Any], dtype: Any, updates: int) -> tuple[TD3, TD3]:
+    """Return an agent updated by the fused engine and its twin updated by its own method, on equal batches."""
+    config = TD3Config(hidden=shape["hidden"], layer_norm=shape["layer_norm"], policy_delay=1)
+    sizes = {"size": shape["size"], "actions": shape["actions"]}
+    agent, eager = (make_agent(config, **sizes, dtype=dtype) for _ in range(2))
+    fused = Fused(agent, shape["threads"])
+    for seed in range(updates):
+        batch, noise = make_batch(seed, shape["batch"], **sizes, dtype=np.dtype(str(dtype)[6:]))
+        seen, expected = fused.update(batch, noise), eager.update(batch, noise)
+        for a, b in zip(seen, expected, strict=True):
+            assert a == pytest.approx(float(b), rel=1e-4, abs=1e-4)
+    return agent, eager
+
+
+def assert_equal_gradients(got: TD3, expected: TD3, tolerance: float) -> None:
+    """Compare Adam's first moments, a tenth of the gradients after one update, by each network's largest."""
+    a, b = numbers(got), numbers(expected)
+    for name in ("actor", "critic"):
+        keys = [key for key in a if key.startswith(f"{name}.") and key.endswith("exp_avg")]
+        largest = max(np.abs(b[key]).max() for key in keys)
+        worst = max(np.abs(a[key] - b[key]).max() for key in keys)
+        assert worst <= tolerance * largest, (name, worst / largest)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(shapes(narrowest=1))
+def test_gradients_are_those_of_autograd_to_float64(shape: dict[str, Any]) -> None:
+    assert_equal_gradients(*update_both(shape, torch.float64, 1), tolerance=1e-10)
+
+
+# A norm of few numbers that lie close together magnifies float32's rounding, in eager as in fused.
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(shapes(narrowest=8))
+def test_gradients_are_those_of_autograd_to_float32(shape: dict[str, Any]) -> None:
+    assert_equal_gradients(*update_both(shape, torch.float32, 1), tolerance=1e-5)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(shapes(narrowest=8))
+def test_weights_after_ten_updates(shape: dict[str, Any]) -> None:
+    got, expected = update_both(shape, torch.float32, 10)
+    for name, network in got.networks().items():
+        for a, b in zip(network.parameters(), expected.networks()[name].parameters(), strict=True):
+            assert torch.linalg.vector_norm(a - b) <= 1e-4 * torch.linalg.vector_norm(b), name
+
+
+@pytest.mark.parametrize("layer_norm", ["none", "both"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_float64_stays_with_eager_for_500_updates(layer_norm: Any, threads: int) -> None:
+    config = TD3Config(hidden=(16, 12), layer_norm=layer_norm)
+    agent, eager = (make_agent(config, dtype=torch.float64) for _ in range(2))
+    fused = Fused(agent, threads)
+    for seed in range(500):
+        batch, noise = make_batch(seed, 17, dtype=np.float64)
+        fused.update(batch, noise)
+        eager.update(batch, noise)
+    assert_close(agent, eager, 1e-9)
+
+
+REPEAT = """
+import hashlib, sys
+sys.path.insert(0, {tests!r})
+import test_engines as t
+agent = t.make_agent(t.TD3Config(hidden=(64, 48), layer_norm="critic"))
+engine = t.Fused(agent, {threads})
+for seed in range(50):
+    engine.update(*t.make_batch(seed, 101))
+digest = hashlib.sha256()
+for key, value in t.numbers(agent).items():
+    digest.update(key.encode() + value.tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_two_fresh_processes_agree_in_every_bit(threads: int) -> None:
+    script = REPEAT.format(tests=str(Path(__file__).parent), threads=threads)
+    runs = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    digests = {run.communicate()[0] for run in runs}
+    assert len(digests) == 1
+    assert len(digests.pop().strip()) == 64
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"hidden": (16, 24)},
+        {"lr": 1e-3},
+        {"gamma": 0.5},
+        {"tau": 0.5},
+        {"policy_noise": 0.9},
+        {"noise_clip": 0.01},
+        {"policy_delay": 3},
+        {"layer_norm": "critic"},
+        {"layer_norm": "both"},
+    ],
+)
+def test_every_option_takes_effect_as_in_eager(changed: dict[str, Any]) -> None:
+    config = dataclasses.replace(SMALL, **changed)
+    agents = make_agent(config, dtype=torch.float64), make_agent(config, dtype=torch.float64)
+    plain = make_agent(SMALL, dtype=torch.float64)
+    fused, plain_fused = Fused(agents[0]), Fused(plain)
+    for seed in range(6):
+        batch, noise = make_batch(seed, dtype=np.float64)
+        fused.update(batch, noise)
+        agents[1].update(batch, noise)
+        plain_fused.update(batch, noise)
+    assert_close(agents[0], agents[1], 1e-9)
+    a, b = numbers(agents[0]), numbers(plain)
+    assert a.keys() != b.keys() or any(a[key].shape != b[key].shape or (a[key] != b[key]).any() for key in a)
+
+
+def test_the_list_of_options_above_is_complete() -> None:
+    marks = test_every_option_takes_effect_as_in_eager.pytestmark  # type: ignore[attr-defined]
+    tested = {name for change in marks[0].args[1] for name in change}
+    assert tested == {field.name for field in dataclasses.fields(TD3Config)}
+
+
+def test_a_learning_rate_set_on_the_optimiser_takes_effect() -> None:
+    agent, eager = make_agent(), make_agent()
+    for some in (agent, eager):
+        some.critic_optimizer.param_groups[0]["lr"] = 0.05
+    Fused(agent).update(*make_batch(1))
+    eager.update(*make_batch(1))
+    assert_close(agent, eager, 1e-4, only="critic.q1_body.0.weight")
+
+
+def test_act_plays_as_the_agent_does() -> None:
+    for layer_norm in ("none", "both"):
+        agent = make_agent(TD3Config(hidden=(32, 16), layer_norm=layer_norm))
+        expected, engine = copy.deepcopy(agent), Fused(agent)
+        for n in (1, 4, 1, 33):
+            obs = np.random.default_rng(n).standard_normal((n, 5)).astype(np.float32)
+            action = engine.act(obs)
+            assert action.shape == (n, 2)
+            assert action.dtype == np.float32
+            np.testing.assert_allclose(action, expected.act(obs), atol=1e-6)
+
+
+def test_the_agent_shows_the_engines_memory() -> None:
+    agent = make_agent()
+    before = numbers(agent)
+    engine = Fused(agent)
+    assert_shares(engine)
+    for key, value in numbers(agent).items():
+        assert key not in before or (before[key] == value).all()
+    engine.update(*make_batch(1))
+    assert agent.updates == 1
+    steps = [state["step"].item() for state in agent.critic_optimizer.state.values()]
+    assert steps == [1] * len(steps)
+    other = make_agent()
+    other.update(*make_batch(2))
+    for name, network in agent.networks().items():
+        network.load_state_dict(other.networks()[name].state_dict())
+    assert_shares(engine)
+
+
+def test_loaded_optimisers_are_adopted_anew() -> None:
+    saved, agent = make_agent(), make_agent()
+    for seed in range(3):
+        saved.update(*make_batch(seed))
+    engine = Fused(agent)
+    engine.update(*make_batch(9))
+    agent.updates = saved.updates
+    for name, network in agent.networks().items():
+        network.load_state_dict(saved.networks()[name].state_dict())
+    for name in ("actor_optimizer", "critic_optimizer"):
+        getattr(agent, name).load_state_dict(copy.deepcopy(getattr(saved, name).state_dict()))
+    engine.update(*make_batch(4))
+    saved.update(*make_batch(4))
+    assert_shares(engine)
+    assert_close(agent, saved, 1e-4)
+
+
+@pytest.mark.parametrize("delay", [1, 2, 3])
+def test_engines_take_turns(delay: int) -> None:
+    config = dataclasses.replace(SMALL, policy_delay=delay)
+    agent, eager = (make_agent(config, dtype=torch.float64) for _ in range(2))
+    engine: Fused | None = None
+    for seed in range(30):
+        batch, noise = make_batch(seed, dtype=np.float64)
+        if seed == 10:
+            engine = Fused(agent)
+        seen = agent.update(batch, noise) if engine is None or seed >= 20 else engine.update(batch, noise)
+        expected = eager.update(batch, noise)
+        assert (seen.actor_loss is None) == (expected.actor_loss is None) == ((seed + 1) % delay != 0)
+    assert agent.updates == 30
+    assert_close(agent, eager, 1e-9)
+
+
+def test_batches_of_changing_sizes() -> None:
+    agent, eager = (make_agent(dtype=torch.float64) for _ in range(2))
+    engine = Fused(agent, 2)
+    for seed, size in enumerate((7, 7, 40, 1, 40)):
+        batch, noise = make_batch(seed, size, dtype=np.float64)
+        engine.update(batch, noise)
+        eager.update(batch, noise)
+    assert_close(agent, eager, 1e-9)
+
+
+@pytest.mark.parametrize("layer_norm", ["none", "both"])
+@pytest.mark.parametrize("field", range(5))
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_reaches_the_loss(field: int, value: float, layer_norm: Any) -> None:
+    engine = Fused(make_agent(TD3Config(hidden=(16, 16), layer_norm=layer_norm)))
+    batch, noise = make_batch(1)
+    batch[field][3] = value
+    seen = engine.update(batch, noise)
+    assert not np.isfinite(seen.critic_loss)
+    assert not np.isfinite(engine.update(*make_batch(2)).critic_loss)
+
+
+@pytest.mark.parametrize("network", ["actor_target", "critic_target", "critic"])
+def test_a_weight_that_is_not_a_number_reaches_the_loss(network: str) -> None:
+    agent = make_agent()
+    engine = Fused(agent)
+    with torch.no_grad():
+        next(iter(agent.networks()[network].parameters())).fill_(np.nan)
+    assert np.isnan(engine.update(*make_batch(1)).critic_loss)
+
+
+class OtherTD3(TD3):
+    """Somebody's own algorithm."""
+
+
+def test_auto_takes_the_fastest_that_supports_the_agent() -> None:
+    engine, line = engines.choose("auto", make_agent(), batch_size=32)
+    assert isinstance(engine, Fused)
+    assert "fused, 1 thread" in line
+    agent = make_agent()
+    assert engines.choose("eager", agent, batch_size=32)[0] is agent
+    other = OtherTD3(5, 2, SMALL, np.random.default_rng(0))
+    engine, line = engines.choose("auto", other, batch_size=32)
+    assert engine is other
+    assert "eager" in line
+    assert "OtherTD3" in line
+    with pytest.raises(ConfigRefused, match="OtherTD3"):
+        engines.choose("fused", other, batch_size=32)
+    with pytest.raises(ConfigRefused, match="quick"):
+        engines.choose("quick", agent, batch_size=32)
+
+
+def test_small_networks_get_one_thread_and_large_ones_all() -> None:
+    assert engines.choose_threads(3, 1, (64, 64), 100, cores=8) == 1
+    assert engines.choose_threads(17, 6, (256, 256), 256, cores=2) == 2
+    assert engines.choose_threads(17, 6, (256, 256), 256, cores=2, jobs=2) == 1
+    assert engines.choose_threads(17, 6, (256, 256), 256, cores=1, jobs=2) == 1
+
+
+def test_threads_end_with_their_engine() -> None:
+    before = threading.active_count()
+    engine = Fused(make_agent(), 3)
+    engine.update(*make_batch(1))
+    assert threading.active_count() == before + 2
+    del engine
+    gc.collect()
+    assert threading.active_count() == before
