@@ -169,6 +169,8 @@ def _first_difference(a: _Trace, b: _Trace) -> str | None:
         if not np.array_equal(x, y, equal_nan=True):
             return f"step {i}: reward {x:.9g} and {y:.9g}"
     for i, (one, other) in enumerate(zip(a.obs, b.obs, strict=True)):
+        if one.shape != other.shape:
+            return f"observation {i}: shape {one.shape} and {other.shape}"
         if not np.array_equal(one, other, equal_nan=True):
             return f"observation {i}, by {np.nanmax(np.abs(one - other)):.2g}"
     return None

@@ -87,8 +87,10 @@ class Config:
     """Make the environment anew for every episode, for those that carry traces from one into the next."""
     device: str = "cpu"
     """Where the networks live: cpu, or cuda, or cuda:1."""
-    threads: int | None = None
-    """CPU threads of one update; None leaves it to PyTorch."""
+    engine: Literal["auto", "eager", "fused"] = "auto"
+    """What runs the updates: eager (the text itself), fused (the same, compiled, on a CPU), or the fastest that can."""
+    threads: int | Literal["auto"] = "auto"
+    """CPU threads of one update; auto chooses by the networks, the batch and the cores this process may use."""
     td3: TD3Config = field(default_factory=TD3Config)
     """The algorithm's own options."""
 
@@ -114,7 +116,8 @@ class Config:
             self.device,
             "cpu, cuda or cuda:N",
         )
-        _require(self.threads is None or self.threads >= 1, "threads", self.threads, "1 or above")
+        _require(self.engine in ("auto", "eager", "fused"), "engine", self.engine, "auto, eager or fused")
+        _require(self.threads == "auto" or self.threads >= 1, "threads", self.threads, "auto, or 1 or above")
 
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """Return a copy in which the named options have other values.

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from dataclasses import asdict, dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from t3d.errors import RunRefused
 
 FORMAT = 1
 _MAX_JSON_BYTES = 1 << 20
+_MAX_SIZES = 100
 _MAX_WEIGHTS_BYTES = 1 << 30
 
 
@@ -51,6 +53,7 @@ class PolicyInfo:
     action_high: tuple[float, ...]
     action_shape: tuple[int, ...]
     hidden: tuple[int, ...]
+    layer_norm: bool
     env_steps: int
     return_mean: float | None
     format: int = FORMAT
@@ -64,7 +67,8 @@ class PolicyInfo:
     def weights(self) -> int:
         """How many numbers the actor's layers hold."""
         sizes = [self.obs_size, *self.hidden, math.prod(self.action_shape)]
-        return sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+        linear = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+        return linear + (2 * sum(self.hidden) if self.layer_norm else 0)
 
     def to_json(self) -> str:
         """Return this as JSON text."""
@@ -145,7 +149,9 @@ def load(path: str | Path) -> Policy:
         # Compared before the network is built: a description alone makes nobody allocate.
         if sum(weight.numel() for weight in weights.values()) != info.weights:
             raise RuntimeError(f"{sum(weight.numel() for weight in weights.values()):,} weights, not {info.weights:,}")
-        body = mlp(info.obs_size, info.hidden, len(info.action_low), np.random.default_rng(0))
+        if not all(torch.isfinite(weight).all() for weight in weights.values()):
+            raise RuntimeError("a weight is not finite")
+        body = mlp(info.obs_size, info.hidden, len(info.action_low), np.random.default_rng(0), info.layer_norm)
         body.load_state_dict(weights)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise RunRefused(
@@ -180,14 +186,15 @@ def _read_info(path: Path) -> PolicyInfo:
         fields: dict[str, Any] = json.loads(path.read_text())
         info = PolicyInfo(
             env=str(fields["env"]),
-            obs_shape=tuple(int(n) for n in fields["obs_shape"]),
+            obs_shape=tuple(index(n) for n in fields["obs_shape"]),
             action_low=tuple(float(x) for x in fields["action_low"]),
             action_high=tuple(float(x) for x in fields["action_high"]),
-            action_shape=tuple(int(n) for n in fields["action_shape"]),
-            hidden=tuple(int(n) for n in fields["hidden"]),
-            env_steps=int(fields["env_steps"]),
+            action_shape=tuple(index(n) for n in fields["action_shape"]),
+            hidden=tuple(index(n) for n in fields["hidden"]),
+            layer_norm=bool(fields["layer_norm"]),
+            env_steps=index(fields["env_steps"]),
             return_mean=None if fields["return_mean"] is None else float(fields["return_mean"]),
-            format=int(fields["format"]),
+            format=index(fields["format"]),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise RunRefused(
@@ -197,6 +204,7 @@ def _read_info(path: Path) -> PolicyInfo:
     bounds = zip(info.action_low, info.action_high, strict=False)
     possible = (
         info.format == FORMAT
+        and len(sizes) <= _MAX_SIZES
         and all(0 < n <= 1 << 20 for n in sizes)
         and len(info.action_low) == len(info.action_high) == math.prod(info.action_shape)
         and all(math.isfinite(high - low) and low < high for low, high in bounds)

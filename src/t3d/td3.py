@@ -107,13 +107,13 @@ def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
 
 
 class UpdateInfo(NamedTuple):
-    """What one update saw, as detached tensors () on the agent's device, so that nobody has to wait for them."""
+    """What one update saw: numbers, or detached tensors () on the agent's device, so that nobody waits for them."""
 
-    critic_loss: Tensor
-    q1: Tensor  # mean over the batch
-    q2: Tensor  # mean over the batch
-    target_q: Tensor  # mean over the batch
-    actor_loss: Tensor | None  # None where the actor rested
+    critic_loss: Tensor | float
+    q1: Tensor | float  # mean over the batch
+    q2: Tensor | float  # mean over the batch
+    target_q: Tensor | float  # mean over the batch
+    actor_loss: Tensor | float | None  # None where the actor rested
 
 
 class TD3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -10,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from t3d.config import Config
+from t3d.engines import choose, choose_threads
 from t3d.envs import Envs, Episode
 from t3d.errors import ConfigRefused, Diverged
-from t3d.machine import usable_memory_bytes
+from t3d.machine import usable_cores, usable_memory_bytes
 from t3d.replay import Replay, slot_dtype
 from t3d.streams import Streams, episode_seed
 from t3d.td3 import TD3, UpdateInfo
@@ -54,6 +56,11 @@ class Trainer:
         self.replay = Replay(config.buffer_size, config.n_envs, spaces.obs_size, spaces.action_size)
         self.replay.begin(self.envs.obs, np.ones(config.n_envs, bool))
         self.agent = TD3(spaces.obs_size, spaces.action_size, config.td3, self.streams.networks, device=config.device)
+        sizes = spaces.obs_size, spaces.action_size, config.td3.hidden, config.batch_size
+        self.threads = choose_threads(*sizes, usable_cores()) if config.threads == "auto" else config.threads
+        torch.set_num_threads(self.threads)  # for what PyTorch computes itself, whichever the engine
+        self.chosen = choose(config.engine, self.agent, self.threads)
+        self.engine = self.chosen.engine
         self._seen: list[UpdateInfo] = []
 
     @property
@@ -86,7 +93,7 @@ class Trainer:
         if self.env_steps < self.config.random_steps:
             return self.streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
         noise = self.streams.exploration.standard_normal(shape, np.float32)
-        action = self.agent.act(self.envs.obs) + np.float32(self.config.exploration_noise) * noise
+        action = self.engine.act(self.envs.obs) + np.float32(self.config.exploration_noise) * noise
         return np.minimum(np.maximum(action, np.float32(-1)), np.float32(1))
 
     def _updates_due(self) -> int:
@@ -97,7 +104,7 @@ class Trainer:
         size = self.config.batch_size
         index = self.replay.draw(self.streams.index, size)
         noise = self.streams.target_noise.standard_normal((size, self.envs.spaces.action_size), np.float32)
-        self._seen.append(self.agent.update(self.replay.sample(index), noise))
+        self._seen.append(self.engine.update(self.replay.sample(index), noise))
 
     def losses(self) -> Losses | None:
         """Return the means of the updates since the last call, or None if there were none.
@@ -127,8 +134,8 @@ class Trainer:
         return losses
 
 
-def _mean(values: list[torch.Tensor]) -> float:
-    return float(torch.stack(values).mean(dtype=torch.float64))
+def _mean(values: Sequence[torch.Tensor | float]) -> float:
+    return float(torch.stack([torch.as_tensor(value) for value in values]).mean(dtype=torch.float64))
 
 
 def _refuse_missing_device(device: str) -> None:

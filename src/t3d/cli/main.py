@@ -12,6 +12,7 @@ _COMMANDS = {
     "train": "train a policy in an environment",
     "evaluate": "play a trained policy and count its returns",
     "video": "film a trained policy",
+    "bench": "measure how fast t3d trains here",
     "check": "look at an environment before training in it",
 }
 _INTERRUPTED = 130

@@ -67,13 +67,15 @@ def main(arguments: list[str]) -> None:
 def _opening(session: Session, choice: presets.Choice) -> str:
     import torch
 
-    spaces, config = session.trainer.envs.spaces, session.config
-    replay_mb = session.trainer.replay.full_bytes / 1e6
+    trainer, config = session.trainer, session.config
+    spaces, engine = trainer.envs.spaces, trainer.chosen
+    replay_mb = trainer.replay.full_bytes / 1e6
     lines = [
         f"{session.env}: {counted(spaces.obs_size, 'observation')}, {counted(spaces.action_size, 'action')}",
         f"preset {choice.preset} ({choice.reason}), seed {config.seed}",
         f"replay {config.buffer_size:,} slots, {replay_mb:,.0f} MB when full",
-        f"PyTorch {torch.__version__}, {config.device}, {counted(torch.get_num_threads(), 'thread')}",
+        f"engine {engine.name} ({engine.reason}), {counted(trainer.threads, 'thread')}, "
+        f"{config.device}, PyTorch {torch.__version__}",
         f"folder {session.path}",
     ]
     if not session.will_learn:

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,6 @@ from numpy.typing import NDArray
 from t3d.errors import ConfigRefused
 from t3d.replay import Batch
 from t3d.td3 import TD3, UpdateInfo
-
-if TYPE_CHECKING:
-    from t3d.engines.fused import Means
-
-NAMES = ("auto", "eager", "fused")
 
 # Multiply-adds that make waking and awaiting another thread worth its while: measured, see docs/performance.md.
 WORTH_A_THREAD = 25_000_000
@@ -32,35 +26,32 @@ class Engine(Protocol):
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the actor's actions (N, A), without noise, for obs (N, S)."""
 
-    def update(self, batch: Batch, noise: Any) -> UpdateInfo | Means:
+    def update(self, batch: Batch, noise: Any) -> UpdateInfo:
         """Learn from a batch with noise (B, A), standard normal; return what the update saw."""
 
 
-def choose(
-    name: str,
-    agent: TD3,
-    batch_size: int,
-    threads: int | None = None,
-    jobs: int = 1,
-    say: Callable[[str], None] | None = None,
-) -> tuple[Engine, str]:
-    """Return an engine for an agent, and a line that says which and why.
+class Chosen(NamedTuple):
+    """An engine and why it is that one."""
+
+    engine: Engine
+    name: str
+    reason: str  # for people
+
+
+def choose(name: str, agent: TD3, threads: int, say: Callable[[str], None] | None = None) -> Chosen:
+    """Return an engine for an agent.
 
     Args:
         name: eager, fused, or auto: the fastest that supports the agent.
         agent: what it shall run; the engine may move its numbers.
-        batch_size: B.
-        threads: threads of one update; None chooses by the sizes and the cores this process may use.
-        jobs: processes that train side by side on this machine.
+        threads: threads of one update.
         say: told in a line when something takes long; None prints to the error stream.
 
     Raises:
-        ConfigRefused: an unknown name, or an engine that does not support the agent.
+        ConfigRefused: an engine that does not support the agent was asked for.
     """
-    if name not in NAMES:
-        raise ConfigRefused("there is no such engine", got=name, expected=", ".join(NAMES), do="change --engine")
     if name == "eager":
-        return agent, "engine eager, as asked"
+        return Chosen(agent, "eager", "as asked")
     # Numba takes its time to be imported.
     from t3d.engines import fused, native
 
@@ -73,19 +64,9 @@ def choose(
             do="use --engine auto or eager",
         )
     if reason is not None:
-        return agent, f"engine eager, not fused: {reason}"
-    if threads is None:
-        sizes = fused.sizes(agent)
-        threads = choose_threads(*sizes, agent.config.hidden, batch_size, cores_available(), jobs)
+        return Chosen(agent, "eager", f"not fused: {reason}")
     engine = fused.Fused(agent, threads, fused.warn if say is None else say)
-    return engine, f"engine fused, {threads} thread{'s' if threads > 1 else ''}, {native.blas}"
-
-
-def cores_available() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return Chosen(engine, "fused", f"matrix products by {native.blas}")
 
 
 def choose_threads(

@@ -16,20 +16,10 @@ from torch import Tensor, nn
 from t3d.engines import kernels as k
 from t3d.engines import native
 from t3d.replay import Batch
-from t3d.td3 import TD3, Actor, Critic
+from t3d.td3 import TD3, Actor, Critic, UpdateInfo
 
 # Every tensor starts here: another alignment gives other bits, and slower loads.
 ALIGNMENT_BYTES = 64
-
-
-class Means(NamedTuple):
-    """What one update saw: the fields of `UpdateInfo` as plain numbers."""
-
-    critic_loss: float
-    q1: float  # mean over the batch
-    q2: float  # mean over the batch
-    target_q: float  # mean over the batch
-    actor_loss: float | None  # None where the actor rested
 
 
 def warn(line: str) -> None:
@@ -265,7 +255,7 @@ class Fused:
             native.set_blas_threads(before)
         return action
 
-    def update(self, batch: Batch, noise: Any) -> Means:
+    def update(self, batch: Batch, noise: Any) -> UpdateInfo:
         """Learn from one batch, as `TD3.update` does: steps 5 to 15.
 
         Args:
@@ -298,7 +288,7 @@ class Fused:
         if native.set_blas_threads is not None:
             native.set_blas_threads(before)
         critic_loss, q1, q2, target_q, actor_loss = means.tolist()
-        return Means(critic_loss, q1, q2, target_q, actor_loss if delayed else None)
+        return UpdateInfo(critic_loss, q1, q2, target_q, actor_loss if delayed else None)
 
     def _memory(self, batch: int, threads: int) -> k.Memory:
         """Make room for batches of a size, beside the adopted weights."""

@@ -17,6 +17,7 @@ from t3d.errors import RunRefused, T3DError
 from t3d.machine import describe
 from t3d.policy import PolicyInfo
 from t3d.td3 import TD3
+from t3d.training import Trainer
 
 FORMAT = 1
 _MAX_JSON_BYTES = 1 << 20
@@ -84,13 +85,18 @@ def write_bytes(path: Path, content: bytes) -> None:
     beside.replace(path)
 
 
-def write_config(folder: Path, env: str, preset: str, config: Config) -> None:
-    """Write config.json: everything resolved, plus machine and versions; enough to repeat the run."""
+def write_config(folder: Path, env: str, preset: str, config: Config, trainer: Trainer) -> None:
+    """Write config.json: everything resolved, what was chosen, machine and versions; enough to repeat the run."""
     content = {
         "format": FORMAT,
         "env": env,
         "preset": preset,
         "config": dataclasses.asdict(config),
+        "engine": {
+            "name": trainer.chosen.name,
+            "threads": trainer.threads,
+            "reason": trainer.chosen.reason,
+        },
         "machine": describe(),
     }
     write_bytes(folder / "config.json", (json.dumps(content, indent=2) + "\n").encode())
@@ -161,6 +167,7 @@ def save_policy(
         action_high=tuple(spaces.action_high.tolist()),
         action_shape=spaces.action_shape,
         hidden=agent.config.hidden,
+        layer_norm=agent.config.layer_norm == "both",
         env_steps=env_steps,
         return_mean=return_mean,
     )

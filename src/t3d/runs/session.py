@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
-import torch
-
 from t3d.errors import Failed
 from t3d.evaluation import Evaluation, evaluate
 from t3d.presets import Choice
@@ -43,11 +41,9 @@ class Session:
     def __init__(self, env: str, choice: Choice, out: Path | None = None) -> None:
         self.env = env
         self.config = choice.config
-        if self.config.threads is not None:
-            torch.set_num_threads(self.config.threads)
         self.trainer = Trainer(env, self.config)
         self.path = folder.create(env, choice.preset, self.config.seed, out)
-        folder.write_config(self.path, env, choice.preset, self.config)
+        folder.write_config(self.path, env, choice.preset, self.config, self.trainer)
         self.last: Evaluation | None = None
         self.best: Evaluation | None = None
         self.best_env_steps = 0

@@ -1,0 +1,280 @@
+"""A trained policy on its own: calls, the predict convention, and files from strangers."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import t3d
+from t3d.config import TD3Config
+from t3d.envs import Envs, Spaces
+from t3d.policy import Policy
+from t3d.runs.folder import save_policy
+from t3d.td3 import TD3
+
+OWN = str(Path(__file__).with_name("own_envs.py"))
+HIDDEN = (8, 6)
+LOW, HIGH = np.float32([0, -0.4, -2]), np.float32([1, 0.4, 2])
+OBS = np.random.default_rng(0).normal(0, 3, (5, 4))
+
+
+def saved(folder, which="best", obs_shape=(4,), action_shape=(3,)):
+    """Save a fresh actor as `folder`'s policy. Return the agent."""
+    agent = TD3(4, 3, TD3Config(hidden=HIDDEN), np.random.default_rng(7))
+    save_policy(folder, which, agent, "Own-v0", Spaces(obs_shape, action_shape, LOW, HIGH), 123, -4.5)
+    return agent
+
+
+def test_one_observation_and_a_batch(tmp_path):
+    saved(tmp_path)
+    policy = t3d.load(tmp_path)
+    batch = policy(OBS)
+    assert (batch.shape, batch.dtype) == ((5, 3), np.float32)
+    for obs, action in zip(OBS, batch, strict=True):
+        assert policy(obs).shape == (3,)
+        np.testing.assert_allclose(policy(obs), action, atol=1e-6)
+    assert policy(OBS[:0]).shape == (0, 3)
+    np.testing.assert_array_equal(policy(OBS), batch)  # and nothing is remembered
+    np.testing.assert_array_equal(policy(OBS.tolist()), batch)
+    np.testing.assert_array_equal(policy(OBS.astype(np.float32)), batch)
+    np.testing.assert_array_equal(policy(np.asfortranarray(OBS)), batch)
+
+
+def test_actions_are_the_actors_in_the_environments_units(tmp_path):
+    agent = saved(tmp_path)
+    with torch.no_grad():
+        own = agent.actor(torch.from_numpy(OBS.astype(np.float32))).numpy()
+    policy = t3d.load(tmp_path)
+    np.testing.assert_array_equal(policy.act(OBS.astype(np.float32)), own)
+    wide = LOW.astype(np.float64) + (own.astype(np.float64) + 1) / 2 * (HIGH.astype(np.float64) - LOW)
+    np.testing.assert_allclose(policy(OBS), wide, atol=1e-6)
+    assert np.abs(own).max() < 1
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e6, 1e30])
+def test_actions_never_leave_the_bounds(tmp_path, scale):
+    saved(tmp_path)
+    actions = t3d.load(tmp_path)(OBS * scale)
+    assert (actions >= LOW).all()
+    assert (actions <= HIGH).all()
+    assert np.isin(actions, [LOW, HIGH]).any()  # saturated, so the ends are what was tested
+
+
+def test_a_policy_acts_in_an_env_as_the_agent_did(tmp_path):
+    agent = saved(tmp_path)
+    policy = t3d.load(tmp_path)
+    envs = Envs(f"{OWN}:Walk", 1, lambda i, k: k, fresh=False)
+    got = []
+    envs._envs[0].step = lambda action, step=envs._envs[0].step: got.append(action.copy()) or step(action)
+    for _ in range(10):
+        obs = envs.obs
+        envs.step(agent.act(obs))
+        np.testing.assert_array_equal(got[-1], policy(obs[0]))
+
+
+def test_shapes_of_more_dimensions(tmp_path):
+    saved(tmp_path, obs_shape=(2, 2), action_shape=(3, 1))
+    policy = t3d.load(tmp_path)
+    assert policy(OBS[0].reshape(2, 2)).shape == (3, 1)
+    assert policy(OBS.reshape(5, 2, 2)).shape == (5, 3, 1)
+    with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
+        policy(OBS[0])
+
+
+@pytest.mark.parametrize("shape", [(3,), (5,), (2, 3), (4, 1), (1, 2, 4), ()])
+def test_a_wrong_shape_is_refused(tmp_path, shape):
+    saved(tmp_path)
+    with pytest.raises(ValueError, match=r"takes observations of shape \(4,\) .*got"):
+        t3d.load(tmp_path)(np.zeros(shape))
+
+
+def test_predict_follows_the_convention_of_stable_baselines3(tmp_path):
+    saved(tmp_path)
+    policy = t3d.load(tmp_path)
+    # What stable_baselines3.common.evaluation.evaluate_policy does with a vector of environments.
+    envs = Envs(f"{OWN}:Walk", 2, lambda i, k: 10 * i + k, fresh=False)
+    states, episode_starts = None, np.ones(2, bool)
+    for _ in range(3):
+        obs = envs.obs
+        actions, states = policy.predict(obs, state=states, episode_start=episode_starts, deterministic=True)
+        np.testing.assert_array_equal(actions, policy(obs))
+        assert states is None
+        envs.step(np.zeros((2, 3), np.float32))
+        episode_starts = np.zeros(2, bool)
+    np.testing.assert_array_equal(policy.predict(OBS[0], deterministic=False)[0], policy(OBS[0]))
+
+
+def test_a_run_folder_gives_its_best_and_a_file_itself(tmp_path):
+    saved(tmp_path, "best")
+    last = TD3(4, 3, TD3Config(hidden=HIDDEN), np.random.default_rng(8))
+    save_policy(tmp_path, "last", last, "Own-v0", Spaces((4,), (3,), LOW, HIGH), 200, None)
+    best, last = t3d.load(str(tmp_path)), t3d.load(tmp_path / "policy" / "last.safetensors")
+    assert isinstance(best, Policy)
+    assert (best.info.env_steps, best.info.return_mean, best.info.env) == (123, -4.5, "Own-v0")
+    assert (last.info.env_steps, last.info.return_mean) == (200, None)
+    assert not np.array_equal(best(OBS), last(OBS))
+    for suffix in (".safetensors", ".json"):  # the two files are all it takes
+        (tmp_path / f"robot{suffix}").write_bytes((tmp_path / "policy" / f"best{suffix}").read_bytes())
+    np.testing.assert_array_equal(t3d.load(tmp_path / "robot.safetensors")(OBS), best(OBS))
+
+
+LOAD = """
+import sys
+import numpy as np
+import t3d
+t3d.load({path!r})(np.zeros(4))
+print([name for name in ("gymnasium", "t3d.training", "t3d.td3", "t3d.runs", "tensorboard") if name in sys.modules])
+"""
+
+
+def test_loading_needs_neither_gymnasium_nor_training(tmp_path):
+    saved(tmp_path)
+    command = [sys.executable, "-c", LOAD.format(path=str(tmp_path))]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# --- files from strangers --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def policy_dir(tmp_path):
+    saved(tmp_path)
+    return tmp_path / "policy"
+
+
+def load_refused(policy_dir):
+    with pytest.raises(t3d.Refused) as caught:
+        t3d.load(policy_dir / "best.safetensors")
+    return str(caught.value)
+
+
+def test_nothing_there(tmp_path):
+    for path in (tmp_path, tmp_path / "no", tmp_path / "no.safetensors"):
+        with pytest.raises(t3d.Refused, match="there is no policy here"):
+            t3d.load(path)
+
+
+def test_a_json_cut_short_anywhere_is_refused(policy_dir):
+    file = policy_dir / "best.json"
+    whole = file.read_bytes()
+    for length in range(len(whole.rstrip())):
+        file.write_bytes(whole[:length])
+        assert "description cannot be read" in load_refused(policy_dir), whole[:length]
+
+
+def test_weights_cut_short_are_refused(policy_dir):
+    file = policy_dir / "best.safetensors"
+    whole = file.read_bytes()
+    for length in [*range(12), *range(12, len(whole), 37), len(whole) - 1]:
+        file.write_bytes(whole[:length])
+        assert "weights do not fit" in load_refused(policy_dir), length
+    file.write_bytes(whole + b"\0")
+    assert "weights do not fit" in load_refused(policy_dir)
+
+
+def test_other_weights_are_refused(policy_dir):
+    file = policy_dir / "best.safetensors"
+    weights = safetensors.torch.load_file(file)
+    name = "0.weight"
+    for wrong in (
+        {},
+        {k: v for k, v in weights.items() if k != name},
+        {**weights, "more": torch.zeros(1)},
+        {**weights, name: weights[name][:, :-1].contiguous()},
+        {**weights, name: weights[name].T.contiguous()},
+        {("other" if k == name else k): v for k, v in weights.items()},
+    ):
+        safetensors.torch.save_file(wrong, file)
+        assert "weights do not fit" in load_refused(policy_dir)
+    safetensors.torch.save_file({**weights, name: torch.full_like(weights[name], float("nan"))}, file)
+    assert "not finite" in load_refused(policy_dir)
+
+
+class Hostile:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "best.json"])
+def test_pickles_are_not_executed(policy_dir, monkeypatch, name):
+    monkeypatch.chdir(policy_dir)
+    (policy_dir / name).write_bytes(pickle.dumps(Hostile()))
+    load_refused(policy_dir)
+    torch.save(Hostile(), policy_dir / name)
+    load_refused(policy_dir)
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"obs_shape": [1 << 40]},
+        {"obs_shape": [1 << 20] * 4},  # 2**80, which wraps around to 0 in 64 bits
+        {"obs_shape": [1 << 20, 1 << 20]},
+        {"obs_shape": [0]},
+        {"obs_shape": [-4]},
+        {"obs_shape": [float("inf")]},
+        {"obs_shape": 4},
+        {"obs_shape": None},
+        {"obs_shape": [4.5]},
+        {"hidden": [1 << 20, 1 << 20]},
+        {"hidden": [1 << 14] * 1_000},
+        {"hidden": [1] * 100_000},
+        {"hidden": [0, 6]},
+        {"hidden": []},
+        {"action_shape": [2]},
+        {"action_shape": [1 << 20] * 4},
+        {"action_low": [0, 0]},
+        {"action_low": [0, 0, float("nan")]},
+        {"action_high": [1, 0.4, float("inf")]},
+        {"action_high": [1, -0.5, 2]},
+        {"action_low": "abc"},
+        {"env_steps": "many"},
+        {"env_steps": float("inf")},
+        {"return_mean": []},
+        {"format": 2},
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_impossible_descriptions_are_refused_without_allocating(policy_dir, change, monkeypatch):
+    file = policy_dir / "best.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+
+    def mlp(*sizes):
+        raise AssertionError(f"a network of {sizes} would have been built")
+
+    monkeypatch.setattr("t3d.policy.mlp", mlp)
+    text = load_refused(policy_dir)
+    assert len(text) < 2_000
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "3", '"text"', "{}", "[" * 100_000, "9" * 10_000, "\x00" * 50, "\xff\xfe"]
+)
+def test_json_that_is_no_description_is_refused(policy_dir, text):
+    (policy_dir / "best.json").write_text(text, encoding="latin-1")
+    assert "description cannot be read" in load_refused(policy_dir)
+
+
+def test_a_missing_field_is_named(policy_dir):
+    file = policy_dir / "best.json"
+    fields = json.loads(file.read_text())
+    for name in fields:
+        file.write_text(json.dumps({k: v for k, v in fields.items() if k != name}))
+        assert name in load_refused(policy_dir)
+
+
+def test_files_too_large_for_what_they_are_not_read(policy_dir):
+    with (policy_dir / "best.json").open("r+b") as file:
+        file.truncate((1 << 20) + 1)
+    assert "too large" in load_refused(policy_dir)
+    saved(policy_dir.parent)
+    with (policy_dir / "best.safetensors").open("r+b") as file:
+        file.truncate((1 << 30) + 1)  # sparse: takes no space
+    assert "too large" in load_refused(policy_dir)

@@ -1,0 +1,104 @@
+"""Videos, decoded again; and machines where nothing can draw."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import t3d
+from t3d.cli.main import run
+from t3d.runs import film
+
+av = pytest.importorskip("av", reason="the extra `video` is not installed")
+
+OWN = str(Path(__file__).with_name("own_envs.py"))
+SMALL = {"steps": 5, "eval_episodes": 1, "hidden": (8, 8), "threads": 1}
+FLAGS = ["--steps", "5", "--eval-episodes", "1", "--hidden", "8", "8", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    return tmp_path
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        rate = float(container.streams.video[0].average_rate)
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]), rate
+
+
+SUITES = [
+    ("HalfCheetah-v5", (360, 480), 20),
+    pytest.param("Pendulum-v1", (500, 500), 30, marks=pytest.mark.slow),
+    pytest.param("LunarLanderContinuous-v3", (400, 600), 50, marks=pytest.mark.slow),
+    pytest.param("BipedalWalker-v3", (400, 600), 50, marks=pytest.mark.slow),
+    ("HalfCheetahBulletEnv-v0", None, None),
+]
+
+
+@pytest.mark.parametrize(("env", "size", "rate"), SUITES)
+def test_every_suite_is_filmed_without_a_screen(env, size, rate, monkeypatch, folder):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    done = t3d.train(env, video_frames=5, **SMALL)
+    assert done.video == done.path / "video" / "best.mp4", done.video_problem
+    assert [path.name for path in done.video.parent.iterdir()] == ["best.mp4"]
+    frames, fps = decoded(done.video)
+    assert len(frames) == 5
+    assert frames[0].std() > 5  # something is drawn
+    if size:
+        assert (frames.shape[1:3], fps) == (size, rate)
+    assert not list(folder.rglob("MUJOCO_LOG.TXT"))
+
+
+def test_an_own_environment_is_filmed_to_the_end_of_its_episode(capsys):
+    assert run(["train", f"{OWN}:Walk", *FLAGS]) == 0  # needs no --env: it was typed just now
+    out = capsys.readouterr().out
+    video = Path("runs/own_envs.Walk/td3-s0/video/best.mp4")
+    assert f"video       {video}" in out
+    frames, _ = decoded(video)
+    assert frames.shape[:3] == (21, 64, 96)  # the first observation and 20 steps; odd sides lose a row
+    widths = (frames[:, 32, :, 0] > 128).sum(axis=1)
+    assert (np.diff(widths) >= 0).all()
+    assert widths[-1] > widths[0] + 50
+    # Later on it must be named again: no import path is taken from a file.
+    command = ["video", "runs/own_envs.Walk/td3-s0", "--policy", "last", "--video-frames", "2"]
+    assert run(command) == 2
+    assert "no import path is taken from a file" in capsys.readouterr().err
+    assert run([*command, "--env", f"{OWN}:Walk"]) == 0
+    assert capsys.readouterr().out == "runs/own_envs.Walk/td3-s0/video/last.mp4\n"
+    assert len(decoded("runs/own_envs.Walk/td3-s0/video/last.mp4")[0]) == 2
+
+
+def test_where_nothing_can_draw_one_line_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    assert run(["train", "InvertedPendulum-v5", *FLAGS]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("no video    nothing on this machine could draw the environment | got: ")
+    assert "MUJOCO_GL=nonsense" in last
+    assert "unset MUJOCO_GL" in last
+    monkeypatch.setattr(film, "_run", lambda command, variables: "its last words")
+    assert run(["video", "runs/InvertedPendulum-v5/pendulum-s0"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("no video: nothing on this machine could draw the environment | got: its last words (")
+    assert out.count("\n") == 1
+    assert os.environ["MUJOCO_GL"] == "nonsense"
+    assert not list(Path.cwd().rglob("*.mp4*"))
+
+
+def test_an_environment_that_draws_nothing_says_so(capsys):
+    done = t3d.train(f"{OWN}:DrawsNothing", **SMALL)
+    assert done.video is None
+    assert "the environment cannot be drawn" in str(done.video_problem)
+    assert "render_mode" in str(done.video_problem)
+
+
+def test_no_video_means_none_and_frames_are_counted_from_one(folder, capsys):
+    assert t3d.train("Pendulum-v1", video=False, **SMALL)[-2:] == (None, None)
+    assert not list(folder.rglob("video"))
+    assert run(["video", "runs/Pendulum-v1/pendulum-s0", "--video-frames", "0"]) == 2
+    assert "video_frames = 0" in capsys.readouterr().err
