@@ -24,6 +24,9 @@ from t3d.errors import ConfigRefused
 from t3d.replay import Batch
 from t3d.td3 import TD3
 
+# Waking PyTorch's second thread for networks this small takes longer than their work.
+torch.set_num_threads(1)
+
 SMALL = TD3Config(hidden=(16, 16))
 
 
@@ -222,9 +225,11 @@ def test_a_learning_rate_set_on_the_optimiser_takes_effect() -> None:
     agent, eager = make_agent(), make_agent()
     for some in (agent, eager):
         some.critic_optimizer.param_groups[0]["lr"] = 0.05
-    Fused(agent).update(*make_batch(1))
-    eager.update(*make_batch(1))
-    assert_close(agent, eager, 1e-4, only="critic.q1_body.0.weight")
+    engine = Fused(agent)
+    for seed in range(2):
+        engine.update(*make_batch(seed))
+        eager.update(*make_batch(seed))
+    assert_close(agent, eager, 1e-3, only="critic.q1_body.0.weight")
 
 
 def test_act_plays_as_the_agent_does() -> None:

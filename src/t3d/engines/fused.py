@@ -217,7 +217,7 @@ class Fused:
         values = config.gamma, config.policy_noise, config.noise_clip, config.tau
         self._hyper = np.array(values, self._dtype)
         self._rates = np.zeros((2, 6), self._dtype)
-        self._adopted = self._fingerprint()
+        self._adopted = self._shown()
 
     def _get_ready(self, say: Callable[[str], None]) -> None:
         memory = self._memory(1, self.threads)
@@ -226,17 +226,20 @@ class Fused:
         update = k.update, (memory, np.zeros(0, np.int64), *batch, self._means)
         native.get_ready(say, [update, (k.serve, (memory, 0, 0)), (k.act, (memory, two, two))])
 
-    def _fingerprint(self) -> list[object]:
-        """Return what changes when somebody replaces the adopted tensors: objects, compared by identity."""
+    def _shown(self) -> tuple[list[object], list[int]]:
+        """Return objects and addresses of which one changes when somebody replaces what was adopted."""
         agent = self.agent
-        found: list[object] = [agent.config]
+        objects: list[object] = [agent.config]
+        addresses: list[int] = []
         for optimizer in (agent.actor_optimizer, agent.critic_optimizer):
             first = optimizer.param_groups[0]["params"][0]
-            found += [first, optimizer.state[first]["exp_avg"], first.data_ptr()]
-        return found
+            objects += [first, optimizer.state[first].get("exp_avg")]
+            addresses.append(first.data_ptr())
+        return objects, addresses
 
     def _is_adopted(self) -> bool:
-        return all(a is b or a == b for a, b in zip(self._fingerprint(), self._adopted, strict=True))
+        (objects, addresses), (before, addresses_before) = self._shown(), self._adopted
+        return addresses == addresses_before and all(a is b for a, b in zip(objects, before, strict=True))
 
     def _release_team(self) -> None:
         if self._team is not None:

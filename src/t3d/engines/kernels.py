@@ -358,6 +358,8 @@ def share(m: Memory, t: int) -> None:
     """Thread t's share of an update: four phases, each after all threads have ended the one before."""
     at, layers, threads = m.at, m.at[LAYERS], m.at[THREADS]
     lo, hi = at[B] * t // threads, at[B] * (t + 1) // threads
+    # Read now: once the last wait is over the caller may be preparing the next update.
+    delayed = m.control[DELAYED] != 0
     m.sums[t, :] = 0.0
     look_ahead(m, lo, hi)
     judge(m, t, lo, hi)
@@ -365,7 +367,7 @@ def share(m: Memory, t: int) -> None:
     move(m, layers, m.rates[CRITIC], t)
     move(m, 2 * layers, m.rates[CRITIC], t)
     wait_for_all(m.sync, threads)
-    if m.control[DELAYED] != 0:
+    if delayed:
         climb(m, t, lo, hi)
         wait_for_all(m.sync, threads)
         move(m, 0, m.rates[ACTOR], t)
