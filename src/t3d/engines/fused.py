@@ -150,9 +150,8 @@ class _Team:
 
 
 def _serve(memory: k.Memory, thread: int, lock: int) -> None:
-    if native.set_blas_threads is not None:
-        native.set_blas_threads(1)
-    k.serve(memory, thread, lock)
+    with native.one_blas_thread():
+        k.serve(memory, thread, lock)
 
 
 def _stop(control: NDArray[np.int64], locks: NDArray[np.int64], workers: list[threading.Thread]) -> None:
@@ -252,10 +251,8 @@ class Fused:
             self._play = self._memory(len(obs), 1)
         memory = self._play
         action = np.empty((len(obs), int(memory.at[k.A])), self._dtype)
-        before = native.set_blas_threads(1) if native.set_blas_threads is not None else 0
-        k.act(memory, np.ascontiguousarray(obs, self._dtype), action)
-        if native.set_blas_threads is not None:
-            native.set_blas_threads(before)
+        with native.one_blas_thread():
+            k.act(memory, np.ascontiguousarray(obs, self._dtype), action)
         return action
 
     def update(self, batch: Batch, noise: Any) -> UpdateInfo:
@@ -285,11 +282,9 @@ class Fused:
         self._advance(k.CRITIC, agent.critic_optimizer, self._steps[self._actor_tensors :])
         if delayed:
             self._advance(k.ACTOR, agent.actor_optimizer, self._steps[: self._actor_tensors])
-        before = native.set_blas_threads(1) if native.set_blas_threads is not None else 0
         locks, means = self._team.locks, self._means
-        k.update(self._learn, locks, obs, next_obs, action, reward, terminated, noise, means)
-        if native.set_blas_threads is not None:
-            native.set_blas_threads(before)
+        with native.one_blas_thread():
+            k.update(self._learn, locks, obs, next_obs, action, reward, terminated, noise, means)
         critic_loss, q1, q2, target_q, actor_loss = means.tolist()
         return UpdateInfo(critic_loss, q1, q2, target_q, actor_loss if delayed else None)
 

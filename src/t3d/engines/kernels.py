@@ -135,15 +135,18 @@ def norm_relu(
         total = zero
         for j in range(width):
             row[j] += bias[j]
+        for j in range(width):
             total += row[j]
-        mean = total * share
-        total = zero
+        mean, total = total * share, zero
         for j in range(width):
             norm[j] = row[j] - mean
+        for j in range(width):
             total += norm[j] * norm[j]
         rstd[i] = y.dtype.type(1 / math.sqrt(total * share + NORM_EPS))
+        scale = rstd[i]
         for j in range(width):
-            norm[j] *= rstd[i]
+            norm[j] *= scale
+        for j in range(width):
             z = norm[j] * gain[j] + shift[j]
             row[j] = zero if z < zero else z
 
@@ -160,19 +163,23 @@ def norm_relu_gradient(
         row, norm = y[i * width : (i + 1) * width], normed[i * width : (i + 1) * width]
         d_row = dy[i * width : (i + 1) * width]
         total, projected = zero, zero
+        # Short loops over few arrays: LLVM gives up on proving that more do not overlap, and then uses no vectors.
         for j in range(width):
-            d = zero if row[j] <= zero else d_row[j]
-            d_shift[j] += d
-            d_gain[j] += d * norm[j]
-            d *= gain[j]
-            d_row[j] = d
-            total += d
-            projected += d * norm[j]
-        total, projected = total * share, projected * share
+            d_row[j] = zero if row[j] <= zero else d_row[j]
         for j in range(width):
-            d = rstd[i] * (d_row[j] - total - norm[j] * projected)
-            d_row[j] = d
-            d_bias[j] += d
+            d_shift[j] += d_row[j]
+        for j in range(width):
+            d_gain[j] += d_row[j] * norm[j]
+        for j in range(width):
+            d_row[j] *= gain[j]
+        for j in range(width):
+            total += d_row[j]
+            projected += d_row[j] * norm[j]
+        total, projected, scale = total * share, projected * share, rstd[i]
+        for j in range(width):
+            d_row[j] = scale * (d_row[j] - total - norm[j] * projected)
+        for j in range(width):
+            d_bias[j] += d_row[j]
 
 
 @compiled
@@ -429,3 +436,15 @@ def act(m: Memory, obs: Floats, action: Floats) -> None:
     for i in range(batch):
         for j in range(actions):
             action[i, j] = math.tanh(work[m.net[at[LAYERS] - 1, OUT] + i * actions + j])
+
+
+@compiled
+def repeat_product(kind: int, times: int, x: Floats, w: Floats, y: Floats, rows: int, n_in: int, n_out: int) -> None:
+    """Do a layer's product or one of its gradients again and again, as `floor.py` wants to time it."""
+    for _ in range(times):
+        if kind == 0:
+            dense(x, n_in, w, y, rows, n_in, n_out)
+        elif kind == 1:
+            dense_input_gradient(y, w, n_in, x, rows, n_in, n_out)
+        else:
+            dense_weight_gradient(y, n_out, x, n_in, w, rows, n_in, n_out)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core import event as numba_events
 from numba.extending import get_cython_function_address, intrinsic
+from threadpoolctl import threadpool_limits
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -106,7 +108,21 @@ def _bind() -> tuple[str, Callable[[int], int] | None]:
 
 # Whose matrix product is used, and how a thread tells it to use no others (returns what held before);
 # None where threadpoolctl must do that for the whole process.
-blas, set_blas_threads = _bind()
+blas, _set_mkl_threads = _bind()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep matrix products of this thread to itself: the engine splits the work, not the library."""
+    if _set_mkl_threads is None:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+        return
+    before = _set_mkl_threads(1)
+    try:
+        yield
+    finally:
+        _set_mkl_threads(before)
 
 
 def new_lock() -> int:
