@@ -14,7 +14,7 @@ import torch
 
 import t3d
 from t3d.cli.main import run
-from t3d.envs import make
+from t3d.making import make
 from t3d.runs import session
 
 OWN = str(Path(__file__).with_name("own_envs.py"))

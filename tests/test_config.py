@@ -128,25 +128,50 @@ def fresh_envs_are_made_for_every_episode(folder, monkeypatch):
     assert len(made) == 1 + 2
 
 
+class Seen(Exception):
+    """Raised in place of going on."""
+
+
 def device_is_where_the_networks_live(folder, monkeypatch):
-    for count, devices in ((0, ["cuda", "cuda:0"]), (1, ["cuda:1"])):
+    def build(*sizes, device):
+        raise Seen(device)
+
+    monkeypatch.setattr("t3d.training.TD3", build)
+    for count, refused, accepted in ((0, ["cuda", "cuda:0"], ["cpu"]), (1, ["cuda:1"], ["cpu", "cuda", "cuda:0"])):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        for device in devices:
+        for device in refused:
             with pytest.raises(ConfigRefused, match=rf"{device}, .*{count} CUDA devices\n.*expected: +cpu"):
                 Trainer(PROBE, Config(device=device))
-    seen = []
-    monkeypatch.setattr("t3d.training.TD3", lambda *args, device: seen.append(device))
-    for device in ("cpu", "cuda", "cuda:0"):
-        Trainer(PROBE, Config(device=device))
-    assert seen == ["cpu", "cuda", "cuda:0"]
+        for device in accepted:
+            with pytest.raises(Seen, match=f"^{device}$"):
+                Trainer(PROBE, Config(device=device))
+
+
+def engine_runs_the_updates(folder, monkeypatch):
+    made = {engine: trained(engine=engine) for engine in ("eager", "fused", "auto")}
+    assert {engine: one.chosen.name for engine, one in made.items()} == {
+        "eager": "eager",
+        "fused": "fused",
+        "auto": "fused",
+    }
+    assert made["eager"].engine is made["eager"].agent
+    assert made["fused"].engine is not made["fused"].agent
 
 
 def threads_are_set(folder, monkeypatch):
     for threads in (2, 1):
-        rows(folder / str(threads), "update", threads=threads)
-        assert torch.get_num_threads() == threads
-    rows(folder / "none", "update", threads=None)
-    assert torch.get_num_threads() == 1
+        made = trained(threads=threads)
+        assert (made.threads, torch.get_num_threads()) == (threads, threads)
+    monkeypatch.setattr("t3d.training.choose_threads", lambda *sizes: 2)
+    made = trained(threads="auto")
+    assert (made.threads, torch.get_num_threads()) == (2, 2)
+
+
+def layer_norm_is_where_it_says(folder, monkeypatch):
+    for layer_norm, normed in (("none", (0, 0, 0)), ("critic", (0, 2, 2)), ("both", (2, 2, 2))):
+        agent = trained(layer_norm=layer_norm).agent
+        bodies = agent.actor.body, agent.critic.q1_body, agent.critic.q2_body
+        assert tuple(sum(isinstance(layer, torch.nn.LayerNorm) for layer in body) for body in bodies) == normed
 
 
 def hidden_are_the_widths(folder, monkeypatch):
@@ -166,7 +191,9 @@ BEHAVES = {
     "log_every": log_every_many_steps,
     "fresh_envs": fresh_envs_are_made_for_every_episode,
     "device": device_is_where_the_networks_live,
+    "engine": engine_runs_the_updates,
     "threads": threads_are_set,
+    "layer_norm": layer_norm_is_where_it_says,
     "hidden": hidden_are_the_widths,
 }
 
@@ -176,9 +203,10 @@ def test_every_option_is_tested_here():
     assert not ALGORITHM & RUN  # on the command line they stand side by side
 
 
+@pytest.mark.parametrize("engine", ["eager", "fused"])
 @pytest.mark.parametrize("name", CHANGES_WEIGHTS)
-def test_another_value_gives_other_weights(name):
-    assert not np.array_equal(weights(), weights(**{name: CHANGES_WEIGHTS[name]}))
+def test_another_value_gives_other_weights(name, engine):
+    assert not np.array_equal(weights(engine=engine), weights(engine=engine, **{name: CHANGES_WEIGHTS[name]}))
 
 
 @pytest.mark.parametrize("name", BEHAVES)
@@ -202,7 +230,9 @@ IMPOSSIBLE = {
     "eval_episodes": [0],
     "log_every": [0],
     "device": ["tpu", "", "cuda:", "cuda:x", "cuda:-1", "CPU", "cpu:0"],
+    "engine": ["", "jax"],
     "threads": [0],
+    "layer_norm": ["", "actor"],
     "hidden": [(), (0,), (256, -1)],
     "lr": [0.0, -1e-3, NAN, INFINITE],
     "gamma": [-0.1, 1.1, NAN],

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from t3d import presets
 from t3d.config import Config
-from t3d.envs import Envs, make, spaces_of
+from t3d.envs import Envs
 from t3d.errors import Diverged, EnvFailed, EnvRefused
+from t3d.making import make, spaces_of
 from t3d.policy import to_env_units
 from t3d.streams import episode_seed
 from t3d.training import Trainer

@@ -13,7 +13,8 @@ import torch
 
 import t3d
 from t3d.config import TD3Config
-from t3d.envs import Envs, Spaces
+from t3d.envs import Envs
+from t3d.making import Spaces
 from t3d.policy import Policy
 from t3d.runs.folder import save_policy
 from t3d.td3 import TD3
@@ -237,6 +238,8 @@ def test_pickles_are_not_executed(policy_dir, monkeypatch, name):
         {"action_low": "abc"},
         {"env_steps": "many"},
         {"env_steps": float("inf")},
+        {"action_low": [0, 0, -(10**400)]},
+        {"return_mean": 10**400},
         {"return_mean": []},
         {"format": 2},
     ],

@@ -75,7 +75,7 @@ def test_the_folder_is_what_the_design_says(trained):
 def test_config_json_is_enough_to_repeat_the_run(trained, folder):
     config = json.loads((trained / "config.json").read_text())
     assert (config["env"], config["preset"]) == ("Pendulum-v1", "pendulum")
-    assert set(config) == {"format", "env", "preset", "config", "machine"}
+    assert {"format", "env", "preset", "config", "machine"} <= set(config)
     assert config["config"]["steps"] == 430
     assert config["config"]["td3"]["hidden"] == [8, 8]
     assert {"torch", "numpy", "gymnasium", "t3d"} <= set(config["machine"]["versions"])
@@ -214,7 +214,7 @@ def test_random_actions_last_as_long_as_asked_and_updates_begin_right_after():
     first_random = []
     for step in range(102):
         action = trainer._action()
-        first_random.append(not np.array_equal(action, trainer.agent.act(trainer.envs.obs)))
+        first_random.append(not np.allclose(action, trainer.agent.act(trainer.envs.obs), atol=1e-5))
         trainer._action = lambda action=action: action
         trainer.step()
         del trainer._action

@@ -20,9 +20,9 @@ TREES = {file: ast.parse(file.read_text("utf-8")) for file in FILES}
 ROOMS = {
     "config": 0, "encoders": 0, "errors": 0, "machine": 0, "quiet": 0, "streams": 0,
     "td3": 1, "replay": 1, "policy": 1, "presets": 1,
-    "engines": 2, "envs": 2, "evaluation": 2, "checking": 2,
+    "making": 2, "engines": 2, "envs": 2, "evaluation": 2, "checking": 2,
     "training": 3,
-    "runs": 4, "api": 4,
+    "runs": 4, "api": 4, "benching": 4,
     "cli": 5,
 }  # fmt: skip
 
@@ -107,9 +107,9 @@ def test_td3_imports_little():
     assert inside <= {"t3d.config", "t3d.encoders", "t3d.errors", "t3d.replay"}
 
 
-def test_only_envs_imports_gymnasium():
+def test_only_one_file_imports_gymnasium():
     users = {module_of(file) for file in FILES if any(name.split(".")[0] == "gymnasium" for name in imports(file))}
-    assert users == {"t3d.envs"}
+    assert users == {"t3d.making"}
 
 
 @pytest.mark.parametrize("name", ["config", "errors", "streams", "presets/__init__", "__init__"])
@@ -122,9 +122,13 @@ def test_a_policy_needs_neither_training_nor_environments():
     assert {name for name in imports(SOURCE / "policy.py") if name.startswith("t3d")} == {"t3d.encoders", "t3d.errors"}
 
 
+# Numba's cache does not notice a changed callee in another file, so all compiled functions stand in one.
+LONGER = {"t3d.engines.kernels": 500}
+
+
 @pytest.mark.parametrize("file", FILES, ids=module_of)
 def test_files_and_functions_are_short(file):
-    assert len(file.read_text("utf-8").splitlines()) <= 400
+    assert len(file.read_text("utf-8").splitlines()) <= LONGER.get(module_of(file), 400)
     for node in ast.walk(TREES[file]):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno + 1 <= 60, f"{node.name} is too long"

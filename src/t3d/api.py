@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t3d import presets
-from t3d.envs import make, spaces_of
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
 from t3d.evaluation import Evaluation, evaluate
+from t3d.making import make, spaces_of
 from t3d.policy import PolicyInfo, load
 from t3d.runs import folder
 from t3d.runs.film import film

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from t3d.config import Config
 from t3d.engines import Engine
-from t3d.engines.floor import floor_ms
+from t3d.engines.floor import floor_s
 from t3d.replay import Batch, slot_dtype
-from t3d.td3 import TD3
 from t3d.training import Trainer
 
-_WARM_UPDATES = 100
-_PAIRS = 300
+_ROUNDS = 10
+_SPAN_S = 0.3  # of each engine's updates in each round
 _WARM_STEPS = 500
 _TIMED_STEPS = 3_000
 
@@ -32,9 +31,9 @@ class Timing(NamedTuple):
     update_ms_p10: float
     update_ms_p90: float
     over_floor: float  # update_ms / floor_ms
-    train_steps_per_s: float | None  # env steps per second of the training loop after its warm-up
-    env_us: float | None  # of which in envs.step, per env step
-    around_us: float | None  # of which neither in envs.step nor in engine.update, per env step
+    train_steps_per_s: float  # env steps per second of the training loop after its warm-up
+    env_us: float  # of which in envs.step, per env step
+    around_us: float  # of which neither in envs.step nor in engine.update, per env step
 
 
 class Bench(NamedTuple):
@@ -44,43 +43,55 @@ class Bench(NamedTuple):
     obs_size: int
     action_size: int
     config: Config
-    floor_ms: float
+    floor_ms: float  # median over the rounds
     replay_bytes_per_slot: int
     replay_full_bytes: int
     timings: list[Timing]
 
 
 def bench(env: str, config: Config, engines: tuple[str, ...] = ("eager", "fused")) -> Bench:
-    """Measure updates and training of each engine, one after the other.
+    """Measure updates, then training, of each engine; updates and floor in turns, so that all meet the same machine.
 
     Args:
         env: which environment, as for `envs.make`.
         config: sizes, threads and everything else; its `engine` is replaced by each of `engines`.
         engines: their names.
     """
-    config = config.with_values({"random_steps": max(config.batch_size, 1_000), "eval_every": 1 << 60})
-    probe = Trainer(env, config.with_values({"engine": "eager"}))
-    spaces = probe.envs.spaces
-    probe.envs.close()
-    sizes = (spaces.obs_size, spaces.action_size)
-    floor = floor_ms(*sizes, config.td3.hidden, config.batch_size, probe.threads)
-    timings = [_timing(env, config.with_values({"engine": name}), sizes, floor) for name in engines]
-    per_slot = slot_dtype((spaces.obs_size,), spaces.action_size).itemsize
-    return Bench(env, *sizes, config, floor, per_slot, probe.replay.full_bytes, timings)
+    config = config.with_values({"random_steps": max(config.batch_size, 1_000)})
+    trainers = {name: Trainer(env, config.with_values({"engine": name})) for name in engines}
+    first = trainers[engines[0]]
+    obs_size, action_size = first.envs.spaces.obs_size, first.envs.spaces.action_size
+    batch, noise = _draw(obs_size, action_size, config.batch_size)
+    spans: dict[str, list[float]] = {name: [] for name in engines}
+    floors = []
+    for _ in range(_ROUNDS):
+        for name, trainer in trainers.items():
+            spans[name] += _update_ms(trainer.engine, batch, noise, config.td3.policy_delay)
+        floors.append(1e3 * floor_s(obs_size, action_size, config.td3.hidden, config.batch_size, first.threads, 5))
+    floor = statistics.median(floors)
+    for trainer in trainers.values():
+        trainer.envs.close()
+    return Bench(
+        env,
+        obs_size,
+        action_size,
+        config,
+        floor,
+        slot_dtype((obs_size,), action_size).itemsize,
+        first.replay.full_bytes,
+        [_timing(env, trainer, spans[name], floor) for name, trainer in trainers.items()],
+    )
 
 
-def _timing(env: str, config: Config, sizes: tuple[int, int], floor: float) -> Timing:
-    trainer = Trainer(env, config)
-    spans = update_ms(trainer.engine, trainer.agent, sizes, config.batch_size)
+def _timing(env: str, used: Trainer, spans: list[float], floor: float) -> Timing:
     median = statistics.median(spans)
     p10, *_, p90 = statistics.quantiles(spans, n=10)
-    return Timing(config.engine, trainer.threads, median, p10, p90, median / floor, *_training(Trainer(env, config)))
+    training = _training(Trainer(env, used.config))
+    return Timing(used.chosen.name, used.threads, median, p10, p90, median / floor, *training)
 
 
-def update_ms(engine: Engine, agent: TD3, sizes: tuple[int, int], batch_size: int) -> list[float]:
-    """Return the time of one update, in ms, many times over: spans of policy_delay updates, divided by it."""
+def _draw(obs_size: int, action_size: int, batch_size: int) -> tuple[Batch, NDArray[np.float32]]:
     rng = np.random.default_rng(0)
-    (obs_size, action_size), delay = sizes, agent.config.policy_delay
 
     def normal(*shape: int) -> NDArray[np.float32]:
         return rng.standard_normal(shape, np.float32)
@@ -92,14 +103,17 @@ def update_ms(engine: Engine, agent: TD3, sizes: tuple[int, int], batch_size: in
         reward=normal(batch_size),
         terminated=np.zeros(batch_size, np.float32),
     )
-    noise = normal(batch_size, action_size)
+    return batch, normal(batch_size, action_size)
+
+
+def _update_ms(engine: Engine, batch: Batch, noise: NDArray[np.float32], delay: int) -> list[float]:
+    """Return the ms of one update, many times over: spans of policy_delay updates, divided by it."""
     spans = []
-    for span in range(_WARM_UPDATES + _PAIRS):
-        began = time.perf_counter()
+    end = time.perf_counter() + _SPAN_S
+    while (began := time.perf_counter()) < end:
         for _ in range(delay):
             engine.update(batch, noise)
-        if span >= _WARM_UPDATES:
-            spans.append((time.perf_counter() - began) * 1e3 / delay)
+        spans.append((time.perf_counter() - began) * 1e3 / delay)
     return spans
 
 

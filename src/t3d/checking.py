@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d import presets
-from t3d.envs import Env, Spaces, make, spaces_of
 from t3d.errors import EnvFailed
+from t3d.making import Env, Spaces, make, spaces_of
 from t3d.policy import to_env_units
 from t3d.quiet import quiet_pybullet
 

@@ -1,235 +1,20 @@
-"""Environments: make them, look at their spaces, step them. The only file that imports gymnasium.
+"""Environments, stepped: scale actions, seed and reset episodes, refuse what may not be stored.
 
 Inside this file actions are in the environment's own units; everywhere else they lie in [-1, 1].
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import functools
-import importlib
-import importlib.util
-import math
-import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
 from numpy.typing import NDArray
 
-from t3d.errors import Diverged, EnvFailed, EnvRefused
+from t3d.errors import Diverged, EnvFailed
+from t3d.making import make, spaces_of
 from t3d.policy import to_env_units
-from t3d.quiet import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
-
-Env = gym.Env[Any, Any]
-_FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
-_EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "pybullet": "bullet"}
-# Suites that register their ids only once they are imported, by what their ids have in common.
-_SUITES = {"BulletEnv-v": "pybullet_envs_gymnasium"}
-_VIDEO_SIZE = {"width": 480, "height": 360}
-
-
-def make(env: str, *, render: bool = False) -> Env:
-    """Make one environment.
-
-    Args:
-        env: a registered id, `module:Id` (the module is imported and registers it), or `path/to/file.py:Class`.
-        render: draw frames as RGB arrays.
-
-    Raises:
-        EnvRefused: there is no such environment, a package it needs is missing, or its own code raised.
-    """
-    options: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
-    try:
-        if match := _FILE_AND_CLASS.fullmatch(env):
-            own_class = _class_in_file(match["file"], match["name"])
-            tame_mujoco()
-            return own_class(**options)
-        module, _, env_id = env.rpartition(":")
-        if module:
-            _import_module(module)
-        entry = _import_entry(env_id, render)
-        if render and entry.startswith("gymnasium.envs.mujoco"):
-            options |= _VIDEO_SIZE
-        with quiet_pybullet():
-            return gym.make(env_id, disable_env_checker=True, **options)
-    except EnvRefused:
-        raise
-    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-        raise EnvRefused(
-            "a package that this environment needs is not installed",
-            got=f"{env}: {error}",
-            do=_install_hint(str(error) + env) or "install it, or put its folder on PYTHONPATH",
-        ) from error
-    except gym.error.Error as error:
-        raise EnvRefused(
-            "there is no such environment",
-            got=f"{env} ({str(error).splitlines()[0]})",
-            expected=f"a registered id, for example {_nearest(env)}; module:Id; or path/to/file.py:Class",
-            do=_install_hint(env)
-            or 'check the spelling, or install the suite it belongs to: pip install "t3d[mujoco,box2d,bullet]"',
-        ) from error
-    except Exception as error:
-        raise EnvRefused(
-            "the environment cannot be made: its own code raised",
-            got=f"{env}: {type(error).__name__}: {error}",
-            do=_mend_where(error),
-        ) from error
-
-
-def _mend_where(error: Exception) -> str:
-    if isinstance(error, SyntaxError):
-        return f"mend {error.filename}, line {error.lineno}"
-    # Where the user can mend it, not where a library noticed it.
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if "site-packages" not in frame.filename and frame.filename[0] != "<" and frame.filename != __file__:
-            return f"mend {frame.filename}, line {frame.lineno}"
-    return "its class is called without arguments (render_mode alone for a video): see whether it can be"
-
-
-def _import_module(module: str) -> None:
-    # As `python -m` does: the installed command's own path lacks the folder it is called in.
-    _importable_from(Path.cwd())
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise EnvRefused(
-            "there is no such module",
-            got=module,
-            expected="a module that registers environments when it is imported",
-            do="check the name before the colon, install it, or put its folder on PYTHONPATH",
-        ) from error
-
-
-def _importable_from(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-
-def _import_entry(env_id: str, render: bool) -> str:
-    """Import the code behind an id, and return its entry point, or "" where it is not a string."""
-    suites = [suite for part, suite in _SUITES.items() if part in env_id and importlib.util.find_spec(suite)]
-    # PyBullet prints when it was built.
-    with silenced(2) if suites else contextlib.nullcontext(), any_mujoco_gl(drawing=render):
-        for suite in suites:
-            importlib.import_module(suite)
-        if isinstance(entry := gym.spec(env_id).entry_point, str):
-            load_env_creator(entry)
-    tame_mujoco()
-    return entry if isinstance(entry, str) else ""
-
-
-@functools.cache
-def _class_in_file(file: str, name: str) -> Callable[..., Env]:
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise EnvRefused("there is no such file", got=str(path), do="check the path before the colon")
-    spec = importlib.util.spec_from_file_location(f"t3d_env_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    _importable_from(path.parent)  # as `python file.py` does: a file may import its neighbours
-    spec.loader.exec_module(module)
-    found = getattr(module, name, None)
-    if not (isinstance(found, type) and issubclass(found, gym.Env)):
-        classes = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, gym.Env)]
-        raise EnvRefused(
-            "the file has no such environment class",
-            got=f"{name} in {path}",
-            expected=f"a subclass of gymnasium.Env: {', '.join(classes) or 'there is none in it'}",
-            do="check the name behind the colon",
-        )
-    return found
-
-
-def _nearest(env: str) -> str:
-    newest: dict[tuple[str | None, str], str] = {}
-    for spec in sorted(gym.registry.values(), key=lambda spec: spec.version or 0):
-        newest[spec.namespace, spec.name] = spec.id
-    near = difflib.get_close_matches(env.split(":")[-1], list(newest.values()), n=3, cutoff=0.4)
-    return ", ".join(near) or "HalfCheetah-v5"
-
-
-def _install_hint(text: str) -> str:
-    for word, extra in _EXTRAS.items():
-        if word in text.lower() or (extra in text.lower()):
-            return f'pip install "t3d[{extra}]"'
-    return ""
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """What the algorithm must know of an environment's spaces."""
-
-    obs_shape: tuple[int, ...]
-    action_shape: tuple[int, ...]
-    action_low: NDArray[np.float32]  # (A,)
-    action_high: NDArray[np.float32]  # (A,)
-
-    @property
-    def obs_size(self) -> int:
-        """S: the length of a flattened observation."""
-        return math.prod(self.obs_shape)
-
-    @property
-    def action_size(self) -> int:
-        """A: the length of a flattened action."""
-        return len(self.action_low)
-
-
-def spaces_of(env: Env, name: str) -> Spaces:
-    """Return an environment's spaces.
-
-    Raises:
-        EnvRefused: TD3 cannot act in it, or t3d cannot yet see in it.
-    """
-    obs, action = env.observation_space, env.action_space
-    if not isinstance(action, gym.spaces.Box) or not np.issubdtype(action.dtype, np.floating):
-        raise EnvRefused(
-            "TD3 needs continuous actions",
-            got=f"{name} has {action}",
-            expected="a Box of floats with finite bounds",
-            do="choose another environment, or an algorithm for discrete actions",
-        )
-    if not isinstance(obs, gym.spaces.Box):
-        raise EnvRefused(
-            f"{type(obs).__name__} observations are not yet supported",
-            got=f"{name} has {obs}",
-            expected="a Box: one array of numbers",
-            do="wrap the environment with gymnasium.wrappers.FlattenObservation",
-        )
-    if obs.dtype == np.uint8 and len(obs.shape) >= 2:
-        raise EnvRefused(
-            "image observations are not yet supported",
-            got=f"{name} has {obs.shape} images",
-            expected="a vector of numbers",
-            do="choose a variant of the environment that observes its state",
-        )
-    with np.errstate(over="ignore"):
-        low, high = action.low.reshape(-1).astype(np.float32), action.high.reshape(-1).astype(np.float32)
-        # float32 may round a float64 bound outwards: then the next number inside counts.
-        low = np.where(low < action.low.reshape(-1), np.nextafter(low, np.float32(np.inf)), low)
-        high = np.where(high > action.high.reshape(-1), np.nextafter(high, np.float32(-np.inf)), high)
-        possible = np.isfinite(low) & np.isfinite(high) & np.isfinite(high - low) & (low < high)
-    if not possible.all():
-        raise EnvRefused(
-            "the action bounds are impossible: TD3 scales its actions to them",
-            got=f"{name}: low = {low.tolist()}, high = {high.tolist()}",
-            expected="finite bounds with low < high in every dimension",
-            do="wrap the environment with gymnasium.wrappers.RescaleAction, or correct its action_space",
-        )
-    if 0 in obs.shape or 0 in action.shape:
-        raise EnvRefused("a space is empty", got=f"{name}: obs {obs.shape}, action {action.shape}")
-    return Spaces(obs.shape, action.shape, low, high)
+from t3d.quiet import quiet_pybullet
 
 
 class Episode(NamedTuple):
@@ -299,11 +84,14 @@ class Envs:
         for i in np.flatnonzero(ended).tolist():
             self._episode[i] += 1
             self._return[i], self._length[i] = 0.0, 0
-            with self._reporting(i, "reset", None), quiet_pybullet():
-                if self._fresh and self._episode[i] > 0:
-                    self._envs[i].close()
-                    self._envs[i] = make(self.name)
-                obs, _ = self._envs[i].reset(seed=self._seed_of(i, int(self._episode[i])))
+            try:
+                with quiet_pybullet():
+                    if self._fresh and self._episode[i] > 0:
+                        self._envs[i].close()
+                        self._envs[i] = make(self.name)
+                    obs, _ = self._envs[i].reset(seed=self._seed_of(i, int(self._episode[i])))
+            except Exception as error:
+                raise self._raised(error, i, "reset", None) from error
             self.obs[i] = self._numbers("observation", obs, self.spaces.obs_shape, i, None).reshape(-1)
         self._refuse_non_finite("observation", self.obs, None)
 
@@ -323,8 +111,10 @@ class Envs:
         reward, next_obs = np.zeros(n, np.float32), np.empty_like(self.obs)
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
         for i, env in enumerate(self._envs):
-            with self._reporting(i, "step", scaled):
+            try:
                 obs, gave, terminated[i], truncated[i], _ = env.step(scaled[i].reshape(self.spaces.action_shape))
+            except Exception as error:
+                raise self._raised(error, i, "step", scaled) from error
             next_obs[i] = self._numbers("observation", obs, self.spaces.obs_shape, i, scaled).reshape(-1)
             reward[i] = self._numbers("reward", gave, (), i, scaled)
         self._refuse_non_finite("observation", next_obs, scaled)
@@ -335,7 +125,8 @@ class Envs:
         self.obs = next_obs
         episodes = [
             Episode(i, float(self._return[i]), int(self._length[i]), "terminated" if terminated[i] else "truncated")
-            for i in np.flatnonzero(terminated | truncated).tolist()
+            for i in range(n)
+            if terminated[i] or truncated[i]
         ]
         return Step(reward, terminated, truncated, next_obs, episodes)
 
@@ -369,16 +160,12 @@ class Envs:
             f"episode {self._episode[i]}, episode step {self._length[i] + (scaled is not None)}{last}"
         )
 
-    @contextlib.contextmanager
-    def _reporting(self, i: int, doing: str, scaled: NDArray[np.float32] | None) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            raise EnvFailed(
-                f"the environment raised {type(error).__name__} in {doing}: {error}",
-                got=self._where(i, scaled),
-                do="mend the environment; its own traceback is above",
-            ) from error
+    def _raised(self, error: Exception, i: int, doing: str, scaled: NDArray[np.float32] | None) -> EnvFailed:
+        return EnvFailed(
+            f"the environment raised {type(error).__name__} in {doing}: {error}",
+            got=self._where(i, scaled),
+            do="mend the environment; its own traceback is above",
+        )
 
     def _refuse_non_finite(self, field: str, values: NDArray[np.float32], scaled: NDArray[np.float32] | None) -> None:
         if np.isfinite(values).all():

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d import policy
-from t3d.envs import make
 from t3d.errors import Refused, T3DError, VideoFailed
+from t3d.making import make
 from t3d.quiet import quiet_pybullet
 from t3d.streams import evaluation_seed
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import safetensors.torch
 
 from t3d.config import Config, TD3Config
-from t3d.envs import Spaces
 from t3d.errors import RunRefused, T3DError
 from t3d.machine import describe
+from t3d.making import Spaces
 from t3d.policy import PolicyInfo
 from t3d.td3 import TD3
 from t3d.training import Trainer
