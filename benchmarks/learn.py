@@ -99,6 +99,7 @@ def collect(name: str, study: Study, runs: list[Path]) -> None:
         **asdict(study),
         "preset": recorded["preset"],
         "config": recorded["config"],
+        "engine": recorded["engine"],
         "machine": recorded["machine"],
         "runs": seen,
         "final_mean": statistics.mean(finals),

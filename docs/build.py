@@ -21,17 +21,29 @@ import sys
 import textwrap
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import results
+
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "t3d"
 STEP_FILES = ("replay.py", "td3.py")
 
 _BLOCK = re.compile(r"(?P<begin><!-- code: (?P<wanted>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+_RESULTS = re.compile(r"(?P<begin><!-- results -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 _STEP = re.compile(r"(?P<indent> *)# Step (?P<number>\d+):")
 
 
 def pages() -> dict[Path, str]:
     """Return every generated page: its path, and the text it should have."""
-    return {DOCS / "steps.md": with_code((DOCS / "steps.md").read_text("utf-8"))}
+    readme = DOCS.parent / "README.md"
+    return {
+        DOCS / "steps.md": with_code((DOCS / "steps.md").read_text("utf-8")),
+        DOCS / "results.md": results.page(),
+        readme: _RESULTS.sub(
+            lambda block: f"{block['begin']}{results.readme_table()}{block['end']}", readme.read_text("utf-8")
+        ),
+    }
 
 
 def with_code(page: str) -> str:
@@ -119,6 +131,8 @@ def main() -> int:
         print(f"{path.relative_to(DOCS.parent)} {'differs from its sources: run make docs' if check else 'written'}")
         if not check:
             path.write_text(text, "utf-8")
+    if not check:
+        results.draw()
     return 1 if check and stale else 0
 
 

@@ -283,7 +283,6 @@ FIGURES = {
     "td3": {"hidden": (256, 256), "lr": 3e-4, "batch_size": 256, "random_steps": 10_000, "gamma": 0.99},
     "paper-2018": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 100, "random_steps": 10_000, "steps": 1_000_000},
     "course": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 100, "steps": 500_000, "eval_every": 5_000},
-    "pendulum": {"random_steps": 1_000, "hidden": (256, 256), "gamma": 0.99},
     "bullet": {"hidden": (400, 300), "lr": 7e-4, "gamma": 0.98, "buffer_size": 200_000, "random_steps": 10_000},
     "small": {"hidden": (400, 300), "lr": 1e-3, "gamma": 0.98, "buffer_size": 200_000},
     "swimmer": {"gamma": 0.9999},
@@ -327,10 +326,10 @@ def test_the_defaults_are_the_issues():
     [
         ("HalfCheetah-v5", "td3", {"random_steps": 10_000, "fresh_envs": False}),
         ("Ant-v5", "td3", {"fresh_envs": False}),
-        ("Pendulum-v1", "pendulum", {"random_steps": 1_000}),
-        ("InvertedPendulum-v5", "pendulum", {"random_steps": 1_000}),
-        ("InvertedDoublePendulum-v5", "pendulum", {"random_steps": 1_000}),
-        ("Reacher-v5", "pendulum", {"random_steps": 1_000}),
+        ("Pendulum-v1", "td3", {"random_steps": 1_000}),
+        ("InvertedPendulum-v5", "td3", {"random_steps": 1_000}),
+        ("InvertedDoublePendulum-v5", "td3", {"random_steps": 1_000}),
+        ("Reacher-v5", "td3", {"random_steps": 1_000}),
         ("Swimmer-v5", "swimmer", {"gamma": 0.9999}),
         ("LunarLanderContinuous-v3", "small", {}),
         ("BipedalWalker-v3", "td3", {"fresh_envs": True}),
@@ -359,6 +358,7 @@ def test_presets_name_only_environments_presets_and_options_that_exist():
 @pytest.mark.parametrize("env", ["BipedalWalker-v3", "AntBulletEnv-v0"])
 def test_facts_of_an_environment_hold_under_any_preset(env, preset):
     assert presets.choose(env, preset).config.fresh_envs
+    assert presets.choose("InvertedPendulum-v5", preset).config.random_steps == 1_000
 
 
 def test_values_win_over_the_preset_which_wins_over_facts_which_win_over_defaults(monkeypatch):
@@ -369,7 +369,7 @@ def test_values_win_over_the_preset_which_wins_over_facts_which_win_over_default
     assert (config.td3.lr, config.td3.gamma, config.td3.tau) == (0.3, 0.98, 0.2)
     assert config.td3.policy_noise == TD3Config().policy_noise
     assert presets.choose("Mine-v0", "swimmer").config.td3.gamma == 0.9999
-    assert presets.choose("Mine-v0", "pendulum").config.td3.gamma == 0.1
+    assert presets.choose("Mine-v0", "course").config.td3.gamma == 0.1
     assert presets.choose("Other-v0", None, {"lr": 0.3}).config == Config(td3=TD3Config(lr=0.3))
 
 

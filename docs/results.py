@@ -1,0 +1,119 @@
+"""Turn what benchmarks/learn.py measured into docs/results.md, the README's table and the figure of curves."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+FIGURE = DOCS / "figures" / "learning.svg"
+
+Study = dict[str, Any]
+
+_HEAD = """# Results
+
+Every number on this page comes from a file in [`benchmarks/results`](../benchmarks/results) that
+[`benchmarks/learn.py`](../benchmarks/learn.py) wrote; `make bench` measures them anew, `make docs` makes this page.
+
+How to read them: *final* is the mean return of the evaluation at the last step, over its 10 episodes without
+exploration noise, for each seed. *best* is the largest such mean during the run; it flatters, and is given because it
+is the policy one would ship. ± is the standard deviation over seeds (not episodes). A few seeds say little: the spread
+between TD3 seeds is often as large as the difference people argue about.
+"""
+
+
+def studies() -> list[Study]:
+    """Return every study's result, in the order of their names."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    return [result for result in found if "study" in result]
+
+
+def page() -> str:
+    """Return the text of docs/results.md."""
+    parts = [_HEAD, "![Learning curves, one line a seed](figures/learning.svg)\n", _summary(studies())]
+    return "\n".join([*parts, *(_section(study) for study in studies())])
+
+
+def readme_table() -> str:
+    """Return the README's table."""
+    lines = ["| environment | env steps | seeds | final return | wall time a run |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {s['env']} | {s['steps']:,} | {s['seeds']} | {s['final_mean']:,.0f} ± {s['final_std_over_seeds']:,.0f} "
+        f"| {_minutes(s)} |"
+        for s in studies()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _minutes(study: Study) -> str:
+    return f"{statistics.median(run['wall_s'] for run in study['runs']) / 60:.1f} min"
+
+
+def _summary(found: list[Study]) -> str:
+    lines = ["| study | environment | goal | final over seeds | reached |", "|---|---|---|---|---|"]
+    lines += [
+        f"| [{s['study']}](#{s['study']}) | {s['env']} | {s['goal']} "
+        f"| {s['final_mean']:,.1f} ± {s['final_std_over_seeds']:,.1f} | {'yes' if s['reached'] else '**no**'} |"
+        for s in found
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _section(study: Study) -> str:
+    machine, config, engine = study["machine"], study["config"], study["engine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    rows = "\n".join(
+        f"| {run['seed']} | {run['final']:,.1f} ± {run['final_std_over_episodes']:,.1f} | {run['best']:,.1f} "
+        f"| {run['wall_s']:,.0f} s |"
+        for run in study["runs"]
+    )
+    td3 = config["td3"]
+    return f"""## {study["study"]}
+
+{study["env"]}, {study["steps"]:,} env steps, {study["seeds"]} seeds, preset `{study["preset"]}`: hidden layers
+{td3["hidden"]}, learning rate {td3["lr"]}, batch {config["batch_size"]}, gamma {td3["gamma"]},
+{config["random_steps"]:,} random steps, engine {engine["name"]} on {engine["threads"]} thread(s), two runs at a time.
+Machine: {machine["processor"]}, {machine["cores"]} cores, Python {machine["python"]}; {versions}.
+
+| seed | final (± over episodes) | best | wall time |
+|---|---|---|---|
+{rows}
+
+Goal: {study["goal"]}; {"reached" if study["reached"] else "not reached"}. Over seeds: final
+{study["final_mean"]:,.1f} ± {study["final_std_over_seeds"]:,.1f}.
+
+```
+python benchmarks/learn.py {study["study"]}
+```
+"""
+
+
+def draw() -> None:
+    """Write the figure of learning curves: a panel a study, a line a seed."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "t3d"
+    from matplotlib import pyplot as plt
+
+    found = studies()
+    grid, axes = plt.subplots(1, len(found), figsize=(2.75 * len(found), 2.6), squeeze=False)
+    for ax, study in zip(axes[0], found, strict=True):
+        for run in study["runs"]:
+            steps, returns = zip(*run["curve"], strict=True)
+            ax.plot([n / 1000 for n in steps], returns, color="#0f7173", alpha=0.75, linewidth=1.4)
+        ax.axhline(study["at_least"], color="#8a8f98", linewidth=0.9, linestyle=(0, (4, 3)))
+        ax.set_title(study["study"], fontsize=10, loc="left", color="#222")
+        ax.set_xlabel("thousand env steps", fontsize=8, color="#555")
+        ax.tick_params(labelsize=8, colors="#555", length=0)
+        ax.grid(axis="y", color="#e6e8eb", linewidth=0.8)
+        ax.set_axisbelow(True)
+        for side in ax.spines.values():
+            side.set_visible(False)
+    axes[0][0].set_ylabel("return of an evaluation", fontsize=8, color="#555")
+    grid.tight_layout(w_pad=1.6)
+    FIGURE.parent.mkdir(exist_ok=True)
+    grid.savefig(FIGURE, metadata={"Date": None}, facecolor="#fcfcfb")
