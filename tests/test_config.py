@@ -337,7 +337,7 @@ def test_the_defaults_are_the_issues():
         ("HalfCheetahBulletEnv-v0", "bullet", {"fresh_envs": True}),
         ("pybullet_envs_gymnasium:Walker2DBulletEnv-v0", "bullet", {"fresh_envs": True}),
         ("InvertedPendulumSwingupBulletEnv-v0", "bullet", {"fresh_envs": True}),
-        ("some/Pendulum-v1.py:Mine", "td3", {"fresh_envs": False}),
+        ("some/Pendulum-v1.py:Mine", "td3", {"fresh_envs": False, "random_steps": 10_000}),
     ],
 )
 def test_an_environment_chooses_its_preset(env, preset, facts):

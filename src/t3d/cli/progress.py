@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -13,8 +14,19 @@ from t3d.runs.metrics import Row
 from t3d.runs.session import Session
 
 
+class _Live(Progress):
+    """A progress line that asks the session how far it is whenever it is drawn: the loop need not tell."""
+
+    session: Session
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        for task in self.tasks:
+            self.update(task.id, completed=min(self.session.trainer.env_steps, self.session.config.steps))
+        return super().get_renderables()
+
+
 class _Steps(ProgressColumn):
-    """Env steps done, of all, and their rate: read from the session when the line is drawn, not at every step."""
+    """Env steps done, of all, and their rate."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -29,7 +41,8 @@ def watch(session: Session) -> None:
     """
     console = Console(stderr=True)
     columns = (BarColumn(), _Steps(), TimeRemainingColumn(), TextColumn("{task.fields[seen]}"))
-    progress = Progress(*columns, console=console, disable=not console.is_terminal)
+    progress = _Live(*columns, console=console, disable=not console.is_terminal)
+    progress.session = session
     with progress, closing(session.run()) as rows:
         task = progress.add_task("train", total=session.config.steps, seen="random actions")
         episode = evaluation = ""
@@ -41,7 +54,7 @@ def watch(session: Session) -> None:
                 if progress.disable:
                     print(_plain(row), file=sys.stderr, flush=True)
             seen = "  ".join(text for text in (episode, evaluation) if text)
-            progress.update(task, completed=min(row["env_steps"], session.config.steps), seen=seen)
+            progress.update(task, seen=seen)
 
 
 def _plain(row: Row) -> str:
