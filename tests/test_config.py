@@ -218,13 +218,13 @@ def test_the_option_does_what_it_says(name, tmp_path, monkeypatch):
 
 NAN, INFINITE = float("nan"), float("inf")
 IMPOSSIBLE = {
-    "steps": [0, -1],
+    "steps": [0, -1, 1e6, True],
     "seed": [-1],
     "n_envs": [0],
     "random_steps": [-1],
     "exploration_noise": [-0.1, NAN, INFINITE],
     "updates_per_step": [-1, NAN, INFINITE],
-    "batch_size": [0],
+    "batch_size": [0, 256.0, "256"],
     "buffer_size": [0, 2, 255],
     "eval_every": [0],
     "eval_episodes": [0],
@@ -235,16 +235,17 @@ IMPOSSIBLE = {
     "layer_norm": ["", "actor"],
     "hidden": [(), (0,), (256, -1)],
     "lr": [0.0, -1e-3, NAN, INFINITE],
-    "gamma": [-0.1, 1.1, NAN],
+    "gamma": [-0.1, 1.1, NAN, "0.9"],
     "tau": [0.0, 1.1, NAN],
     "policy_noise": [-0.1, NAN, INFINITE],
     "noise_clip": [-0.1, NAN],
-    "policy_delay": [0],
+    "policy_delay": [0, 2.0],
+    "fresh_envs": [1, "yes"],
 }
 
 
-def test_every_option_but_the_yes_or_no_ones_has_impossible_values():
-    assert sorted(IMPOSSIBLE) == sorted(ALGORITHM | RUN - {"fresh_envs"})
+def test_every_option_has_impossible_values():
+    assert sorted(IMPOSSIBLE) == sorted(ALGORITHM | RUN)
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values])

@@ -326,6 +326,28 @@ def test_a_weight_that_is_not_a_number_reaches_the_loss(network: str) -> None:
     assert np.isnan(engine.update(*make_batch(1)).critic_loss)
 
 
+@pytest.mark.parametrize("name", ["eager", "fused"])
+@pytest.mark.parametrize("part", ["obs", "next_obs", "action", "reward", "terminated", "noise"])
+def test_what_would_broadcast_or_be_read_past_its_end_is_refused(name: str, part: str) -> None:
+    agent = make_agent()
+    engine = engines.choose(name, agent, threads=1).engine
+    batch, noise = make_batch(1)
+    parts = batch._asdict() | {"noise": noise}
+    wrong = parts[part][:, None] if parts[part].ndim == 1 else parts[part][0]
+    parts[part] = wrong
+    noise = parts.pop("noise")
+    before = numbers(agent)
+    with pytest.raises(ValueError, match="do not fit together"):
+        engine.update(Batch(**parts), noise)
+    assert all(np.array_equal(before[key], value) for key, value in numbers(agent).items())
+    assert agent.updates == 0
+
+
+def test_the_fused_actor_reads_no_further_than_its_observation() -> None:
+    with pytest.raises(ValueError, match=r"obs \(N, 5\)"):
+        Fused(make_agent()).act(np.zeros((1, 3), np.float32))
+
+
 class OtherTD3(TD3):
     """Somebody's own algorithm."""
 

@@ -172,7 +172,8 @@ def test_first_weights_follow_from_the_given_stream_alone():
 
 
 def global_random_state():
-    return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
+    numpys = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    return torch.get_rng_state().tolist(), numpys["key"].tolist(), numpys["pos"], random.getstate()
 
 
 def test_building_updating_and_acting_leave_the_global_generators_alone():

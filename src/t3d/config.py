@@ -21,6 +21,18 @@ def _require(holds: bool, name: str, value: object, expected: str) -> None:
         raise ConfigRefused(f"{name} is impossible", got=f"{name} = {value}", expected=expected, do=f"change {flag}")
 
 
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def _require_kinds(config: TD3Config | Config) -> None:
+    for option in dataclasses.fields(config):
+        value = getattr(config, option.name)
+        kinds = _KINDS.get(str(option.type))
+        if kinds:
+            fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+            _require(fits, option.name, value, f"a value of type {option.type}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TD3Config:
     """Options of the algorithm, steps 2 to 15. Actions, and so all noise, are in units of [-1, 1]."""
@@ -43,6 +55,7 @@ class TD3Config:
     """Layer normalisation of the hidden layers: none, as in the paper; of the critics; of both kinds of network."""
 
     def __post_init__(self) -> None:
+        _require_kinds(self)
         _require(len(self.hidden) > 0 and min(self.hidden) > 0, "hidden", self.hidden, "one or more widths above 0")
         _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
         _require(0 <= self.gamma <= 1, "gamma", self.gamma, "0 to 1")
@@ -95,6 +108,7 @@ class Config:
     """The algorithm's own options."""
 
     def __post_init__(self) -> None:
+        _require_kinds(self)
         _require(self.steps >= 1, "steps", self.steps, "1 or above")
         _require(self.seed >= 0, "seed", self.seed, "0 or above")
         _require(self.n_envs >= 1, "n_envs", self.n_envs, "1 or above")

@@ -106,6 +106,26 @@ def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
         slow.lerp_(fast, tau)
 
 
+def check_shapes(batch: Batch, noise: Any, obs_size: int, action_size: int) -> None:
+    """Refuse what would broadcast in silence: one row of noise for the whole batch, or Q against a (B, 1) reward.
+
+    Raises:
+        ValueError: a part of the batch, or the noise, has another shape than B, S and A ask for.
+    """
+    rows = len(batch.reward)
+    fits = (
+        batch.obs.shape == batch.next_obs.shape == (rows, obs_size)
+        and batch.action.shape == noise.shape == (rows, action_size)
+        and batch.reward.shape == batch.terminated.shape == (rows,)
+    )
+    if not fits:
+        got = {name: tuple(part.shape) for name, part in batch._asdict().items()} | {"noise": tuple(noise.shape)}
+        raise ValueError(
+            f"batch and noise do not fit together: got {got}; expected obs and next_obs (B, {obs_size}), "
+            f"action and noise (B, {action_size}), reward and terminated (B,)"
+        )
+
+
 class UpdateInfo(NamedTuple):
     """What one update saw: numbers, or detached tensors () on the agent's device, so that nobody waits for them."""
 
@@ -136,6 +156,7 @@ class TD3:
         device: str | torch.device = "cpu",
     ) -> None:
         self.config = config
+        self.obs_size, self.action_size = obs_size, action_size
         self.device = torch.device(device)
         self.updates = 0
         # Step 2: an actor, and an actor target that starts as its copy.
@@ -180,7 +201,11 @@ class TD3:
 
         Returns:
             What the update saw.
+
+        Raises:
+            ValueError: the shapes of batch and noise do not fit together.
         """
+        check_shapes(batch, noise, self.obs_size, self.action_size)
         batch = Batch(*(torch.as_tensor(part, device=self.device) for part in batch))
         noise = torch.as_tensor(noise, device=self.device)
         self.updates += 1

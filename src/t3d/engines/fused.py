@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from t3d.engines import kernels as k
 from t3d.engines import native
 from t3d.replay import Batch
-from t3d.td3 import TD3, Actor, Critic, UpdateInfo
+from t3d.td3 import TD3, Actor, Critic, UpdateInfo, check_shapes
 
 # Every tensor starts here: another alignment gives other bits, and slower loads.
 ALIGNMENT_BYTES = 64
@@ -52,13 +52,6 @@ def _bodies(actor: nn.Module, critic: nn.Module) -> list[nn.Sequential]:
     assert isinstance(actor, Actor)
     assert isinstance(critic, Critic)
     return [actor.body, critic.q1_body, critic.q2_body]
-
-
-def sizes(agent: TD3) -> tuple[int, int]:
-    """Return S and A of an agent that this engine can run."""
-    layers = _layers(_bodies(agent.actor, agent.critic)[0])
-    assert layers is not None
-    return layers[0].linear.in_features, layers[-1].linear.out_features
 
 
 def refusal(agent: TD3) -> str | None:
@@ -247,6 +240,8 @@ class Fused:
 
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the actor's actions (N, A), without noise, for obs (N, S)."""
+        if obs.shape != (len(obs), self.agent.obs_size):
+            raise ValueError(f"expected obs (N, {self.agent.obs_size}), got {obs.shape}")
         if self._play is None or self._play.at[k.B] != len(obs):
             self._play = self._memory(len(obs), 1)
         memory = self._play
@@ -264,10 +259,14 @@ class Fused:
 
         Returns:
             What the update saw.
+
+        Raises:
+            ValueError: the shapes of batch and noise do not fit together.
         """
         agent = self.agent
         if not self._is_adopted():
             self.adopt()
+        check_shapes(batch, noise, agent.obs_size, agent.action_size)
         dtype = self._dtype
         obs, next_obs, action, reward, terminated = (np.ascontiguousarray(part, dtype) for part in batch)
         noise = np.ascontiguousarray(noise, dtype)
