@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PEERS := .venv-peers/installed
 
-.PHONY: install demo test test-slow check bench docs clean
+.PHONY: install demo test test-slow check bench bench-peers docs clean
 
 install: $(INSTALLED)
 
@@ -30,8 +31,17 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/learn.py
 
+$(PEERS): benchmarks/peers/requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	@touch $@
+
+# Half an hour on an idle machine: the same job in t3d and its peers, in turns.
+bench-peers: $(INSTALLED) $(PEERS)
+	$(BIN)/python benchmarks/peers.py
+
 docs: $(INSTALLED)
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis

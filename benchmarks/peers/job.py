@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training job: an update at every env step after the random ones, policy_delay 2, noise 0.1.
+    """An update at every env step after the random ones; policy_delay 2, exploration noise 0.1.
 
     gamma, tau, policy_noise and noise_clip are left to the libraries, which agree on them.
     """
@@ -30,7 +30,7 @@ class Job:
 
     @classmethod
     def from_argv(cls) -> Job:
-        """Return the job that the driver passed as this process's one argument."""
+        """Return the job that the driver passed as this process's first argument."""
         fields = json.loads(sys.argv[1])
         return cls(**{**fields, "hidden": tuple(fields["hidden"])})
 
@@ -40,52 +40,24 @@ class Job:
         return self.random_steps + self.warm_updates
 
 
-@dataclass(frozen=True)
-class Instant:
-    """What the clocks show."""
-
-    wall_s: float
-    cpu_s: float  # of all threads of this process
-
-    @classmethod
-    def now(cls) -> Instant:
-        """Read the clocks."""
-        return cls(time.perf_counter(), time.process_time())
+def clocks() -> tuple[float, float]:
+    """Return wall time and the processor time of all threads of this process, in s."""
+    return time.perf_counter(), time.process_time()
 
 
-def time_steps(step: Callable[[], object], job: Job) -> tuple[Instant, Instant]:
-    """Call step until warm, then job.steps times; return the instants before and after those."""
+def time_steps(step: Callable[[], object], job: Job) -> list[tuple[float, float]]:
+    """Call step until warm, then job.steps times; return the clocks before and after those."""
     for _ in range(job.untimed_steps):
         step()
-    began = Instant.now()
+    began = clocks()
     for _ in range(job.steps):
         step()
-    return began, Instant.now()
+    return [began, clocks()]
 
 
-def report(job: Job, began: Instant, ended: Instant, *packages: str, blas: str, **more: object) -> None:
-    """Print a measurement as one JSON line.
-
-    Args:
-        job: what was done.
-        began: when the first timed step began.
-        ended: when the last one ended.
-        packages: distributions whose versions matter, the library's own first.
-        blas: what multiplied the matrices.
-        more: further fields.
-    """
-    seconds = ended.wall_s - began.wall_s
-    fields = {
-        "library": packages[0],
-        "version": version(packages[0]),
-        "versions": {name: version(name) for name in packages},
-        "env": job.env,
-        "threads": job.threads,
-        "steps": job.steps,
-        "seconds": seconds,
-        "steps_per_s": job.steps / seconds,
-        "cores_busy": (ended.cpu_s - began.cpu_s) / seconds,
-        "blas": blas,
-        **more,
-    }
-    print(json.dumps(fields), flush=True)
+def report(library: str, job: Job, read: list[tuple[float, float]], blas: str, **more: object) -> None:
+    """Print the measurement; `read` holds the clocks before the first timed step and after the last."""
+    wall_s, cpu_s = (after - before for before, after in zip(*read, strict=True))
+    fields = {"library": library, "version": version(library), "env": job.env, "threads": job.threads}
+    fields |= {"steps": job.steps, "seconds": wall_s, "steps_per_s": job.steps / wall_s, "cores_busy": cpu_s / wall_s}
+    print(json.dumps({**fields, "blas": blas, **more}), flush=True)

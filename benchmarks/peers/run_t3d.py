@@ -1,7 +1,5 @@
 """Time t3d's training loop."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -24,29 +22,17 @@ def main() -> None:
     """Run the job given on the command line."""
     job = Job.from_argv()
     torch.set_num_threads(job.threads)
-    config = Config(
-        random_steps=job.random_steps,
-        batch_size=job.batch_size,
-        buffer_size=job.buffer_size,
-        threads=job.threads,
-        td3=TD3Config(hidden=job.hidden, lr=job.lr),
-    ).with_values({"engine": job.engine} if job.engine else {})
-    trainer = Trainer(job.env, config)
-    began, ended = time_steps(trainer.step, job)
+    same = {name: getattr(job, name) for name in ("random_steps", "batch_size", "buffer_size", "threads")}
+    config = Config(**same, td3=TD3Config(hidden=job.hidden, lr=job.lr))
+    trainer = Trainer(job.env, config.with_values({"engine": job.engine} if job.engine else {}))
+    read = time_steps(trainer.step, job)
     losses = trainer.losses()
     assert losses is not None and losses.updates == job.warm_updates + job.steps
     engine = getattr(trainer, "engine", None)
-    report(
-        job,
-        began,
-        ended,
-        "t3d",
-        "torch",
-        "gymnasium",
-        blas=blas(),
-        engine=type(engine).__name__ if engine is not None else "td3.py",
-        replay_bytes_per_row=trainer.replay.full_bytes / job.buffer_size,
-    )
+    chosen = getattr(trainer, "chosen", None)
+    name = "td3.py" if engine is None else f"{type(engine).__name__}: {chosen.reason if chosen else ''}"
+    row = trainer.replay.full_bytes / job.buffer_size
+    report("t3d", job, read, blas(), engine=name, torch=torch.__version__, replay_bytes_per_row=row)
 
 
 if __name__ == "__main__":
