@@ -74,7 +74,7 @@ def test_the_folder_is_what_the_design_says(trained):
 
 def test_config_json_is_enough_to_repeat_the_run(trained, folder):
     config = json.loads((trained / "config.json").read_text())
-    assert (config["env"], config["preset"]) == ("Pendulum-v1", "td3")
+    assert (config["env"], config["preset"]) == ("Pendulum-v1", "pendulum")
     assert {"format", "env", "preset", "config", "machine"} <= set(config)
     assert config["config"]["steps"] == 430
     assert config["config"]["td3"]["hidden"] == [8, 8]
@@ -160,9 +160,9 @@ def test_what_the_command_prints(folder, capsys):
     out, err = capsys.readouterr()
     for text in (
         "Pendulum-v1: 3 observations, 1 action\n",
-        "preset td3 (the default), seed 0",
+        "preset pendulum (chosen for Pendulum-v1), seed 0",
         "replay 5,000 slots, 0 MB when full",
-        "folder runs/Pendulum-v1/td3-s0",
+        "folder runs/Pendulum-v1/pendulum-s0",
         "      100 steps",
     ):
         assert text in err
@@ -170,13 +170,13 @@ def test_what_the_command_prints(folder, capsys):
     lines = out.splitlines()
     assert lines[0].startswith("evaluation  return -")
     assert "over 2 episodes" in lines[0]
-    assert lines[1:] == ["folder      runs/Pendulum-v1/td3-s0"]
+    assert lines[1:] == ["folder      runs/Pendulum-v1/pendulum-s0"]
 
 
 def test_a_taken_name_gets_a_counter():
     paths = [train(steps=5, eval_episodes=1).path for _ in range(3)]
-    assert [str(path) for path in paths] == [f"runs/Pendulum-v1/td3-s0{end}" for end in ("", "-2", "-3")]
-    assert train(steps=5, eval_episodes=1, seed=7).path == Path("runs/Pendulum-v1/td3-s7")
+    assert [str(path) for path in paths] == [f"runs/Pendulum-v1/pendulum-s0{end}" for end in ("", "-2", "-3")]
+    assert train(steps=5, eval_episodes=1, seed=7).path == Path("runs/Pendulum-v1/pendulum-s7")
 
 
 @pytest.mark.parametrize(

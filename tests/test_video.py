@@ -82,7 +82,7 @@ def test_where_nothing_can_draw_one_line_says_so(monkeypatch, capsys):
     assert "MUJOCO_GL=nonsense" in last
     assert "unset MUJOCO_GL" in last
     monkeypatch.setattr(film, "_run", lambda command, variables: "its last words")
-    assert run(["video", "runs/InvertedPendulum-v5/td3-s0"]) == 0
+    assert run(["video", "runs/InvertedPendulum-v5/pendulum-s0"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("no video: nothing on this machine could draw the environment | got: its last words (")
     assert out.count("\n") == 1
@@ -100,5 +100,5 @@ def test_an_environment_that_draws_nothing_says_so(capsys):
 def test_no_video_means_none_and_frames_are_counted_from_one(folder, capsys):
     assert t3d.train("Pendulum-v1", video=False, **SMALL)[-2:] == (None, None)
     assert not list(folder.rglob("video"))
-    assert run(["video", "runs/Pendulum-v1/td3-s0", "--video-frames", "0"]) == 2
+    assert run(["video", "runs/Pendulum-v1/pendulum-s0", "--video-frames", "0"]) == 2
     assert "video_frames = 0" in capsys.readouterr().err

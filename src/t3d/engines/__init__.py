@@ -16,7 +16,8 @@ from t3d.errors import ConfigRefused
 from t3d.replay import Batch
 from t3d.td3 import TD3, UpdateInfo
 
-# Multiply-adds that make waking and awaiting another thread worth its while: measured, see docs/performance.md.
+# Multiply-adds that make waking and awaiting another thread worth its while: between 64-64 with batch 100, where two
+# threads were slower (docs/log.md), and 256-256 with batch 256. The crossing itself has not been measured.
 WORTH_A_THREAD = 25_000_000
 
 
