@@ -21,7 +21,8 @@ Every number on this page comes from a file in [`benchmarks/results`](../benchma
 How to read them: *final* is the mean return of the evaluation at the last step, over its 10 episodes without
 exploration noise, for each seed. *best* is the largest such mean during the run; it flatters, and is given because it
 is the policy one would ship. ± is the standard deviation over seeds (not episodes). A few seeds say little: the spread
-between TD3 seeds is often as large as the difference people argue about.
+between TD3 seeds is often as large as the difference people argue about. Wall times were taken while other work ran on
+the same machine, the Ant's above all: read them as upper bounds.
 """
 
 
@@ -39,7 +40,7 @@ def page() -> str:
 
 def readme_table() -> str:
     """Return the README's table."""
-    lines = ["| environment | env steps | seeds | final return | wall time a run |", "|---|---|---|---|---|"]
+    lines = ["| environment | env steps | seeds | final return over seeds | wall time of a run, at most |", "|---|---|---|---|---|"]
     lines += [
         f"| {s['env']} | {s['steps']:,} | {s['seeds']} | {s['final_mean']:,.0f} ± {s['final_std_over_seeds']:,.0f} "
         f"| {_minutes(s)} |"
@@ -111,6 +112,7 @@ def draw() -> None:
         ax.tick_params(labelsize=8, colors="#555", length=0)
         ax.grid(axis="y", color="#e6e8eb", linewidth=0.8)
         ax.set_axisbelow(True)
+        ax.set_facecolor("none")
         for side in ax.spines.values():
             side.set_visible(False)
     axes[0][0].set_ylabel("return of an evaluation", fontsize=8, color="#555")
