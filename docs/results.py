@@ -40,7 +40,10 @@ def page() -> str:
 
 def readme_table() -> str:
     """Return the README's table."""
-    lines = ["| environment | env steps | seeds | final return over seeds | wall time of a run, at most |", "|---|---|---|---|---|"]
+    lines = [
+        "| environment | env steps | seeds | final return over seeds | wall time of a run, at most |",
+        "|---|---|---|---|---|",
+    ]
     lines += [
         f"| {s['env']} | {s['steps']:,} | {s['seeds']} | {s['final_mean']:,.0f} ± {s['final_std_over_seeds']:,.0f} "
         f"| {_minutes(s)} |"
