@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/t3d train HalfCheetah-v5 --steps 50_000
+	$(BIN)/t3d train HalfCheetah-v5 --steps 50_000 --layer-norm critic
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

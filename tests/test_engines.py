@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -382,3 +383,27 @@ def test_threads_end_with_their_engine() -> None:
     del engine
     gc.collect()
     assert threading.active_count() == before
+
+
+REPEATED = """
+import hashlib, numpy as np
+from t3d.config import TD3Config
+from t3d.engines.fused import Fused
+from t3d.replay import Batch
+from t3d.td3 import TD3
+agent, rng = TD3(3, 1, TD3Config(hidden=(16, 16)), np.random.default_rng(0)), np.random.default_rng(1)
+engine = Fused(agent)
+draw = lambda *shape: rng.standard_normal(shape, np.float32)
+for _ in range(20):
+    engine.update(Batch(draw(32, 3), draw(32, 3), np.tanh(draw(32, 1)), draw(32), np.zeros(32, np.float32)), draw(32, 1))
+print(hashlib.sha256(engine._weights.tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_compiles_gets_the_bits_of_those_that_read_the_cache(tmp_path: Path) -> None:
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    seen = [subprocess.run([sys.executable, "-c", REPEATED], env=env, capture_output=True, text=True) for _ in range(2)]
+    assert "compiling" in seen[0].stderr
+    assert "compiling" not in seen[1].stderr
+    assert seen[0].stdout == seen[1].stdout != ""

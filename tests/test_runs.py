@@ -102,7 +102,7 @@ def test_metrics_hold_every_episode_update_and_evaluation(trained):
     assert [row["env_steps"] for row in episodes] == [200, 400]
     assert {(row["env"], row["length"], row["end"]) for row in episodes} == {(0, 200, "truncated")}
     assert [row["env_steps"] for row in updates] == [200, 300, 400, 430]
-    assert [row["updates"] for row in updates] == [100, 200, 300, 330]
+    assert [row["updates"] for row in updates] == [200, 400, 600, 660]
     assert [row["env_steps"] for row in evaluations] == [150, 300, 430]
     for row in evaluations:
         assert row["lengths"] == [200, 200]

@@ -365,7 +365,7 @@ def test_every_value_is_a_flat_row_of_the_batch(size, action_size):
 def test_a_column_where_a_row_belongs_is_not_taken_in_silence(field):
     batch, noise = random_batch()
     column = batch._replace(**{field: getattr(batch, field)[:, None]})  # (B, 1): would broadcast to (B, B)
-    with pytest.warns(UserWarning, match="target size"):
+    with pytest.raises(ValueError, match="do not fit together"):
         random_agent().update(column, noise)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.engines.native import acquire, add_and_get, compiled, gemm, get, release, yield_core
+from t3d.engines.native import acquire, add_and_get, compiled, entry, gemm, get, release, yield_core
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -384,7 +384,7 @@ def share(m: Memory, t: int) -> None:
 # What the engine calls.
 
 
-@compiled
+@entry
 def serve(m: Memory, t: int, lock: int) -> None:
     """Be thread t: whenever the lock is released, do a share of an update, until told to stop."""
     while True:
@@ -394,7 +394,7 @@ def serve(m: Memory, t: int, lock: int) -> None:
         share(m, t)
 
 
-@compiled
+@entry
 def update(
     m: Memory,
     locks: Ints,
@@ -425,7 +425,7 @@ def update(
         means[kind] = m.sums[:, kind].sum() / batch
 
 
-@compiled
+@entry
 def act(m: Memory, obs: Floats, action: Floats) -> None:
     """Let the actor play: action (B, A) for obs (B, S)."""
     at, work, size, actions, batch = m.at, m.work, m.at[S], m.at[A], m.at[B]
@@ -438,7 +438,7 @@ def act(m: Memory, obs: Floats, action: Floats) -> None:
             action[i, j] = math.tanh(work[m.net[at[LAYERS] - 1, OUT] + i * actions + j])
 
 
-@compiled
+@entry
 def repeat_product(kind: int, times: int, x: Floats, w: Floats, y: Floats, rows: int, n_in: int, n_out: int) -> None:
     """Do a layer's product or one of its gradients again and again, as `floor.py` wants to time it."""
     for _ in range(times):

@@ -32,7 +32,15 @@ no_cache_because = ""
 
 
 def compiled(function: F) -> F:
-    """Compile a function for every type it is called with, and keep the result on disk where that is possible."""
+    """Compile a function that only compiled functions call: it is merged into each of them."""
+    # Not kept on disk, and no symbol of its own: a process that has just compiled would else call this function's
+    # first copy, one that has read the cache the copy in there, and the two may differ in the last bit.
+    result: F = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=True)(function)
+    return result
+
+
+def entry(function: F) -> F:
+    """Compile a function that Python calls, and keep it on disk with all it calls where that is possible."""
     global no_cache_because
     try:
         result: F = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)(function)
@@ -53,7 +61,7 @@ def get_ready(say: Callable[[str], None], calls: Sequence[tuple[Any, tuple[objec
         calls: functions that `compiled` returned, each with arguments of the types it will be called with.
     """
     where = f"not kept, as {no_cache_because}" if no_cache_because else "kept for later runs"
-    line = f"compiling the update for this machine, some 15 s, {where}"
+    line = f"compiling the update for this machine, half a minute, {where}"
     with numba_events.install_listener("numba:compile", _listener(lambda: say(line))):
         for function, arguments in calls:
             function.compile(tuple(numba.typeof(argument) for argument in arguments))
