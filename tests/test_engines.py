@@ -395,7 +395,8 @@ agent, rng = TD3(3, 1, TD3Config(hidden=(16, 16)), np.random.default_rng(0)), np
 engine = Fused(agent)
 draw = lambda *shape: rng.standard_normal(shape, np.float32)
 for _ in range(20):
-    engine.update(Batch(draw(32, 3), draw(32, 3), np.tanh(draw(32, 1)), draw(32), np.zeros(32, np.float32)), draw(32, 1))
+    batch = Batch(draw(32, 3), draw(32, 3), np.tanh(draw(32, 1)), draw(32), np.zeros(32, np.float32))
+    engine.update(batch, draw(32, 1))
 print(hashlib.sha256(engine._weights.tobytes()).hexdigest())
 """
 

@@ -375,3 +375,10 @@ def test_a_file_may_import_its_neighbours(tmp_path):
     assert spaces_of(make(f"{tmp_path}/mine.py:Mine"), "Mine").obs_size == 4
     with pytest.raises(EnvRefused, match="Walk, Mine"):
         make(f"{tmp_path}/mine.py:Yours")
+
+
+@pytest.mark.parametrize(("env", "follows"), [("HalfCheetah-v5", True), ("InvertedPendulum-v5", False)])
+def test_the_camera_follows_a_robot_that_runs_away(env, follows):
+    made = make(env, render=True)
+    assert (made.unwrapped.mujoco_renderer.camera_id >= 0) == follows
+    made.close()

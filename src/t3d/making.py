@@ -29,7 +29,9 @@ _FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
 _EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "pybullet": "bullet"}
 # Suites that register their ids only once they are imported, by what their ids have in common.
 _SUITES = {"BulletEnv-v": "pybullet_envs_gymnasium"}
-_VIDEO_SIZE = {"width": 480, "height": 360}
+# Gymnasium 1.4 films with a camera that stands still unless it is told otherwise; a model without a camera of this name
+# is filmed by that one.
+_VIDEO = {"width": 480, "height": 360, "camera_name": "track"}
 
 
 def make(env: str, *, render: bool = False) -> Env:
@@ -53,7 +55,7 @@ def make(env: str, *, render: bool = False) -> Env:
             _import_module(module)
         entry = _import_entry(env_id, render)
         if render and entry.startswith("gymnasium.envs.mujoco"):
-            options |= _VIDEO_SIZE
+            options |= _VIDEO
         with quiet_pybullet():
             return gym.make(env_id, disable_env_checker=True, **options)
     except EnvRefused:
