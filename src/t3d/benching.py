@@ -53,7 +53,7 @@ def bench(env: str, config: Config, engines: tuple[str, ...] = ("eager", "fused"
     """Measure updates, then training, of each engine; updates and floor in turns, so that all meet the same machine.
 
     Args:
-        env: which environment, as for `envs.make`.
+        env: which environment, as for `making.make`.
         config: sizes, threads and everything else; its `engine` is replaced by each of `engines`.
         engines: their names.
     """

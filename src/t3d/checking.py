@@ -40,7 +40,7 @@ def check(env: str, steps: int = 1_000) -> list[Finding]:
     """Look at an environment as a trainer would.
 
     Args:
-        env: which, as for `envs.make`.
+        env: which, as for `making.make`.
         steps: random steps to take.
 
     Raises:

@@ -37,7 +37,7 @@ def evaluate(act: Act, env: str, *, episodes: int, seed: int, fresh: bool) -> Ev
 
     Args:
         act: from obs (1, S) to actions (1, A) in [-1, 1]: an agent's or a policy's.
-        env: which environment, as for `envs.make`.
+        env: which environment, as for `making.make`.
         episodes: how many.
         seed: the run's seed; the evaluation's own follow from it and touch none of the training's.
         fresh: make the instance anew for every episode.

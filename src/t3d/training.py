@@ -38,7 +38,7 @@ class Trainer:
     """Own everything that learning needs: environments, replay memory, agent and random streams.
 
     Args:
-        env: which environment, as for `envs.make`.
+        env: which environment, as for `making.make`.
         config: how to train.
 
     Raises:

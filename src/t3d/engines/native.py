@@ -58,7 +58,7 @@ def get_ready(say: Callable[[str], None], calls: Sequence[tuple[Any, tuple[objec
 
     Args:
         say: told in one line if compiling begins, as it takes some seconds.
-        calls: functions that `compiled` returned, each with arguments of the types it will be called with.
+        calls: functions that `entry` returned, each with arguments of the types it will be called with.
     """
     where = f"not kept, as {no_cache_because}" if no_cache_because else "kept for later runs"
     line = f"compiling the update for this machine, half a minute, {where}"

@@ -25,7 +25,7 @@ def film(env: str, policy_file: Path, out: Path, *, seed: int, frames: int) -> N
     """Write a video of the first evaluation episode.
 
     Args:
-        env: which environment, as for `envs.make`.
+        env: which environment, as for `making.make`.
         policy_file: a policy's .safetensors.
         out: the mp4 to write.
         seed: the run's seed.

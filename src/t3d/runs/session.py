@@ -30,7 +30,7 @@ class Session:
     """Train once, in a run folder.
 
     Args:
-        env: which environment, as for `envs.make`.
+        env: which environment, as for `making.make`.
         choice: preset and configuration.
         out: the run folder; None takes the usual place.
 
