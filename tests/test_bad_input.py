@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import t3d
+from t3d import sealed
 from t3d.cli.main import run
 from t3d.making import make
 from t3d.runs import session
@@ -196,6 +197,9 @@ def test_folders_that_are_no_runs(capsys, folder):
             assert "this is not a run folder" in refused(capsys, folder, command, name)
         for text in ("", "{", "[]", '{"format": 9}', '{"format": 1, "env": "x", "config": {}}', "\xff", "[" * 9_999):
             config.write_text(text, encoding="latin-1")
+            assert "config.json " in refused(capsys, folder, command, "broken")
+        for content in ({}, {"format": 9}, {"format": 1, "env": "x", "config": {}}):
+            config.write_bytes(sealed.seal(content))
             assert "config.json cannot be read" in refused(capsys, folder, command, "broken")
         config.write_text(" " * (1 << 20) + " ")
         assert "too large" in refused(capsys, folder, command, "broken")
@@ -314,9 +318,9 @@ def test_ctrl_c_saves_and_exits_with_130(folder):
     os.kill(child.pid, signal.SIGINT)
     _, err = child.communicate()
     assert child.returncode == 130, err
-    assert "t3d: interrupted" in err
+    assert "t3d: stopped by SIGINT" in err
     assert "its last policy is run/policy/last.safetensors" in err
     assert "Traceback" not in err
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert rows[-1]["what"] == "interrupted"
+    assert rows[-1]["what"] == "stopped by SIGINT"
     assert t3d.load(folder / "run" / "policy" / "last.safetensors").info.env_steps == rows[-1]["env_steps"] > 100

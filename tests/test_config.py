@@ -14,6 +14,7 @@ from t3d import envs, presets
 from t3d.config import Config, TD3Config
 from t3d.errors import ConfigRefused
 from t3d.presets import Choice
+from t3d.runs import checkpoints
 from t3d.runs.session import Session
 from t3d.training import Trainer
 
@@ -112,6 +113,26 @@ def log_every_many_steps(folder, monkeypatch):
     assert [row["env_steps"] for row in rows(folder / "25", "update", log_every=25)] == [25, 40]
 
 
+def commits(monkeypatch, path, **options):
+    """Return the env steps at which a run of 40 steps made checkpoints."""
+    made, commit = [], checkpoints.commit
+    monkeypatch.setattr(checkpoints, "commit", lambda *args: made.append(args[1]) or commit(*args))
+    rows(path, "update", **options)
+    monkeypatch.undo()
+    return made
+
+
+def checkpoint_every_many_steps(folder, monkeypatch):
+    assert commits(monkeypatch, folder / "9", checkpoint_every=9) == [9, 18, 27, 36, 40]
+    assert commits(monkeypatch, folder / "40", checkpoint_every=1_000) == [40]
+    # Slots must be on disk before a small memory goes round.
+    assert commits(monkeypatch, folder / "ring", checkpoint_every=1_000, buffer_size=31) == [15, 30, 40]
+
+
+def checkpoint_seconds_pass_at_most(folder, monkeypatch):
+    assert commits(monkeypatch, folder / "1", checkpoint_seconds=1e-9) == [*range(41), 40]
+
+
 def fresh_envs_are_made_for_every_episode(folder, monkeypatch):
     made, make = [], envs.make
     monkeypatch.setattr(envs, "make", lambda env: made.append(env) or make(env))
@@ -189,6 +210,8 @@ BEHAVES = {
     "eval_every": eval_every_many_steps,
     "eval_episodes": eval_episodes_are_played,
     "log_every": log_every_many_steps,
+    "checkpoint_every": checkpoint_every_many_steps,
+    "checkpoint_seconds": checkpoint_seconds_pass_at_most,
     "fresh_envs": fresh_envs_are_made_for_every_episode,
     "device": device_is_where_the_networks_live,
     "engine": engine_runs_the_updates,
@@ -229,6 +252,8 @@ IMPOSSIBLE = {
     "eval_every": [0],
     "eval_episodes": [0],
     "log_every": [0],
+    "checkpoint_every": [0, 1.5],
+    "checkpoint_seconds": [0.0, -1.0, NAN],
     "device": ["tpu", "", "cuda:", "cuda:x", "cuda:-1", "CPU", "cpu:0"],
     "engine": ["", "jax"],
     "threads": [0],

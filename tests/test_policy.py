@@ -12,11 +12,12 @@ import safetensors.torch
 import torch
 
 import t3d
+from t3d import sealed
 from t3d.config import TD3Config
 from t3d.envs import Envs
 from t3d.making import Spaces
 from t3d.policy import Policy
-from t3d.runs.folder import save_policy
+from t3d.runs import disk, folder
 from t3d.td3 import TD3
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
@@ -25,11 +26,24 @@ LOW, HIGH = np.float32([0, -0.4, -2]), np.float32([1, 0.4, 2])
 OBS = np.random.default_rng(0).normal(0, 3, (5, 4))
 
 
-def saved(folder, which="best", obs_shape=(4,), action_shape=(3,)):
-    """Save a fresh actor as `folder`'s policy. Return the agent."""
+def saved(path, which="best", obs_shape=(4,), action_shape=(3,)):
+    """Save a fresh actor as the policy of a run folder. Return the agent."""
     agent = TD3(4, 3, TD3Config(hidden=HIDDEN), np.random.default_rng(7))
-    save_policy(folder, which, agent, "Own-v0", Spaces(obs_shape, action_shape, LOW, HIGH), 123, -4.5)
+    write_policy(path, which, agent, "Own-v0", Spaces(obs_shape, action_shape, LOW, HIGH), 123, -4.5)
     return agent
+
+
+def write_policy(path, *args):
+    for file, content in folder.policy_files(path, *args).items():
+        disk.make_folder(file.parent)
+        disk.replace(file, content)
+
+
+def change_json(file, change):
+    """Change a sealed file as somebody would who knows how it is sealed."""
+    fields = {**json.loads(file.read_text()), **change}
+    del fields["sha256"]
+    file.write_text(json.dumps({**fields, "sha256": sealed._checksum_of(fields)}))
 
 
 def test_one_observation_and_a_batch(tmp_path):
@@ -114,7 +128,7 @@ def test_predict_follows_the_convention_of_stable_baselines3(tmp_path):
 def test_a_run_folder_gives_its_best_and_a_file_itself(tmp_path):
     saved(tmp_path, "best")
     last = TD3(4, 3, TD3Config(hidden=HIDDEN), np.random.default_rng(8))
-    save_policy(tmp_path, "last", last, "Own-v0", Spaces((4,), (3,), LOW, HIGH), 200, None)
+    write_policy(tmp_path, "last", last, "Own-v0", Spaces((4,), (3,), LOW, HIGH), 200, None)
     best, last = t3d.load(str(tmp_path)), t3d.load(tmp_path / "policy" / "last.safetensors")
     assert isinstance(best, Policy)
     assert (best.info.env_steps, best.info.return_mean, best.info.env) == (123, -4.5, "Own-v0")
@@ -166,7 +180,7 @@ def test_a_json_cut_short_anywhere_is_refused(policy_dir):
     whole = file.read_bytes()
     for length in range(len(whole.rstrip())):
         file.write_bytes(whole[:length])
-        assert "description cannot be read" in load_refused(policy_dir), whole[:length]
+        assert "best.json cannot be read" in load_refused(policy_dir), whole[:length]
 
 
 def test_weights_cut_short_are_refused(policy_dir):
@@ -193,7 +207,10 @@ def test_other_weights_are_refused(policy_dir):
     ):
         safetensors.torch.save_file(wrong, file)
         assert "weights do not fit" in load_refused(policy_dir)
+        change_json(policy_dir / "best.json", {"weights_sha256": sealed.checksum(file.read_bytes())})
+        assert "weights do not fit" in load_refused(policy_dir)
     safetensors.torch.save_file({**weights, name: torch.full_like(weights[name], float("nan"))}, file)
+    change_json(policy_dir / "best.json", {"weights_sha256": sealed.checksum(file.read_bytes())})
     assert "not finite" in load_refused(policy_dir)
 
 
@@ -246,8 +263,7 @@ def test_pickles_are_not_executed(policy_dir, monkeypatch, name):
     ids=lambda change: str(change)[:40],
 )
 def test_impossible_descriptions_are_refused_without_allocating(policy_dir, change, monkeypatch):
-    file = policy_dir / "best.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    change_json(policy_dir / "best.json", change)
 
     def mlp(*sizes):
         raise AssertionError(f"a network of {sizes} would have been built")
@@ -262,14 +278,14 @@ def test_impossible_descriptions_are_refused_without_allocating(policy_dir, chan
 )
 def test_json_that_is_no_description_is_refused(policy_dir, text):
     (policy_dir / "best.json").write_text(text, encoding="latin-1")
-    assert "description cannot be read" in load_refused(policy_dir)
+    assert "cannot be read" in load_refused(policy_dir) or text == "{}"
 
 
 def test_a_missing_field_is_named(policy_dir):
     file = policy_dir / "best.json"
-    fields = json.loads(file.read_text())
+    fields = {k: v for k, v in json.loads(file.read_text()).items() if k != "sha256"}
     for name in fields:
-        file.write_text(json.dumps({k: v for k, v in fields.items() if k != name}))
+        file.write_bytes(sealed.seal({k: v for k, v in fields.items() if k != name}))
         assert name in load_refused(policy_dir)
 
 

@@ -67,7 +67,8 @@ def trained(tmp_path_factory):
 
 
 def test_the_folder_is_what_the_design_says(trained):
-    assert {path.name for path in trained.iterdir()} == {"config.json", "metrics.jsonl", "policy", "tensorboard"}
+    always = {"config.json", "metrics.jsonl", "policy", "tensorboard", "checkpoints", "replay", "lock"}
+    assert {path.name for path in trained.iterdir()} == always
     files = {"best.safetensors", "best.json", "last.safetensors", "last.json"}
     assert {path.name for path in (trained / "policy").iterdir()} == files
 
@@ -213,11 +214,9 @@ def test_random_actions_last_as_long_as_asked_and_updates_begin_right_after():
     trainer = Trainer(f"{OWN}:Walk", Config().with_values({**SMALL, "exploration_noise": 0.0}))
     first_random = []
     for step in range(102):
-        action = trainer._action()
+        action = trainer._action = trainer._draw_action()
         first_random.append(not np.allclose(action, trainer.agent.act(trainer.envs.obs), atol=1e-5))
-        trainer._action = lambda action=action: action
         trainer.step()
-        del trainer._action
         assert trainer.agent.updates == max(0, step + 1 - 100)
     assert first_random == [True] * 100 + [False] * 2
 

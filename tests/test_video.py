@@ -81,7 +81,7 @@ def test_where_nothing_can_draw_one_line_says_so(monkeypatch, capsys):
     assert last.startswith("no video    nothing on this machine could draw the environment | got: ")
     assert "MUJOCO_GL=nonsense" in last
     assert "unset MUJOCO_GL" in last
-    monkeypatch.setattr(film, "_run", lambda command, variables: "its last words")
+    monkeypatch.setattr(film, "_run", lambda command, variables, between: "its last words")
     assert run(["video", "runs/InvertedPendulum-v5/pendulum-s0"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("no video: nothing on this machine could draw the environment | got: its last words (")

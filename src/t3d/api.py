@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from t3d import presets
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
@@ -14,6 +14,7 @@ from t3d.policy import PolicyInfo, load
 from t3d.runs import folder
 from t3d.runs.film import film
 from t3d.runs.session import Session
+from t3d.runs.signals import Signals
 
 
 class Run(NamedTuple):
@@ -32,6 +33,7 @@ def train(
     *,
     preset: str | None = None,
     out: str | Path | None = None,
+    resume: Literal["no", "auto"] = "no",
     video: bool = True,
     video_frames: int = 300,
     **options: Any,
@@ -42,6 +44,7 @@ def train(
         env: a registered id, `module:Id`, or `path/to/file.py:Class`.
         preset: named set of options; None takes the environment's.
         out: the run folder; None takes runs/<env>/<preset>-s<seed>.
+        resume: auto continues the run in that folder, if there is one.
         video: film the best policy at the end.
         video_frames: at most so many.
         options: any option of `Config` and `TD3Config`, by its name.
@@ -49,28 +52,66 @@ def train(
     Raises:
         Refused: before anything began.
         Failed: while running; what was learned is saved.
+        Stopped: a signal asked for it; what was learned is saved. It is a KeyboardInterrupt.
     """
     refuse_below_one("video_frames", video_frames)
-    session = Session(env, presets.choose(env, preset, options), Path(out) if out else None)
+    refuse_unknown_resume(resume)
+    choice = presets.choose(env, preset, options)
+    session = Session(env, choice, Path(out) if out else None, resume=resume == "auto")
     with closing(session.run()) as rows:
         for _ in rows:
             pass
     return finish(session, video=video, video_frames=video_frames)
 
 
+def resume(run: Path, *, env: str | None = None, steps: int | None = None) -> Session:
+    """Return the session that continues a run from its newest checkpoint; a finished one has nothing left to do.
+
+    Args:
+        run: the run folder.
+        env: the environment; None takes the recorded one, if an installed suite registers it.
+        steps: go on for longer than was planned; None goes on to what was.
+
+    Raises:
+        RunRefused: it is not a run folder, or nothing in it can be continued.
+    """
+    folder.refuse_links(run)
+    info = folder.read_config(run)
+    config = info.config if steps is None else info.config.with_values({"steps": steps})
+    choice = presets.Choice(info.preset, config, "as recorded")
+    return Session(_environment(info.env, env), choice, run, resume=True)
+
+
+def refuse_unknown_resume(resume: str) -> None:
+    """Refuse another word than no and auto.
+
+    Raises:
+        ConfigRefused: it is one.
+    """
+    if resume not in ("no", "auto"):
+        raise ConfigRefused("resume is impossible", got=f"resume = {resume}", expected="no or auto")
+
+
 def finish(session: Session, *, video: bool, video_frames: int) -> Run:
     """Film the best policy of a session that has run to its end, and sum the run up.
 
     A machine that cannot draw has still trained: the reason stands in the result, nothing is raised.
+
+    Raises:
+        Stopped: a signal asked for it while it was being filmed; the run itself is complete.
     """
-    assert session.best is not None and session.last is not None
+    progress = session.progress
+    assert progress.best is not None and progress.last is not None
+    there = _video_path(session.path, "best")
     filmed, problem = None, None
-    if video:
+    if video and session.had_ended and there.is_file():
+        filmed = there
+    elif video:
         try:
             filmed = film_run(session.path, "best", frames=video_frames, env=session.env)
         except VideoFailed as error:
             problem = error
-    return Run(session.path, session.best, session.best_env_steps, session.last, filmed, problem)
+    return Run(session.path, progress.best, progress.best_env_steps, progress.last, filmed, problem)
 
 
 def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> Path:
@@ -87,14 +128,21 @@ def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> P
 
     Raises:
         VideoFailed: nothing on this machine can draw it.
+        Stopped: a signal asked for it.
         RunRefused: it is not a run folder, has no such policy, or was trained in another environment.
     """
     refuse_below_one("video_frames", frames)
     info = folder.read_config(run)
     weights = folder.policy_path(run, which)
-    video = run / "video" / f"{which}.mp4"
-    film(_environment(info.env, env), weights, video, seed=info.config.seed, frames=frames)
+    video = _video_path(run, which)
+    name = _environment(info.env, env)
+    with Signals() as signals:
+        film(name, weights, video, seed=info.config.seed, frames=frames, between=signals.stop_here)
     return video
+
+
+def _video_path(run: Path, which: str) -> Path:
+    return run / "video" / f"{which}.mp4"
 
 
 def evaluate_run(
@@ -120,13 +168,15 @@ def evaluate_run(
     policy = load(folder.policy_path(run, which))
     name = _environment(info.env, env)
     _refuse_other_spaces(policy.info, name)
-    seen = evaluate(
-        policy.act,
-        name,
-        episodes=episodes,
-        seed=info.config.seed,
-        fresh=info.config.fresh_envs,
-    )
+    with Signals() as signals:
+        seen = evaluate(
+            policy.act,
+            name,
+            episodes=episodes,
+            seed=info.config.seed,
+            fresh=info.config.fresh_envs,
+            between=signals.stop_here,
+        )
     return seen, policy.info.env_steps
 
 

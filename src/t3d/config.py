@@ -96,6 +96,10 @@ class Config:
     """Episodes per evaluation."""
     log_every: int = 1_000
     """Env steps between two update lines in metrics.jsonl."""
+    checkpoint_every: int = 10_000
+    """Env steps between two checkpoints; a signal, an environment's failure and the end make one too."""
+    checkpoint_seconds: float = 60.0
+    """Seconds after which there is one in any case."""
     fresh_envs: bool = False
     """Make the environment anew for every episode, for those that carry traces from one into the next."""
     device: str = "cpu"
@@ -124,6 +128,8 @@ class Config:
         _require(self.eval_every >= 1, "eval_every", self.eval_every, "1 or above")
         _require(self.eval_episodes >= 1, "eval_episodes", self.eval_episodes, "1 or above")
         _require(self.log_every >= 1, "log_every", self.log_every, "1 or above")
+        _require(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, "1 or above")
+        _require(self.checkpoint_seconds > 0, "checkpoint_seconds", self.checkpoint_seconds, "above 0")
         _require(
             re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None,
             "device",

@@ -5,7 +5,7 @@ Inside this file actions are in the environment's own units; everywhere else the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,11 +79,22 @@ class Envs:
 
         Args:
             ended: (N,). The other environments are left as they are.
+
+        Raises:
+            EnvFailed: an environment raised, or gave what it may not; the next call begins the same episodes.
         """
-        self.obs = self.obs.copy()
+        self._episode[ended] += 1
+        self._return[ended], self._length[ended] = 0.0, 0
+        try:
+            obs = self._reset(ended)
+        except EnvFailed:
+            self._episode[ended] -= 1
+            raise
+        self.obs = obs
+
+    def _reset(self, ended: NDArray[np.bool_]) -> NDArray[np.float32]:
+        new_obs = self.obs.copy()
         for i in np.flatnonzero(ended).tolist():
-            self._episode[i] += 1
-            self._return[i], self._length[i] = 0.0, 0
             try:
                 with quiet_pybullet():
                     if self._fresh and self._episode[i] > 0:
@@ -92,8 +103,9 @@ class Envs:
                     obs, _ = self._envs[i].reset(seed=self._seed_of(i, int(self._episode[i])))
             except Exception as error:
                 raise self._raised(error, i, "reset", None) from error
-            self.obs[i] = self._numbers("observation", obs, self.spaces.obs_shape, i, None).reshape(-1)
-        self._refuse_non_finite("observation", self.obs, None)
+            new_obs[i] = self._numbers("observation", obs, self.spaces.obs_shape, i, None).reshape(-1)
+        self._refuse_non_finite("observation", new_obs, None)
+        return new_obs
 
     def step(self, action: NDArray[np.float32]) -> Step:
         """Act once in every environment.
@@ -129,6 +141,62 @@ class Envs:
             if terminated[i] or truncated[i]
         ]
         return Step(reward, terminated, truncated, next_obs, episodes)
+
+    def facts(self) -> dict[str, Any]:
+        """Return where the episodes stand; with `obs`, the seeds and the actions played it is all there is to know."""
+        return {
+            "env_steps": self.env_steps,
+            "episode": self._episode.tolist(),
+            "return": self._return.tolist(),
+            "length": self._length.tolist(),
+        }
+
+    def restore(
+        self, facts: Mapping[str, Any], obs: NDArray[np.float32], played: Sequence[NDArray[Any] | None]
+    ) -> list[str | None]:
+        """Bring every environment to where another of the same name and seeds stood.
+
+        It needs no help of the environment: a new instance is reset with the episode's seed and plays the episode's
+        actions again, and everything it answers is compared to the bit with what was stored.
+
+        Args:
+            facts: what `facts` returned then.
+            obs: (N, S) what `obs` was.
+            played: of each environment the slots of its unfinished episode (fields of `replay.slot_dtype`);
+                None where the episode was over.
+
+        Returns:
+            Of each environment None, or what it did not do again; its episode is not to be continued then.
+        """
+        self.env_steps = facts["env_steps"]
+        self._episode[:], self._return[:], self._length[:] = facts["episode"], facts["return"], facts["length"]
+        self.obs = obs.copy()
+        differs = [None if rows is None else self._play_again(i, rows) for i, rows in enumerate(played)]
+        return [
+            None if what is None else f"environment {i}, episode {self._episode[i]}, {what}"
+            for i, what in enumerate(differs)
+        ]
+
+    def _play_again(self, i: int, rows: NDArray[Any]) -> str | None:
+        """Play an unfinished episode again. Return what was different, None if nothing was."""
+        if len(rows) != self._length[i]:
+            return f"its first {self._length[i] - len(rows):,} steps are not on disk"
+        scaled = to_env_units(rows["action"], self.spaces.action_low, self.spaces.action_high)
+        try:
+            self._envs[i].close()
+            with quiet_pybullet():
+                self._envs[i] = make(self.name)
+                obs, _ = self._envs[i].reset(seed=self._seed_of(i, int(self._episode[i])))
+            for k, (row, action) in enumerate(zip(rows, scaled, strict=True)):
+                if np.asarray(obs, np.float32).tobytes() != row["obs"].tobytes():
+                    return f"step {k}: another observation"
+                obs, reward, terminated, truncated, _ = self._envs[i].step(action.reshape(self.spaces.action_shape))
+                if np.float32(reward).tobytes() != row["reward"].tobytes() or terminated or truncated:
+                    return f"step {k + 1}: another reward, or an end"
+            same = np.asarray(obs, np.float32).tobytes() == self.obs[i].tobytes()
+        except Exception as error:  # noqa: BLE001 - whatever it raises, it is not the same as before
+            return f"{type(error).__name__}: {error}"
+        return None if same else f"step {len(rows)}: another observation"
 
     def close(self) -> None:
         """Close every environment."""

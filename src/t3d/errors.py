@@ -8,7 +8,11 @@ T3DError
 └── Failed               while running; what was learned is saved; the command exits with 1
     ├── EnvFailed        the environment raised, or returned what it may not
     ├── Diverged         the networks' numbers are no longer finite
+    ├── SaveFailed       the run's state could not be written
     └── VideoFailed      nothing on this machine could draw the environment
+
+KeyboardInterrupt
+└── Stopped              a signal asked for it, and what was learned is saved; the command exits with 128 + its number
 """
 
 from __future__ import annotations
@@ -64,8 +68,25 @@ class EnvFailed(Failed):
 
 
 class Diverged(Failed):
-    """Report losses that are no longer finite."""
+    """Report losses or weights that are no longer finite."""
+
+
+class SaveFailed(Failed):
+    """Report a state that could not be written, or not to the end."""
 
 
 class VideoFailed(Failed):
     """Report that nothing on this machine could draw the environment."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Stop because of a signal, between two steps.
+
+    Args:
+        signal: its name.
+        exit_code: what the command exits with.
+    """
+
+    def __init__(self, signal: str, exit_code: int) -> None:
+        super().__init__(f"stopped by {signal}")
+        self.exit_code = exit_code

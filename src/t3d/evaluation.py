@@ -32,7 +32,9 @@ class Evaluation(NamedTuple):
         return float(np.std(self.returns))
 
 
-def evaluate(act: Act, env: str, *, episodes: int, seed: int, fresh: bool) -> Evaluation:
+def evaluate(
+    act: Act, env: str, *, episodes: int, seed: int, fresh: bool, between: Callable[[], None] = lambda: None
+) -> Evaluation:
     """Play episodes in an environment made anew; episode k has the same seed at every evaluation of a run.
 
     Args:
@@ -41,12 +43,13 @@ def evaluate(act: Act, env: str, *, episodes: int, seed: int, fresh: bool) -> Ev
         episodes: how many.
         seed: the run's seed; the evaluation's own follow from it and touch none of the training's.
         fresh: make the instance anew for every episode.
+        between: called between two steps; what it raises ends the evaluation.
 
     Raises:
         EnvFailed: the environment raised, or gave what it may not.
     """
     envs = Envs(env, 1, lambda _, episode: evaluation_seed(seed, episode), fresh, "evaluation")
-    step = partial(_step_to_end, act, envs)
+    step = partial(_step_to_end, act, envs, between)
     try:
         ended = [step(last=k == episodes - 1) for k in range(episodes)]
     finally:
@@ -54,9 +57,9 @@ def evaluate(act: Act, env: str, *, episodes: int, seed: int, fresh: bool) -> Ev
     return Evaluation([e[0] for e in ended], [e[1] for e in ended])
 
 
-def _step_to_end(act: Act, envs: Envs, last: bool) -> tuple[float, int]:
+def _step_to_end(act: Act, envs: Envs, between: Callable[[], None], last: bool) -> tuple[float, int]:
     while not (ended := envs.step(act(envs.obs)).episodes):
-        pass
+        between()
     if not last:
         envs.reset(np.ones(1, bool))
     return ended[0].episode_return, ended[0].length

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import asdict, dataclass
 from operator import index
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -17,13 +15,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from t3d import sealed
 from t3d.encoders import mlp
 from t3d.errors import RunRefused
 
 FORMAT = 1
-_MAX_JSON_BYTES = 1 << 20
 _MAX_SIZES = 100
-_MAX_WEIGHTS_BYTES = 1 << 30
+_MAX_HEADER_BYTES = 1 << 16
 
 
 def to_env_units(
@@ -56,6 +54,7 @@ class PolicyInfo:
     layer_norm: bool
     env_steps: int
     return_mean: float | None
+    weights_sha256: str
     format: int = FORMAT
 
     @property
@@ -70,9 +69,9 @@ class PolicyInfo:
         linear = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
         return linear + (2 * sum(self.hidden) if self.layer_norm else 0)
 
-    def to_json(self) -> str:
-        """Return this as JSON text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+    def to_json(self) -> bytes:
+        """Return this as sealed JSON text."""
+        return sealed.seal(asdict(self))
 
 
 class Policy:
@@ -143,9 +142,13 @@ def load(path: str | Path) -> Policy:
     if weights_path.is_dir():
         weights_path = weights_path / "policy" / "best.safetensors"
     info = _read_info(weights_path.with_suffix(".json"))
-    _refuse_unless_file(weights_path, _MAX_WEIGHTS_BYTES)
+    # Before anything is read: a small description cannot make anybody take much memory, nor a large file.
+    _refuse_unless_file(weights_path, 4 * info.weights + _MAX_HEADER_BYTES)
     try:
-        weights = safetensors.torch.load_file(weights_path)
+        content = weights_path.read_bytes()
+        if (found := sealed.checksum(content)) != info.weights_sha256:
+            raise RuntimeError(f"checksum {found}, not {info.weights_sha256}")
+        weights = safetensors.torch.load(content)
         # Compared before the network is built: a description alone makes nobody allocate.
         if sum(weight.numel() for weight in weights.values()) != info.weights:
             raise RuntimeError(f"{sum(weight.numel() for weight in weights.values()):,} weights, not {info.weights:,}")
@@ -159,7 +162,7 @@ def load(path: str | Path) -> Policy:
             got=f"{weights_path}: {error}",
             expected=f"an actor with {info.obs_size} inputs, hidden layers {list(info.hidden)}, "
             f"{len(info.action_low)} outputs",
-            do="copy both files of the policy again",
+            do="copy both files of the policy again; if the run was killed, t3d resume writes them anew",
         ) from error
     return Policy(body.requires_grad_(False), info)
 
@@ -181,9 +184,9 @@ def _refuse_unless_file(path: Path, max_bytes: int) -> None:
 
 
 def _read_info(path: Path) -> PolicyInfo:
-    _refuse_unless_file(path, _MAX_JSON_BYTES)
+    _refuse_unless_file(path, sealed.MAX_BYTES)
+    fields = sealed.unseal(path)
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
         info = PolicyInfo(
             env=str(fields["env"]),
             obs_shape=tuple(index(n) for n in fields["obs_shape"]),
@@ -194,6 +197,7 @@ def _read_info(path: Path) -> PolicyInfo:
             layer_norm=bool(fields["layer_norm"]),
             env_steps=index(fields["env_steps"]),
             return_mean=None if fields["return_mean"] is None else float(fields["return_mean"]),
+            weights_sha256=str(fields["weights_sha256"]),
             format=index(fields["format"]),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:

@@ -11,6 +11,7 @@ the slot after it, and an episode's end takes one extra slot for its final obser
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,13 +74,19 @@ class Replay:
         self._obs, self._action = self._slots["obs"], self._slots["action"]
         self._reward, self._ended = self._slots["reward"], self._slots["ended"]
         self._n_envs = n_envs
-        self._head = [-1] * n_envs  # each ring's open slot, counted from its start
-        self._filled = 0  # slots ever written, of the ring that has written most
+        self.written = [0] * n_envs  # slots that each stream has ever opened; the last of them is still open
+        self._filled = 0  # slots in use, of the ring that has written most
         self._transitions = 0
 
     def __len__(self) -> int:
         """Return how many transitions can be sampled."""
         return self._transitions
+
+    @property
+    def slot(self) -> np.dtype[Any]:
+        """Return the layout of one slot."""
+        layout: np.dtype[Any] = self._slots.dtype
+        return layout
 
     @property
     def full_bytes(self) -> int:
@@ -113,8 +120,8 @@ class Replay:
             truncated: (N,) the episode was cut here, by a time limit say.
             next_obs: (N, S) the true next observation, also at an episode's end.
         """
-        for env, head in enumerate(self._head):
-            slot = env * self._ring + head
+        for env, written in enumerate(self.written):
+            slot = env * self._ring + (written - 1) % self._length
             self._action[slot] = action[env]
             self._reward[slot] = reward[env]
             # A fall on the very step of the time limit is still a fall: terminated wins over truncated.
@@ -123,7 +130,8 @@ class Replay:
         self._transitions += self._n_envs
 
     def _open(self, env: int, obs: NDArray[np.float32]) -> None:
-        head = self._head[env] = (self._head[env] + 1) % self._length
+        head = self.written[env] % self._length
+        self.written[env] += 1
         slot = env * self._ring + head
         self._transitions -= int(self._ended[slot] != NOTHING)  # the oldest makes room
         self._obs[slot] = obs
@@ -173,3 +181,33 @@ class Replay:
             reward=slots["reward"],
             terminated=(slots["ended"] == TERMINATED).astype(np.float32),
         )
+
+    # For whoever saves and restores it. A position counts a stream's slots from its first one.
+
+    def oldest(self, env: int) -> int:
+        """Return the position of a stream's oldest slot that is still here."""
+        return max(0, self.written[env] - self._length)
+
+    def rows(self, env: int, start: int, stop: int) -> NDArray[Any]:
+        """Return a copy of a stream's slots from position start up to stop; all of them must still be here."""
+        assert self.oldest(env) <= start <= stop <= self.written[env], (env, start, stop)
+        return self._slots[env * self._ring + np.arange(start, stop) % self._length]
+
+    def restore(self, written: Sequence[int], rows: Sequence[NDArray[Any]], obs: NDArray[np.float32]) -> None:
+        """Make this new memory what another was.
+
+        Args:
+            written: what it had written.
+            rows: of each stream the slots just before its open one; all the other still held, or more.
+            obs: (N, S) the observations in the open slots.
+        """
+        assert self.written == [0] * self._n_envs, "only a new memory can be restored"
+        for env, (count, all_rows) in enumerate(zip(written, rows, strict=True)):
+            kept = all_rows[max(0, len(all_rows) - (self._length - 1)) :]
+            ring = self._slots[env * self._ring : (env + 1) * self._ring]
+            ring[(count - 1 - len(kept) + np.arange(len(kept))) % self._length] = kept
+            ring["obs"][self._length] = ring["obs"][0]
+            self._transitions += int(np.count_nonzero(kept["ended"]))
+            self._filled = max(self._filled, min(count, self._length))
+            self.written[env] = count - 1
+            self._open(env, obs[env])

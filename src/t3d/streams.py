@@ -6,7 +6,9 @@ shift a single draw, and a device cannot change one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +40,15 @@ class Streams:
             index=np.random.default_rng(_sequence(seed, _INDEX)),
             target_noise=np.random.default_rng(_sequence(seed, _TARGET_NOISE)),
         )
+
+    def facts(self) -> dict[str, Any]:
+        """Return where every stream stands, as JSON can hold it."""
+        return {name: generator.bit_generator.state for name, generator in vars(self).items()}
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Put every stream where `facts` said it stood."""
+        for name, generator in vars(self).items():
+            generator.bit_generator.state = facts[name]
 
 
 def episode_seed(seed: int, env: int, episode: int) -> int:

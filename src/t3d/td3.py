@@ -178,13 +178,22 @@ class TD3:
             "critic_target": self.critic_target,
         }
 
-    def is_finite(self) -> bool:
-        """Return whether every weight is a finite number."""
-        return all(
-            bool(torch.isfinite(weight).all())
-            for network in self.networks().values()
-            for weight in network.parameters()
-        )
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything the agent has learned, by name: weights, targets and Adam's moments; not copies."""
+        found = {
+            f"{name}.{weight_name}": weight.detach()
+            for name, network in self.networks().items()
+            for weight_name, weight in network.named_parameters()
+        }
+        for name, optimizer in (("actor", self.actor_optimizer), ("critic", self.critic_optimizer)):
+            for weight_name, weight in self.networks()[name].named_parameters():
+                state = optimizer.state[weight]
+                # What Adam itself begins with at its first step.
+                state.setdefault("step", torch.zeros((), device=self.device))
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    state.setdefault(moment, torch.zeros_like(weight))
+                found |= {f"{name}_adam.{weight_name}.{part}": tensor for part, tensor in state.items()}
+        return found
 
     @torch.no_grad()
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +63,8 @@ class Trainer:
         self.chosen = choose(config.engine, self.agent, self.threads)
         self.engine = self.chosen.engine
         self._seen: list[UpdateInfo] = []
+        self._ended = np.zeros(config.n_envs, bool)  # whose episode is over and whose next has not begun
+        self._action: NDArray[np.float32] | None = None  # drawn, and not played to the end: an environment failed
 
     @property
     def env_steps(self) -> int:
@@ -75,20 +78,27 @@ class Trainer:
             The episodes that ended with this step.
 
         Raises:
-            EnvFailed: an environment raised or gave a non-finite number; nothing of that step was stored.
+            EnvFailed: an environment raised or gave a non-finite number; nothing of that step was stored, and the
+                same step is what `step` does next.
+            Diverged: the actor's action is not finite.
         """
-        action = self._action()
+        if self._ended.any():
+            self.envs.reset(self._ended)
+            self.replay.begin(self.envs.obs, self._ended)
+            self._ended = np.zeros_like(self._ended)
+        if self._action is None:
+            self._action = self._draw_action()
+        action = self._action
         step = self.envs.step(action)
+        self._action = None
         self.replay.add(action, step.reward, step.terminated, step.truncated, step.next_obs)
         if step.episodes:
-            ended = step.terminated | step.truncated
-            self.envs.reset(ended)
-            self.replay.begin(self.envs.obs, ended)
+            self._ended = step.terminated | step.truncated
         for _ in range(self._updates_due()):
             self._update()
         return step.episodes
 
-    def _action(self) -> NDArray[np.float32]:
+    def _draw_action(self) -> NDArray[np.float32]:
         shape = (len(self.envs), self.envs.spaces.action_size)
         if self.env_steps < self.config.random_steps:
             return self.streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
@@ -114,9 +124,10 @@ class Trainer:
         """
         if not self._seen:
             return None
+        self.refuse_non_finite()
         seen, self._seen = self._seen, []
         actor = [info.actor_loss for info in seen if info.actor_loss is not None]
-        losses = Losses(
+        return Losses(
             updates=self.agent.updates,
             critic_loss=_mean([info.critic_loss for info in seen]),
             actor_loss=_mean(actor) if actor else None,
@@ -124,14 +135,105 @@ class Trainer:
             q2=_mean([info.q2 for info in seen]),
             target_q=_mean([info.target_q for info in seen]),
         )
-        if not np.isfinite([value for value in losses if value is not None]).all():
-            raise Diverged(
-                "training has diverged: a loss is not finite",
-                got=f"updates {self.agent.updates - len(seen) + 1} to {self.agent.updates}: {losses}",
-                expected="finite numbers",
-                do="lower --lr, or look at the scale of the observations and rewards with t3d check",
-            )
-        return losses
+
+    def refuse_non_finite(self) -> None:
+        """Look at every loss since the last look and at every weight; nothing that is not finite may be kept.
+
+        Raises:
+            Diverged: one is not finite. It names the first such update and the tensors.
+        """
+        losses = _as_tensor(self._seen)
+        bad = torch.nonzero(~torch.isfinite(losses[:, :4]).all(dim=1) | torch.isinf(losses[:, 4]))
+        tensors = [name for name, tensor in self.agent.tensors().items() if not torch.isfinite(tensor).all()]
+        if not len(bad) and not tensors:
+            return
+        first = self.agent.updates - len(losses) + 1 + int(bad[0]) if len(bad) else self.agent.updates
+        raise Diverged(
+            "training has diverged: a loss or a weight is not finite",
+            got=f"first seen at update {first:,} of {self.agent.updates:,}; not finite: "
+            + (", ".join(tensors[:8]) + (" and more" if len(tensors) > 8 else "") if tensors else "losses only"),
+            expected="finite numbers",
+            do="lower --lr, or look at the scale of the observations and rewards with t3d check",
+        )
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return everything that decides how training goes on, but the replay memory's completed slots.
+
+        Returns:
+            Tensors by name, copies on the host; and facts that JSON can hold.
+        """
+        tensors = {name: tensor.cpu().clone() for name, tensor in self.agent.tensors().items()}
+        tensors["obs"] = torch.from_numpy(self.envs.obs.copy())
+        tensors["ended"] = torch.from_numpy(self._ended.copy())
+        tensors["seen"] = _as_tensor(self._seen)
+        if self._action is not None:
+            tensors["action"] = torch.from_numpy(self._action.copy())
+        facts = {
+            "updates": self.agent.updates,
+            "streams": self.streams.facts(),
+            "envs": self.envs.facts(),
+            "written": list(self.replay.written),
+        }
+        return tensors, facts
+
+    def restore(
+        self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], rows: Sequence[NDArray[Any]]
+    ) -> list[str]:
+        """Go on where another trainer of the same environment and configuration stood.
+
+        Args:
+            tensors: its `state`.
+            facts: its `state`.
+            rows: of each env stream the slots before its open one, from `slots_needed` on.
+
+        Returns:
+            What could not be brought back, a sentence each; empty if from here on every bit will be as it would
+            have been.
+
+        Raises:
+            ValueError: the tensors are those of another trainer.
+        """
+        own = self.agent.tensors()
+        expected = {**own, **{name: tensor for name, tensor in self.state()[0].items() if name in ("obs", "ended")}}
+        for name, tensor in expected.items():
+            if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
+                raise ValueError(f"{name} is {tensors[name].dtype} {tuple(tensors[name].shape)}")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+        self.agent.updates = facts["updates"]
+        self.streams.restore(facts["streams"])
+        obs = tensors["obs"].numpy()
+        self._ended = tensors["ended"].numpy().copy()
+        self._action = tensors["action"].numpy().copy() if "action" in tensors else None
+        self._seen = [
+            UpdateInfo(loss, q1, q2, target_q, None if math.isnan(actor_loss) else actor_loss)
+            for loss, q1, q2, target_q, actor_loss in tensors["seen"].tolist()
+        ]
+        self.replay = Replay(self.config.buffer_size, self.config.n_envs, obs.shape[1], self.agent.action_size)
+        self.replay.restore(facts["written"], rows, obs)
+        lengths = facts["envs"]["length"]
+        played = [
+            None if self._ended[i] else rows[i][max(0, len(rows[i]) - length) :] for i, length in enumerate(lengths)
+        ]
+        differs = self.envs.restore(facts["envs"], obs, played)
+        for i, was in enumerate(differs):
+            self._ended[i] |= was is not None
+        return [was for was in differs if was is not None]
+
+
+def slots_needed(config: Config, facts: Mapping[str, Any]) -> list[int]:
+    """Return of each env stream the first position that `Trainer.restore` needs: of its ring and of its episode."""
+    length = config.buffer_size // config.n_envs
+    return [
+        max(0, min(written - length, written - 1 - steps))
+        for written, steps in zip(facts["written"], facts["envs"]["length"], strict=True)
+    ]
+
+
+def _as_tensor(seen: Sequence[UpdateInfo]) -> torch.Tensor:
+    """Return (updates, 5) float64; NaN where the actor rested."""
+    rows = [[float("nan") if value is None else float(value) for value in info] for info in seen]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
 
 
 def _mean(values: Sequence[torch.Tensor | float]) -> float:

@@ -6,10 +6,11 @@ import importlib
 import sys
 import traceback
 
-from t3d.errors import EnvFailed, T3DError
+from t3d.errors import EnvFailed, Stopped, T3DError
 
 _COMMANDS = {
     "train": "train a policy in an environment",
+    "resume": "continue a run from its newest checkpoint",
     "evaluate": "play a trained policy and count its returns",
     "video": "film a trained policy",
     "bench": "measure how fast t3d trains here",
@@ -19,7 +20,7 @@ _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run one command and exit with its code: 0 done, 1 failed while running, 2 refused, 130 interrupted."""
+    """Run one command and exit with its code: 0 done, 1 failed while running, 2 refused, 128 + a signal's number."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -49,6 +50,9 @@ def run(arguments: list[str]) -> int:
     except T3DError as error:
         if isinstance(error, EnvFailed) and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
+        print(f"t3d: {error}", file=sys.stderr)
+        return error.exit_code
+    except Stopped as error:
         print(f"t3d: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -30,6 +30,8 @@ class Arguments:
     """Named set of options; the environment's own if left out."""
     out: Path | None = None
     """The run folder; runs/ENV/PRESET-sSEED if left out."""
+    resume: Literal["no", "auto"] = "no"
+    """auto: continue the run in that folder if there is one; a finished one prints its result."""
     video: bool = True
     """Film the best policy at the end."""
     video_frames: int = 300
@@ -48,23 +50,30 @@ def main(arguments: list[str]) -> None:
     parsed.config.check_together()
 
     from t3d import api
-    from t3d.cli.progress import watch
     from t3d.runs.session import Session
 
     api.refuse_below_one("video_frames", parsed.video_frames)
-    session = Session(parsed.env, choice, parsed.out)
-    print(_opening(session, choice), file=sys.stderr)
+    session = Session(parsed.env, choice, parsed.out, resume=parsed.resume == "auto")
+    run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
+
+
+def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:
+    """Train, film and print, as `t3d train` and `t3d resume` do."""
+    from t3d import api
+    from t3d.cli.progress import watch
+
+    print(_opening(session), file=sys.stderr)
     try:
         watch(session)
     except (Failed, KeyboardInterrupt):
         print(_stopped(session), file=sys.stderr)
         raise
-    if parsed.video:
+    if video and not session.had_ended:
         print("filming the best policy ...", file=sys.stderr)
-    print(_closing(api.finish(session, video=parsed.video, video_frames=parsed.video_frames)))
+    print(_closing(api.finish(session, video=video, video_frames=video_frames)))
 
 
-def _opening(session: Session, choice: presets.Choice) -> str:
+def _opening(session: Session) -> str:
     import torch
 
     trainer, config = session.trainer, session.config
@@ -72,12 +81,16 @@ def _opening(session: Session, choice: presets.Choice) -> str:
     replay_mb = trainer.replay.full_bytes / 1e6
     lines = [
         f"{session.env}: {counted(spaces.obs_size, 'observation')}, {counted(spaces.action_size, 'action')}",
-        f"preset {choice.preset} ({choice.reason}), seed {config.seed}",
+        f"preset {session.choice.preset} ({session.choice.reason}), seed {config.seed}",
         f"replay {config.buffer_size:,} slots, {replay_mb:,.0f} MB when full",
         f"engine {engine.name} ({engine.reason}), {counted(trainer.threads, 'thread')}, "
         f"{config.device}, PyTorch {torch.__version__}",
         f"folder {session.path}",
     ]
+    if session.had_ended:
+        lines.append("this run has ended; here is its result")
+    elif session.resumed_at is not None:
+        lines.append(f"resumed at env step {session.resumed_at:,}")
     if not session.will_learn:
         lines.append(
             f"this run will not learn: its {config.steps:,} steps end before its {config.random_steps:,} random "
@@ -91,7 +104,7 @@ def _stopped(session: Session) -> str:
 
     last = policy_path(session.path, "last")
     kept = f"its last policy is {last}" if last.is_file() else f"its numbers are in {session.path}"
-    return f"stopped after {session.trainer.env_steps:,} env steps; {kept}"
+    return f"stopped after {session.trainer.env_steps:,} env steps; {kept}\nto go on: t3d resume {session.path}"
 
 
 def _closing(run: Run) -> str:

@@ -6,6 +6,9 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,12 +19,15 @@ from t3d import policy
 from t3d.errors import Refused, T3DError, VideoFailed
 from t3d.making import make
 from t3d.quiet import quiet_pybullet
+from t3d.runs import disk
 from t3d.streams import evaluation_seed
 
 _TIMEOUT_S = 600
 
 
-def film(env: str, policy_file: Path, out: Path, *, seed: int, frames: int) -> None:
+def film(
+    env: str, policy_file: Path, out: Path, *, seed: int, frames: int, between: Callable[[], None] = lambda: None
+) -> None:
     """Write a video of the first evaluation episode.
 
     Args:
@@ -30,18 +36,19 @@ def film(env: str, policy_file: Path, out: Path, *, seed: int, frames: int) -> N
         out: the mp4 to write.
         seed: the run's seed.
         frames: at most so many, at the environment's own pace.
+        between: called some times a second; what it raises ends the filming.
 
     Raises:
         VideoFailed: PyAV is missing, or no renderer works here.
     """
     if importlib.util.find_spec("av") is None:
         raise VideoFailed("PyAV is not installed", do='pip install "t3d[video]"')
-    out.parent.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(out.parent)
     command = [sys.executable, "-P", "-m", "t3d.runs.film", env, str(policy_file), str(out), str(seed), str(frames)]
     said = []
     for variables in _renderers():
         variables = {**os.environ, **variables}
-        problem = _run(command, variables)
+        problem = _run(command, variables, between)
         if problem is None and out.is_file():
             return
         said.append(f"{problem} (MUJOCO_GL={variables.get('MUJOCO_GL')})")
@@ -54,21 +61,31 @@ def film(env: str, policy_file: Path, out: Path, *, seed: int, frames: int) -> N
     )
 
 
-def _run(command: list[str], variables: dict[str, str]) -> str | None:
+def _run(command: list[str], variables: dict[str, str], between: Callable[[], None]) -> str | None:
     """Run the child process. Return its last words if it failed."""
     # The child finds modules where this process does, and nowhere else.
     variables = {**variables, "PYTHONPATH": os.pathsep.join(sys.path)}
-    try:
-        child = subprocess.run(  # noqa: S603 - our own interpreter and module; arguments reach no shell
-            command, env=variables, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+    with tempfile.TemporaryFile("w+") as words:
+        child = subprocess.Popen(  # noqa: S603 - our own interpreter and module; arguments reach no shell
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=words, stderr=words
         )
-    except subprocess.TimeoutExpired:
-        return f"not done after {_TIMEOUT_S} s"
+        end = time.monotonic() + _TIMEOUT_S
+        try:
+            while child.poll() is None and time.monotonic() < end:
+                between()
+                time.sleep(0.05)
+            if child.returncode is None:
+                return f"not done after {_TIMEOUT_S} s"
+        finally:
+            child.kill()
+            child.wait()
+        words.seek(0)
+        said = words.read().strip()
     if child.returncode == 0:
         return None
-    if child.returncode == Refused.exit_code and "MUJOCO_GL" not in child.stderr:
-        raise VideoFailed("the environment cannot be drawn", got=child.stderr.strip())
-    return (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
+    if child.returncode == Refused.exit_code and "MUJOCO_GL" not in said:
+        raise VideoFailed("the environment cannot be drawn", got=said)
+    return (said.splitlines() or [f"exit code {child.returncode}"])[-1]
 
 
 def _renderers() -> list[dict[str, str]]:
@@ -113,7 +130,8 @@ def _write(drawn: list[NDArray[np.uint8]], fps: int, out: Path) -> None:
         for frame in drawn:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    beside.replace(out)
+    disk.flush(beside)
+    disk.rename(beside, out)
 
 
 def main(arguments: list[str]) -> None:

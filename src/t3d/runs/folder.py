@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
+import itertools
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
 
+from t3d import sealed
 from t3d.config import Config, TD3Config
 from t3d.errors import RunRefused, T3DError
 from t3d.machine import describe
 from t3d.making import Spaces
 from t3d.policy import PolicyInfo
+from t3d.runs import disk
 from t3d.td3 import TD3
 from t3d.training import Trainer
 
 FORMAT = 1
-_MAX_JSON_BYTES = 1 << 20
+# What a run writes, beside its lock; config.json first: without it there is no run.
+WRITTEN = ("config.json", "metrics.jsonl", "checkpoints", "replay", "policy", "video", "tensorboard", "report.html")
+_MAX_FILES = 10_000
 
 
 def env_name(env: str) -> str:
@@ -30,59 +33,63 @@ def env_name(env: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", full)
 
 
-def create(env: str, preset: str, seed: int, out: Path | None) -> Path:
+def usual(env: str, preset: str, seed: int) -> Path:
+    """Return where a run goes if nobody says otherwise."""
+    return Path("runs") / env_name(env) / f"{preset}-s{seed}"
+
+
+def create(path: Path, *, counted: bool) -> Path:
     """Make a new run folder.
 
     Args:
-        env: the environment, as the user wrote it.
-        preset: the preset's name.
-        seed: the run's seed.
-        out: where to; None takes runs/<env>/<preset>-s<seed>, with a counter behind it if that is taken.
+        path: where.
+        counted: append a counter to the name if it is taken.
 
     Raises:
-        RunRefused: `out` holds something already, or is no place to write to.
+        RunRefused: it holds something already, or is no place to write to.
     """
     try:
-        if out is not None:
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise RunRefused(
-                    "this folder is taken",
-                    got=str(out),
-                    expected="a folder that does not exist, or is empty",
-                    do="give another --out",
-                )
-            out.mkdir(parents=True, exist_ok=True)
-            return out
-        parent = Path("runs") / env_name(env)
-        parent.mkdir(parents=True, exist_ok=True)
-        return _first_free(parent, f"{preset}-s{seed}")
+        disk.make_folder(path.parent)
+        names = (path.with_name(f"{path.name}-{counter}") for counter in itertools.count(2))
+        for free in itertools.chain([path], names) if counted else [path]:
+            if not (free.is_dir() and not counted and not any(free.iterdir())):
+                try:
+                    disk.make_new_folder(free)
+                except FileExistsError:
+                    continue
+            return free
+        raise RunRefused(
+            "this folder is taken",
+            got=str(path),
+            expected="a folder that does not exist, or is empty",
+            do="give another --out, or continue the run in it with --resume auto",
+        )
     except OSError as error:
         raise RunRefused(
             "the run folder cannot be made", got=str(error), do="give --out a place that can be written to"
         ) from error
 
 
-def _first_free(parent: Path, name: str) -> Path:
-    counter = 1
-    while True:
-        path = parent / (name if counter == 1 else f"{name}-{counter}")
-        try:
-            path.mkdir()
-        except FileExistsError:
-            counter += 1
-        else:
-            return path
+def clear(path: Path) -> None:
+    """Make a run folder new again: remove everything that a run writes."""
+    for name in (*WRITTEN, *(f"{name}.new" for name in WRITTEN)):
+        if (path / name).exists():
+            disk.remove(path / name)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that its name never stands for a half-written one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+def refuse_links(path: Path) -> None:
+    """Refuse a run folder from which a link leads elsewhere: what is written into it must stay in it.
+
+    Raises:
+        RunRefused: there is one, or there are more files than a run writes.
+    """
+    for count, inside in enumerate(path.rglob("*")):
+        if inside.is_symlink() or count > _MAX_FILES:
+            raise RunRefused(
+                "this is not a run folder as t3d writes it",
+                got=f"{inside} is a link" if inside.is_symlink() else f"more than {_MAX_FILES:,} files",
+                do="look at where it comes from",
+            )
 
 
 def write_config(folder: Path, env: str, preset: str, config: Config, trainer: Trainer) -> None:
@@ -99,7 +106,16 @@ def write_config(folder: Path, env: str, preset: str, config: Config, trainer: T
         },
         "machine": describe(),
     }
-    write_bytes(folder / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+    disk.replace(folder / "config.json", sealed.seal(content))
+
+
+def change_steps(folder: Path, steps: int) -> None:
+    """Note in config.json that a run is to go on for longer."""
+    path = folder / "config.json"
+    content = sealed.unseal(path)
+    if content["config"]["steps"] != steps:
+        content["config"]["steps"] = steps
+        disk.replace(path, sealed.seal(content))
 
 
 class RunInfo(NamedTuple):
@@ -108,6 +124,8 @@ class RunInfo(NamedTuple):
     env: str
     preset: str
     config: Config
+    engine: dict[str, Any]  # name, threads, reason
+    machine: dict[str, Any]  # as `machine.describe` gave it
 
 
 def read_config(folder: Path) -> RunInfo:
@@ -124,17 +142,16 @@ def read_config(folder: Path) -> RunInfo:
             expected="a folder that t3d train has written",
             do="name one of runs/*/*",
         )
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise RunRefused("config.json is too large", got=f"{path.stat().st_size:,} bytes")
+    content = sealed.unseal(path)
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
         fields = dict(content["config"])
         td3 = dict(fields.pop("td3"))
         td3["hidden"] = tuple(td3["hidden"])
         config = Config(td3=TD3Config(**td3), **fields)
-        return RunInfo(str(content["env"]), str(content["preset"]), config)
+        engine, machine = dict(content["engine"]), dict(content["machine"])
+        return RunInfo(str(content["env"]), str(content["preset"]), config, engine, machine)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, T3DError) as error:
         raise RunRefused(
             "config.json cannot be read", got=f"{path}: {error!r}", do="use the version of t3d that wrote it"
@@ -146,10 +163,10 @@ def policy_path(folder: Path, which: str) -> Path:
     return folder / "policy" / f"{which}.safetensors"
 
 
-def save_policy(
+def policy_files(
     folder: Path, which: str, agent: TD3, env: str, spaces: Spaces, env_steps: int, return_mean: float | None
-) -> None:
-    """Write the agent's actor as a policy that can be loaded without the run.
+) -> dict[Path, bytes]:
+    """Return the files of the agent's actor as a policy that can be loaded without the run.
 
     Args:
         folder: the run folder.
@@ -160,6 +177,8 @@ def save_policy(
         env_steps: how long it had trained.
         return_mean: what its evaluation gave, if it had one.
     """
+    weights = {name: tensor.cpu().contiguous() for name, tensor in agent.actor.body.state_dict().items()}
+    content = safetensors.torch.save(weights)
     info = PolicyInfo(
         env=env,
         obs_shape=spaces.obs_shape,
@@ -170,8 +189,7 @@ def save_policy(
         layer_norm=agent.config.layer_norm == "both",
         env_steps=env_steps,
         return_mean=return_mean,
+        weights_sha256=sealed.checksum(content),
     )
-    weights = {name: tensor.cpu().contiguous() for name, tensor in agent.actor.body.state_dict().items()}
     path = policy_path(folder, which)
-    write_bytes(path, safetensors.torch.save(weights))
-    write_bytes(path.with_suffix(".json"), info.to_json().encode())
+    return {path: content, path.with_suffix(".json"): info.to_json()}

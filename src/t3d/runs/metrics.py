@@ -2,39 +2,81 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+import logging
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from t3d.errors import RunRefused
+from t3d.runs import disk
 
 Row = dict[str, Any]
 
+_log = logging.getLogger("t3d")
+
 
 class Metrics:
-    """Append rows to a run's metrics.jsonl as they happen; each is on its way to the disk when `write` returns.
+    """Append rows to a run's metrics.jsonl as they happen; the system has each when `write` returns.
+
+    A row that cannot be written waits, and is tried again with the next one: none is lost while the run lives.
 
     Args:
         folder: the run folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
+        self._path = folder / "metrics.jsonl"
+        self._length = 0
+        self._sha256 = hashlib.sha256()
+        self._waiting = b""
         self._began = time.monotonic()
         self._tensorboard: Any = None
-        if importlib.util.find_spec("tensorboard"):
-            from tensorboard.summary import Writer
+        self._tensorboard_folder = folder / "tensorboard"
 
-            self._tensorboard = Writer(str(folder / "tensorboard"))
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the run began, those in which it did not run left out."""
+        return time.monotonic() - self._began
 
-    def __enter__(self) -> Self:
-        return self
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest must say of the file as it now is."""
+        return {"bytes": self._length, "sha256": self._sha256.hexdigest(), "wall_s": self.wall_s}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+    def open(self, facts: dict[str, Any]) -> None:
+        """Stand where a manifest says the file stood. Nothing on disk is changed.
+
+        Raises:
+            RunRefused: what it held then is not there any more.
+        """
+        length = int(facts["bytes"])
+        size = self._path.stat().st_size if self._path.is_file() and not self._path.is_symlink() else 0
+        if not 0 <= length <= size:
+            raise RunRefused("metrics.jsonl is cut short", got=f"{size:,} bytes", expected=f"{length:,} or more")
+        with self._path.open("rb") as file:
+            self._sha256 = hashlib.sha256(file.read(length))
+        if self._sha256.hexdigest() != facts["sha256"]:
+            raise RunRefused(
+                "metrics.jsonl is not as it was written",
+                got=f"{self._path}: checksum {self._sha256.hexdigest()} of its first {length:,} bytes",
+                expected=str(facts["sha256"]),
+            )
+        self._length, self._began = length, time.monotonic() - float(facts["wall_s"])
+
+    def cut(self) -> None:
+        """Remove the rows behind the position that was opened, and write TensorBoard's events anew from the others."""
+        if self._path.exists():
+            disk.cut(self._path, self._length)
+        if self._tensorboard_folder.exists():
+            disk.remove(self._tensorboard_folder)
+        if self._length:
+            for line in self._path.read_text("utf-8").splitlines():
+                self._show(json.loads(line))
+
+    def close(self) -> None:
+        """Close what is open."""
         if self._tensorboard is not None:
             self._tensorboard.close()
 
@@ -49,11 +91,37 @@ class Metrics:
         Returns:
             The row as it was written.
         """
-        wall_s = round(time.monotonic() - self._began, 3)
-        row: Row = {"kind": kind, "env_steps": env_steps, "wall_s": wall_s, **fields}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        if self._tensorboard is not None:
-            for name, value in fields.items():
-                if isinstance(value, int | float):
-                    self._tensorboard.add_scalar(f"{kind}/{name}", float(value), env_steps)
+        row: Row = {"kind": kind, "env_steps": env_steps, "wall_s": round(self.wall_s, 3), **fields}
+        self._waiting += (json.dumps(row, allow_nan=False) + "\n").encode()
+        try:
+            self._write_waiting()
+        except OSError as error:
+            _log.warning("metrics.jsonl: %s; its rows wait in memory", error)
+        self._show(row)
         return row
+
+    def flush(self) -> None:
+        """Return once every row has reached the disk.
+
+        Raises:
+            OSError: it cannot.
+        """
+        self._write_waiting()
+        disk.flush(self._path)
+
+    def _write_waiting(self) -> None:
+        disk.extend(self._path, self._length, self._waiting)
+        self._length += len(self._waiting)
+        self._sha256.update(self._waiting)
+        self._waiting = b""
+
+    def _show(self, row: Row) -> None:
+        if not importlib.util.find_spec("tensorboard"):
+            return
+        if self._tensorboard is None:
+            from tensorboard.summary import Writer
+
+            self._tensorboard = Writer(str(self._tensorboard_folder))
+        for name, value in row.items():
+            if isinstance(value, int | float) and name not in ("env_steps", "wall_s"):
+                self._tensorboard.add_scalar(f"{row['kind']}/{name}", float(value), row["env_steps"])

@@ -2,113 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from t3d.errors import Failed
-from t3d.evaluation import Evaluation, evaluate
+from t3d.errors import EnvFailed, Failed, SaveFailed, Stopped
+from t3d.evaluation import evaluate
 from t3d.presets import Choice
-from t3d.runs import folder
-from t3d.runs.metrics import Metrics, Row
+from t3d.runs.metrics import Row
+from t3d.runs.progress import Progress
+from t3d.runs.signals import Signals
+from t3d.runs.store import Store
 from t3d.training import Trainer
 
 
-class _Clock:
-    """Strike once whenever env steps pass a multiple of the interval: vector steps may leap over it."""
-
-    def __init__(self, interval: int) -> None:
-        self._interval = interval
-        self._struck = 0
-
-    def strikes(self, env_steps: int) -> bool:
-        count = env_steps // self._interval
-        struck, self._struck = count > self._struck, count
-        return struck
-
-
 class Session:
-    """Train once, in a run folder.
+    """Train in a run folder, from its beginning or from its newest checkpoint.
 
     Args:
         env: which environment, as for `making.make`.
         choice: preset and configuration.
         out: the run folder; None takes the usual place.
+        resume: continue the run that is there, if one is.
 
     Raises:
         Refused: before anything is written.
     """
 
-    def __init__(self, env: str, choice: Choice, out: Path | None = None) -> None:
+    def __init__(self, env: str, choice: Choice, out: Path | None = None, *, resume: bool = False) -> None:
         self.env = env
-        self.config = choice.config
-        self.trainer = Trainer(env, self.config)
-        self.path = folder.create(env, choice.preset, self.config.seed, out)
-        folder.write_config(self.path, env, choice.preset, self.config, self.trainer)
-        self.last: Evaluation | None = None
-        self.best: Evaluation | None = None
-        self.best_env_steps = 0
-        self._evaluated_at = -1
+        self.choice, self.config = choice, choice.config
+        found = Store.find(env, choice, out) if resume else None
+        try:
+            self.trainer = Trainer(env, self.config)
+            self.progress = Progress()
+            if found is None:
+                self._store = Store.create(env, choice, out, self.trainer, exist_ok=resume)
+                self.resumed_at: int | None = None  # env steps
+            else:
+                self._store = found
+                self.resumed_at = found.restore(self.trainer, self.progress)
+        except BaseException:
+            if found is not None:
+                found.close()
+            raise
+        self.path = self._store.path
+        self.had_ended = self.finished  # nothing is left to do
 
     @property
     def will_learn(self) -> bool:
         """False if the run ends before its random actions do: it makes no update at all."""
         return self.config.steps > self.config.random_steps and self.config.updates_per_step > 0
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done and judged."""
+        return self.trainer.env_steps >= self.config.steps and self.progress.evaluated_at == self.trainer.env_steps
+
     def run(self) -> Generator[Row, None, None]:
         """Train to the end, handing out every row of metrics.jsonl as it is written.
 
-        Whatever ends it early (Ctrl-C, an environment that fails), the actor is saved as it then is, unless its
+        Whatever ends it early (a signal, an environment that fails), its state is saved as it then is, unless its
         numbers are no longer finite.
 
         Raises:
             Failed: as it says.
+            Stopped: by a signal, once the state is saved.
         """
-        trainer, config = self.trainer, self.config
-        log, evaluation = _Clock(config.log_every), _Clock(config.eval_every)
-        with Metrics(self.path) as metrics:
+        with Signals() as signals:
             try:
-                while trainer.env_steps < config.steps:
-                    for episode in trainer.step():
-                        yield metrics.write(
-                            "episode",
-                            trainer.env_steps,
-                            env=episode.env,
-                            **{"return": episode.episode_return},
-                            length=episode.length,
-                            end=episode.end,
-                        )
-                    if log.strikes(trainer.env_steps) and (losses := trainer.losses()):
-                        yield metrics.write("update", trainer.env_steps, **losses._asdict())
-                    if evaluation.strikes(trainer.env_steps):
-                        yield self._evaluate(metrics)
-                if losses := trainer.losses():
-                    yield metrics.write("update", trainer.env_steps, **losses._asdict())
-                if self._evaluated_at != trainer.env_steps:
-                    yield self._evaluate(metrics)
-            except (Failed, KeyboardInterrupt, GeneratorExit) as error:
-                what = error.one_line() if isinstance(error, Failed) else "interrupted"
-                metrics.write("event", trainer.env_steps, what=what)
+                if not self.finished:
+                    yield from self._loop(signals)
+                    yield from self._end(signals)
+            except (Stopped, GeneratorExit) as error:
+                self._stop(str(error) or "interrupted")
+                raise
+            except EnvFailed as error:
+                recognised = self._recognised(error)
+                self._stop(recognised.one_line())
+                raise recognised from error.__cause__
+            except Failed as error:
+                # Its numbers are not finite, or could not be written: nothing to save.
+                self._store.metrics.write("event", self.trainer.env_steps, what=error.one_line())
                 raise
             finally:
-                trainer.envs.close()
-                if trainer.agent.is_finite():
-                    self._save("last")
+                self.trainer.envs.close()
+                self._store.close()
 
-    def _evaluate(self, metrics: Metrics) -> Row:
-        config, env_steps = self.config, self.trainer.env_steps
+    def _loop(self, signals: Signals) -> Iterator[Row]:
+        trainer, config, store, metrics = self.trainer, self.config, self._store, self._store.metrics
+        while True:
+            env_steps = trainer.env_steps
+            if self.progress.log_due(env_steps, config.log_every):
+                yield from self._log_update()
+            if self.progress.evaluation_due(env_steps, config.eval_every):
+                yield self._evaluate(signals)
+            if signals.take_save() or store.due(env_steps):
+                store.commit(trainer, self.progress)
+            signals.stop_here()
+            if env_steps >= config.steps:
+                return
+            # All rows of a step are written before one is handed out: who takes them may never come back.
+            yield from [
+                metrics.write(
+                    "episode",
+                    trainer.env_steps,
+                    env=episode.env,
+                    **{"return": episode.episode_return},
+                    length=episode.length,
+                    end=episode.end,
+                )
+                for episode in trainer.step()
+            ]
+
+    def _end(self, signals: Signals) -> Iterator[Row]:
+        yield from self._log_update()
+        if self.progress.evaluated_at != self.trainer.env_steps:
+            yield self._evaluate(signals)
+        self._save("last")
+        if not self._store.commit(self.trainer, self.progress):
+            raise SaveFailed(
+                "the run has ended, but its final state could not be saved",
+                got=self._store.problem,
+                do=f"make room, then t3d resume {self.path}",
+            )
+
+    def _log_update(self) -> Iterator[Row]:
+        env_steps = self.trainer.env_steps
+        losses = self.trainer.losses()
+        self.progress.logged(env_steps, self.config.log_every)
+        if losses:
+            yield self._store.metrics.write("update", env_steps, **losses._asdict())
+
+    def _evaluate(self, signals: Signals) -> Row:
+        config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         seen = evaluate(
             self.trainer.agent.act,
             self.env,
             episodes=config.eval_episodes,
             seed=config.seed,
             fresh=config.fresh_envs,
+            between=signals.stop_here,
         )
-        self.last, self._evaluated_at = seen, env_steps
-        if self.best is None or seen.return_mean > self.best.return_mean:
-            self.best, self.best_env_steps = seen, env_steps
+        if progress.evaluated(seen, env_steps, config.eval_every):
             self._save("best")
         self._save("last")
-        return metrics.write(
+        return self._store.metrics.write(
             "evaluation",
             env_steps,
             **seen._asdict(),
@@ -117,13 +155,28 @@ class Session:
         )
 
     def _save(self, which: str) -> None:
-        evaluated = self.last if self._evaluated_at == self.trainer.env_steps else None
-        folder.save_policy(
-            self.path,
-            which,
-            self.trainer.agent,
-            self.env,
-            self.trainer.envs.spaces,
-            self.trainer.env_steps,
-            evaluated.return_mean if evaluated else None,
+        env_steps, progress = self.trainer.env_steps, self.progress
+        evaluated = progress.last if progress.evaluated_at == env_steps else None
+        self._store.save_policy(which, self.trainer, self.env, evaluated.return_mean if evaluated else None)
+
+    def _stop(self, why: str) -> None:
+        """Save everything between two steps."""
+        self._store.metrics.write("event", self.trainer.env_steps, what=why)
+        self._save("last")
+        if not self._store.commit(self.trainer, self.progress):
+            raise SaveFailed(
+                f"{why}; and the state could not be saved",
+                got=self._store.problem,
+                do=f"make room, then t3d resume {self.path}: it goes on from the last checkpoint",
+            )
+
+    def _recognised(self, error: EnvFailed) -> EnvFailed:
+        """Say so if the environment has failed at this very step before."""
+        times = self.progress.failed(self.trainer.env_steps)
+        if times == 1:
+            return error
+        return EnvFailed(
+            f"{error.what} (time {times} at this very step: resuming alone will not help)",
+            got=error.one_line(),
+            do="mend the environment, or begin a new run",
         )

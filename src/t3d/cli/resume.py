@@ -1,0 +1,38 @@
+"""`t3d resume`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from t3d.cli.parsing import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Continue a run from its newest checkpoint, to the bit as if nothing had happened."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    steps: int | None = None
+    """Train to so many env steps instead of those planned; more, not fewer."""
+    env: str | None = None
+    """The environment, for runs in a module:Id or a file.py:Class: no import path is taken from a file."""
+    video: bool = True
+    """Film the best policy at the end."""
+    video_frames: int = 300
+    """Frames of the video, at most."""
+
+
+def main(arguments: list[str]) -> None:
+    """Resume, showing progress on stderr and the result on stdout."""
+    args = parse(Arguments, "resume", arguments)
+
+    from t3d import api
+    from t3d.cli.train import run_to_the_end
+
+    api.refuse_below_one("video_frames", args.video_frames)
+    session = api.resume(args.run, env=args.env, steps=args.steps)
+    run_to_the_end(session, video=args.video, video_frames=args.video_frames)

@@ -1,0 +1,154 @@
+"""Checkpoints: the whole state of a run, committed by renaming a folder.
+
+checkpoints/<env_steps>/
+    state.safetensors   networks, targets, Adam's moments, observations, losses since the last log line
+    manifest.json       everything else, and of every other file how long it was and its checksum; sealed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from t3d import sealed
+from t3d.errors import RunRefused
+from t3d.runs import disk
+
+FORMAT = 1
+KEPT = 2
+_MAX_FOLDERS = 1_000
+# What a file system needs beside the bytes themselves.
+_SLACK_BYTES = 1 << 20
+
+
+def commit(folder: Path, env_steps: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
+    """Write a checkpoint beside the others, flush it, and give it its name.
+
+    Args:
+        folder: where checkpoints are.
+        env_steps: its name.
+        tensors: on the host.
+        facts: what JSON can hold, with its `number`; the checksum of the tensors' file is added.
+
+    Raises:
+        OSError: it could not be written; what was begun is removed, and no other checkpoint has been touched.
+    """
+    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    state = {"bytes": len(content), "sha256": sealed.checksum(content)}
+    manifest = sealed.seal({"format": FORMAT, **facts, "state": state})
+    path, beside = folder / str(env_steps), folder / f"{env_steps}.new"
+    disk.make_folder(folder)
+    if beside.exists():
+        disk.remove(beside)
+    try:
+        disk.make_folder(beside)
+        disk.create(beside / "state.safetensors", content)
+        disk.create(beside / "manifest.json", manifest)
+        disk.flush(beside)
+        if path.exists():
+            # Committed again without a step between: the older one keeps another name until the newer has this one.
+            older = folder / f"{env_steps}.old"
+            if older.exists():
+                disk.remove(older)
+            disk.rename(path, older)
+        disk.rename(beside, path)
+    except OSError:
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            disk.remove(beside)
+        raise
+    return path
+
+
+def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
+    """Look before writing.
+
+    Raises:
+        OSError: there is not enough space.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes + _SLACK_BYTES:
+        raise OSError(f"{free / 1e6:,.1f} MB are free on the disk of {folder}, {needed_bytes / 1e6:,.1f} MB are needed")
+
+
+def folders(folder: Path) -> list[Path]:
+    """Return the folders of committed checkpoints, in no order that means anything."""
+    if not folder.is_dir():
+        return []
+    found = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and p.suffix != ".new")
+    if len(found) > _MAX_FOLDERS:
+        raise RunRefused("too many checkpoints", got=f"{len(found):,} in {folder}", expected=f"{KEPT}, a few at most")
+    return found
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's manifest.
+
+    Raises:
+        RunRefused: it is missing, damaged, or of another format.
+    """
+    facts = sealed.unseal(path / "manifest.json")
+    if facts.get("format") != FORMAT:
+        raise RunRefused(
+            "this checkpoint is of another format",
+            got=f"{path}: {facts.get('format')!r}",
+            expected=str(FORMAT),
+            do="use the version of t3d that wrote it",
+        )
+    return facts
+
+
+def read(path: Path, facts: dict[str, Any], max_bytes: int) -> dict[str, Tensor]:
+    """Read the tensors that belong to a manifest.
+
+    Args:
+        path: the checkpoint.
+        facts: its manifest.
+        max_bytes: no state of this run can be larger.
+
+    Raises:
+        RunRefused: they are not those that were written.
+    """
+    file = path / "state.safetensors"
+    wanted = facts["state"]
+    size = file.stat().st_size if file.is_file() and not file.is_symlink() else -1
+    if size != wanted["bytes"] or size > max_bytes:
+        was = "no such file" if size < 0 else f"{size:,} bytes"
+        raise RunRefused("a checkpoint is damaged", got=f"{file}: {was}", expected=f"{wanted['bytes']:,} bytes")
+    content = file.read_bytes()
+    if (found := sealed.checksum(content)) != wanted["sha256"]:
+        raise RunRefused("a checkpoint is damaged", got=f"{file}: checksum {found}", expected=wanted["sha256"])
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise RunRefused("a checkpoint cannot be read", got=f"{file}: {error}") from error
+
+
+def prune(folder: Path, newest: int) -> list[dict[str, Any]]:
+    """Remove all but the newest checkpoints.
+
+    Args:
+        folder: where they are.
+        newest: the number of the one just committed.
+
+    Returns:
+        The manifests of those that are left.
+    """
+    kept = []
+    for path in folder.glob("*.new"):
+        disk.remove(path)
+    for path in folders(folder):
+        try:
+            facts = manifest_of(path)
+        except RunRefused:
+            facts = {"number": -1}  # damaged: nothing can be brought back from it
+        if newest - KEPT < facts["number"] <= newest:
+            kept.append(facts)
+        else:
+            disk.remove(path)
+    return kept

@@ -1,0 +1,77 @@
+"""One process a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from pathlib import Path
+
+from t3d.errors import RunRefused
+
+# The system knows that this process holds a lock, but would let the same process take it twice.
+_held: set[Path] = set()
+
+
+class Lock:
+    """Hold a run folder until closed, or until this process ends however it ends.
+
+    The lock is the process's own: a forked child does not hold it on, and what a killed process leaves is a file
+    that nobody holds. The file says who holds it, for people.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        RunRefused: another process holds it, or this one does already.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder.resolve() / "lock"
+        if self._path in _held:
+            raise _taken(folder, "this process itself")
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._file: int | None = os.open(self._path, flags, 0o666)
+        try:
+            _lock(self._file)
+        except OSError:
+            holder = os.read(self._file, 200).decode(errors="replace").strip()
+            os.close(self._file)
+            raise _taken(folder, holder or "a process that has just begun") from None
+        _held.add(self._path)
+        with contextlib.suppress(OSError):  # a full disk keeps nobody from holding it
+            os.ftruncate(self._file, 0)
+            os.write(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._file is not None:
+            _held.discard(self._path)
+            os.close(self._file)
+            self._file = None
+
+
+def _taken(folder: Path, holder: str) -> RunRefused:
+    return RunRefused(
+        "another process trains in this run folder",
+        got=f"{folder}, held by {holder}",
+        do="wait until it has ended, or give another --out",
+    )
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: int) -> None:
+        # A byte far behind the text, so that the text can still be read.
+        os.lseek(file, 1 << 20, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        os.lseek(file, 0, os.SEEK_SET)
+
+else:
+    import fcntl
+
+    def _lock(file: int) -> None:
+        # Not flock: that belongs to the open file, which a forked worker would keep after its parent's death.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

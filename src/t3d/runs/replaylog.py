@@ -1,0 +1,192 @@
+"""The replay memory on disk: every slot once, in the order it was written, so that saving costs what is new.
+
+A segment file is a sequence of blocks; a block holds the slots that each env stream has completed since the block
+before:
+
+    magic (8 bytes), block number, streams N, bytes a slot        little-endian, 8 bytes each
+    N times: position of the stream's first slot in here, how many
+    the slots of stream 0, of stream 1, ...                       as `replay.slot_dtype` lays them out
+    SHA-256 of all of that (32 bytes)
+
+A position counts a stream's slots from the run's beginning. The open slot is not in here: it is part of the state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t3d.errors import RunRefused
+from t3d.replay import Replay
+from t3d.runs import disk
+
+_MAGIC = b"t3d-rows"
+_HEAD = struct.Struct("<8sQQQ")
+_SPAN = struct.Struct("<QQ")
+_DIGEST_BYTES = 32
+# A segment is closed at this size: old rows are removed by whole segments.
+_SEGMENT_BYTES = 16 << 20
+_NAME = re.compile(r"\d{8}\.rows")
+
+
+class Segment(NamedTuple):
+    """A file of blocks."""
+
+    name: str  # its first block's number
+    bytes: int
+    ends: list[int]  # a stream's position behind its last slot in here
+
+
+class ReplayLog:
+    """Append what is new in a replay memory to the run folder, and give it back.
+
+    Args:
+        folder: where the segments are.
+        slot: the layout of a slot.
+        n_envs: N, streams.
+    """
+
+    def __init__(self, folder: Path, slot: np.dtype[Any], n_envs: int) -> None:
+        self._folder, self._slot = folder, slot
+        self._segments: list[Segment] = []
+        self._blocks = 0
+        self._ends = [0] * n_envs  # positions behind the last slot on disk
+        self._unflushed: set[str] = set()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest must say of the log as it now is."""
+        return {"blocks": self._blocks, "segments": [segment._asdict() for segment in self._segments]}
+
+    def new_bytes(self, replay: Replay) -> int:
+        """Return how many bytes the next `append` writes, roughly."""
+        new = sum(written - end for written, end in zip(replay.written, self._ends, strict=True))
+        return new * self._slot.itemsize + 1024
+
+    def append(self, replay: Replay) -> None:
+        """Write the slots completed since the last time, as one block.
+
+        Raises:
+            OSError: they could not be written; nothing has changed.
+        """
+        stops = [written - 1 for written in replay.written]  # all but the open slot
+        if stops == self._ends:
+            return
+        # Where the memory has gone round since (nothing could be written for long) its older slots are lost.
+        starts = [max(end, replay.oldest(env)) for env, end in enumerate(self._ends)]
+        content = [_HEAD.pack(_MAGIC, self._blocks, len(stops), self._slot.itemsize)]
+        content += [_SPAN.pack(start, stop - start) for start, stop in zip(starts, stops, strict=True)]
+        content += [replay.rows(env, *span).tobytes() for env, span in enumerate(zip(starts, stops, strict=True))]
+        block = b"".join(content)
+        block += hashlib.sha256(block).digest()
+        segment = self._segments[-1] if self._segments else None
+        begun = segment is None or segment.bytes + len(block) > _SEGMENT_BYTES
+        name, length = (f"{self._blocks:08d}.rows", 0) if segment is None or begun else (segment.name, segment.bytes)
+        disk.make_folder(self._folder)
+        disk.extend(self._folder / name, length, block)
+        self._segments[len(self._segments) - (not begun) :] = [Segment(name, length + len(block), stops)]
+        self._ends, self._blocks = stops, self._blocks + 1
+        self._unflushed.add(name)
+
+    def flush(self) -> None:
+        """Return once everything appended has reached the disk."""
+        for name in sorted(self._unflushed):
+            disk.flush(self._folder / name)
+        if self._unflushed:
+            disk.flush(self._folder)
+        self._unflushed.clear()
+
+    def trim(self, needed: list[int]) -> None:
+        """Remove the segments that hold nothing at or behind a position, for each stream the one in `needed`."""
+        while len(self._segments) > 1 and all(e <= n for e, n in zip(self._segments[0].ends, needed, strict=True)):
+            disk.remove(self._folder / self._segments.pop(0).name)
+
+    def open(self, facts: dict[str, Any], first: list[int]) -> list[NDArray[Any]]:
+        """Stand where a manifest says the log stood, and read each stream's slots from a position on.
+
+        Args:
+            facts: what `facts` returned then.
+            first: of each stream the first position wanted.
+
+        Returns:
+            Of each stream the slots from there on, without a gap up to the last one; fewer where older ones are
+            not on disk.
+
+        Raises:
+            RunRefused: a file is missing, too short or damaged. Nothing on disk has been changed.
+        """
+        try:
+            segments = [
+                Segment(str(s["name"]), int(s["bytes"]), [int(e) for e in s["ends"]]) for s in facts["segments"]
+            ]
+            blocks = int(facts["blocks"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _bad(self._folder, f"the manifest's description of it: {error!r}") from error
+        found: list[list[NDArray[Any]]] = [[] for _ in self._ends]
+        ends = [0] * len(self._ends)
+        for segment in segments:
+            if len(segment.ends) == len(first) and all(e <= f for e, f in zip(segment.ends, first, strict=True)):
+                ends = segment.ends  # not needed, so it may have been removed
+                continue
+            for starts, rows in self._read(segment):
+                for env, (start, part) in enumerate(zip(starts, rows, strict=True)):
+                    if start > ends[env]:
+                        found[env].clear()  # a gap: what lies before it follows on nothing
+                    if len(part) and start + len(part) > first[env]:
+                        found[env].append(part[max(0, first[env] - start) :])
+                    ends[env] = start + len(part)
+        self._segments, self._blocks, self._ends = segments, blocks, ends
+        nothing = np.zeros(0, self._slot)
+        return [np.concatenate([nothing, *parts]) for parts in found]
+
+    def cut(self) -> None:
+        """Remove what lies behind the position that was opened: it will be computed again."""
+        known = {segment.name for segment in self._segments}
+        for path in sorted(self._folder.iterdir()) if self._folder.is_dir() else []:
+            if path.name not in known and _NAME.fullmatch(path.name):
+                disk.remove(path)
+        for segment in self._segments:
+            if (self._folder / segment.name).stat().st_size > segment.bytes:
+                disk.cut(self._folder / segment.name, segment.bytes)
+
+    def _read(self, segment: Segment) -> Iterator[tuple[list[int], list[NDArray[Any]]]]:
+        """Yield, block by block, each stream's first position and its slots."""
+        path = self._folder / segment.name
+        if not _NAME.fullmatch(segment.name) or path.is_symlink() or not path.is_file():
+            raise _bad(path, "missing, or no plain file")
+        if not 0 < segment.bytes <= path.stat().st_size:
+            raise _bad(path, f"{path.stat().st_size:,} bytes, {segment.bytes:,} were written")
+        with path.open("rb") as file:
+            content = memoryview(file.read(segment.bytes))
+        offset, streams, number = 0, len(self._ends), int(path.stem)
+        head_bytes = _HEAD.size + streams * _SPAN.size
+        while offset < len(content):
+            if len(content) - offset < head_bytes + _DIGEST_BYTES:
+                raise _bad(path, f"half a block at byte {offset:,}")
+            head = _HEAD.unpack_from(content, offset)
+            slot_bytes = self._slot.itemsize
+            if head != (_MAGIC, number, streams, slot_bytes):
+                raise _bad(path, f"byte {offset:,} begins with {head}, not with block {number} of {streams} streams")
+            spans = [_SPAN.unpack_from(content, offset + _HEAD.size + i * _SPAN.size) for i in range(streams)]
+            rows_at = offset + head_bytes
+            end = rows_at + sum(count for _, count in spans) * slot_bytes
+            if end + _DIGEST_BYTES > len(content):
+                raise _bad(path, f"half a block at byte {offset:,}")
+            if hashlib.sha256(content[offset:end]).digest() != content[end : end + _DIGEST_BYTES]:
+                raise _bad(path, f"bytes {offset:,} to {end:,} are not as they were written")
+            rows = []
+            for _, count in spans:
+                rows.append(np.frombuffer(content, self._slot, count, rows_at))
+                rows_at += count * slot_bytes
+            yield [start for start, _ in spans], rows
+            offset, number = end + _DIGEST_BYTES, number + 1
+
+
+def _bad(path: Path, got: str) -> RunRefused:
+    return RunRefused("the replay memory on disk is damaged", got=f"{path}: {got}", do="copy the run again if you can")

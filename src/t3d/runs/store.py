@@ -1,0 +1,272 @@
+"""A run folder that is being trained in: who holds it, what is saved when, and how it is brought back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from t3d.config import Config
+from t3d.errors import RunRefused
+from t3d.machine import describe
+from t3d.presets import Choice
+from t3d.runs import checkpoints, disk, folder
+from t3d.runs.lock import Lock
+from t3d.runs.metrics import Metrics
+from t3d.runs.progress import Progress
+from t3d.runs.replaylog import ReplayLog
+from t3d.training import Trainer, slots_needed
+
+_log = logging.getLogger("t3d")
+
+# A state's size beyond the tensors themselves: losses since the last log line, names.
+_SPARE_STATE_BYTES = 64 << 20
+# What a manifest from a stranger can make happen when it is believed; none of it has touched the disk.
+_NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, AssertionError, RuntimeError)
+
+# Options that change no number of a run, so that it may be resumed with others.
+FREE = {"steps", "checkpoint_every", "checkpoint_seconds"}
+
+
+class Store:
+    """Keep a run's folder: metrics, policies, replay log and checkpoints, saved together.
+
+    Args:
+        path: the run folder; nobody else trains in it while this is open.
+        config: the run's.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.metrics = Metrics(path)
+        self.problem = ""  # why the last commit failed
+        self._config = config
+        self._lock = Lock(path)
+        self._replay: ReplayLog | None = None
+        self._waiting: dict[Path, bytes] = {}  # policies that could not be written yet
+        self._number = 0  # of the next checkpoint
+        self._committed_at, self._tried_s = 0, time.monotonic()
+        # Slots are overwritten in the memory at the earliest after so many steps; until then they must be on disk.
+        ring_steps = (config.buffer_size // config.n_envs - 1) // 2 * config.n_envs
+        self._every = max(1, min(config.checkpoint_every, ring_steps))
+
+    @classmethod
+    def create(cls, env: str, choice: Choice, out: Path | None, trainer: Trainer, *, exist_ok: bool) -> Self:
+        """Begin a run in a new folder.
+
+        Args:
+            env: which environment.
+            choice: preset and configuration.
+            out: the folder; None takes the usual one, with a counter behind its name if it is taken.
+            trainer: what will run in there.
+            exist_ok: begin in a folder that holds a run killed before its first checkpoint.
+
+        Raises:
+            RunRefused: the folder is taken, or no place to write to.
+        """
+        path = out or folder.usual(env, choice.preset, choice.config.seed)
+        if not (exist_ok and path.is_dir()):
+            path = folder.create(path, counted=out is None and not exist_ok)
+        store = cls(path, choice.config)
+        try:
+            folder.clear(path)
+            folder.write_config(path, env, choice.preset, choice.config, trainer)
+        except OSError as error:
+            store.close()
+            raise RunRefused(
+                "the run folder cannot be written", got=str(error), do="make room, or give --out"
+            ) from error
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def find(cls, env: str, choice: Choice, out: Path | None) -> Self | None:
+        """Open the folder of a run that can be continued; None if there is none, or one without a checkpoint.
+
+        Raises:
+            RunRefused: it holds something else, a run with other options, or is held by another process.
+        """
+        path = out or folder.usual(env, choice.preset, choice.config.seed)
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return None
+        folder.refuse_links(path)
+        names = {inside.name.removesuffix(".new") for inside in path.iterdir()} - {"lock"}
+        if not names & {"config.json"} and names <= set(folder.WRITTEN):
+            return None  # killed while it began
+        recorded = folder.read_config(path)
+        refuse_changes(path, recorded, env, choice.config)
+        if not checkpoints.folders(path / "checkpoints"):
+            return None
+        return cls(path, choice.config)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self.metrics.close()
+        self._lock.close()
+
+    def due(self, env_steps: int) -> bool:
+        """Return whether it is time for a checkpoint."""
+        return (
+            env_steps - self._committed_at >= self._every
+            or time.monotonic() - self._tried_s >= self._config.checkpoint_seconds
+        )
+
+    def save_policy(self, which: str, trainer: Trainer, env: str, return_mean: float | None) -> None:
+        """Write the actor as the run's `best` or `last` policy, or try again at the next commit."""
+        spaces = trainer.envs.spaces
+        self._waiting |= folder.policy_files(
+            self.path, which, trainer.agent, env, spaces, trainer.env_steps, return_mean
+        )
+        try:
+            self._write_waiting()
+        except OSError as error:
+            _log.warning("the %s policy could not be written: %s; it waits in memory", which, error)
+
+    def _write_waiting(self) -> None:
+        for path, content in list(self._waiting.items()):
+            disk.make_folder(path.parent)
+            disk.replace(path, content)
+            del self._waiting[path]
+
+    def _log_of(self, trainer: Trainer) -> ReplayLog:
+        if self._replay is None:
+            self._replay = ReplayLog(self.path / "replay", trainer.replay.slot, self._config.n_envs)
+        return self._replay
+
+    def commit(self, trainer: Trainer, progress: Progress) -> bool:
+        """Save everything, as one checkpoint.
+
+        Returns:
+            Whether that worked; if not, a warning says why and the checkpoint before is as valid as it was.
+
+        Raises:
+            Diverged: a loss or a weight is not finite; that is never saved.
+        """
+        trainer.refuse_non_finite()
+        tensors, facts = trainer.state()
+        replay = self._log_of(trainer)
+        self._committed_at, self._tried_s = trainer.env_steps, time.monotonic()
+        try:
+            self._write_waiting()
+            needed = sum(tensor.nbytes for tensor in tensors.values()) + replay.new_bytes(trainer.replay)
+            checkpoints.refuse_full_disk(self.path, needed)
+            self.metrics.flush()
+            replay.append(trainer.replay)
+            replay.flush()
+            facts |= {
+                "number": self._number,
+                "progress": progress.facts(),
+                "metrics": self.metrics.facts(),
+                "replay": replay.facts(),
+            }
+            checkpoints.commit(self.path / "checkpoints", trainer.env_steps, tensors, facts)
+        except OSError as error:
+            self.problem = str(error)
+            _log.warning("env step %s: no checkpoint: %s", f"{trainer.env_steps:,}", error)
+            return False
+        self._number += 1
+        try:
+            kept = checkpoints.prune(self.path / "checkpoints", facts["number"])
+            needs = [slots_needed(self._config, manifest) for manifest in kept]
+            replay.trim([min(positions) for positions in zip(*needs, strict=True)])
+        except OSError as error:
+            _log.warning("what is no longer needed could not be removed: %s", error)
+        return True
+
+    def restore(self, trainer: Trainer, progress: Progress) -> int:
+        """Bring a new trainer to where the newest checkpoint that verifies stands.
+
+        Returns:
+            Its env steps.
+
+        Raises:
+            RunRefused: no checkpoint verifies. Nothing on disk has been changed.
+        """
+        problems: dict[Path, str] = {}
+        for path, facts in self._newest_first(problems):
+            try:
+                self._restore(path, facts, trainer, progress)
+            except RunRefused as error:
+                problems[path] = error.one_line()
+            else:
+                self._tidy(path, trainer, progress, problems)
+                return trainer.env_steps
+        raise RunRefused(
+            "no checkpoint of this run can be used",
+            got="; ".join(f"{path.name}: {problem}" for path, problem in problems.items()),
+            do="copy the run again if you can, or begin a new one with another --out",
+        )
+
+    def _newest_first(self, problems: dict[Path, str]) -> list[tuple[Path, dict[str, Any]]]:
+        found = []
+        for path in checkpoints.folders(self.path / "checkpoints"):
+            try:
+                facts = checkpoints.manifest_of(path)
+                found.append(((facts["number"], facts["envs"]["env_steps"]), path, facts))
+            except RunRefused as error:
+                problems[path] = error.one_line()
+        return [(path, facts) for _, path, facts in sorted(found, key=lambda entry: entry[0], reverse=True)]
+
+    def _restore(self, path: Path, facts: dict[str, Any], trainer: Trainer, progress: Progress) -> None:
+        expected = sum(tensor.nbytes for tensor in trainer.state()[0].values())
+        try:
+            state = checkpoints.read(path, facts, expected + _SPARE_STATE_BYTES)
+            rows = self._log_of(trainer).open(facts["replay"], slots_needed(self._config, facts))
+            self.metrics.open(facts["metrics"])
+            progress.restore(facts["progress"])
+            not_exact = trainer.restore(state, facts, rows)
+            self._number = int(facts["number"]) + 1
+        except _NONSENSE as error:
+            raise RunRefused("a checkpoint says what cannot be", got=f"{path}: {error!r}") from error
+        recorded = folder.read_config(self.path)
+        not_exact += _other_machine(recorded, trainer)
+        progress.not_exact += [what for what in not_exact if what not in progress.not_exact]
+
+    def _tidy(self, path: Path, trainer: Trainer, progress: Progress, problems: dict[Path, str]) -> None:
+        """Remove what lies behind the checkpoint that was taken, and say what happened."""
+        self._log_of(trainer).cut()
+        self.metrics.cut()
+        for bad, problem in problems.items():
+            disk.remove(bad)
+            _log.warning("a checkpoint cannot be used, and was removed: %s", problem)
+        for what in progress.not_exact:
+            _log.warning("from here on the run is not bit for bit what it would have been: %s", what)
+        self._committed_at = trainer.env_steps
+        folder.change_steps(self.path, self._config.steps)
+        said = [*problems.values(), *(f"not bit-exact: {what}" for what in progress.not_exact)]
+        for what in [*said, f"resumed from {path.name}"]:
+            self.metrics.write("event", trainer.env_steps, what=what)
+
+
+def refuse_changes(path: Path, recorded: folder.RunInfo, env: str, config: Config) -> None:
+    """Refuse to continue a run with options that would make it another one.
+
+    Raises:
+        RunRefused: with the list of differences.
+    """
+    before, now = ({**vars(c), **vars(c.td3)} for c in (recorded.config, config))
+    differs = [f"{n} was {before[n]}, now {now[n]}" for n in now if n not in {*FREE, "td3"} and now[n] != before[n]]
+    if folder.env_name(env) != folder.env_name(recorded.env):
+        differs.insert(0, f"the environment was {recorded.env}, now {env}")
+    if config.steps < recorded.config.steps:
+        differs.append(f"steps was {recorded.config.steps}, now {config.steps}: it may grow, not shrink")
+    if differs:
+        raise RunRefused(
+            "the run in this folder has other options",
+            got=f"{path}: {'; '.join(differs)}",
+            do="give the same options, or another --out",
+        )
+
+
+def _other_machine(recorded: folder.RunInfo, trainer: Trainer) -> list[str]:
+    """Return what is not as it was when the run began, and changes the last bits of what is computed."""
+    engine, machine = recorded.engine, describe()
+    pairs = [
+        ("engine", engine.get("name"), trainer.chosen.name),
+        ("threads", engine.get("threads"), trainer.threads),
+        *((name, recorded.machine.get(name), machine[name]) for name in ("system", "processor", "python", "versions")),
+    ]
+    return [f"{name} was {before}, is {now}" for name, before, now in pairs if before != now]

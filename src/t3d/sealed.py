@@ -1,0 +1,59 @@
+"""JSON files that notice when they were damaged: each holds a checksum of everything else in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from t3d.errors import RunRefused
+
+MAX_BYTES = 1 << 20
+_SEAL = "sha256"
+
+
+def checksum(content: bytes | memoryview) -> str:
+    """Return the SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _checksum_of(content: dict[str, Any]) -> str:
+    return checksum(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """Return an object as JSON text with its checksum in it.
+
+    Args:
+        content: finite numbers, texts, lists and dicts of such.
+    """
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    return (json.dumps({**plain, _SEAL: _checksum_of(plain)}, indent=2) + "\n").encode()
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """Read what `seal` has written.
+
+    Raises:
+        RunRefused: there is no such file, it is too large, no JSON object, or not as it was written.
+    """
+    if not path.is_file():
+        raise RunRefused("a file of the run is missing", got=f"no {path}", do="name a folder that t3d train has made")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise RunRefused(f"{path.name} is too large", got=f"{path}: {size:,} bytes", expected=f"at most {MAX_BYTES:,}")
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"a JSON {type(content).__name__}, not an object")
+        recorded, found = content.pop(_SEAL, None), _checksum_of(content)
+    except (ValueError, RecursionError) as error:
+        raise RunRefused(f"{path.name} cannot be read", got=f"{path}: {error!r}", do="copy it again") from error
+    if recorded != found:
+        raise RunRefused(
+            f"{path.name} is not as it was written",
+            got=f"{path}: checksum {found}",
+            expected=f"the checksum in it, {recorded}",
+            do="copy it again; it is a record, not a place to change options",
+        )
+    return content
