@@ -1,5 +1,8 @@
 """Environments of a user's own, most of them misbehaving. Used as "path/to/own_envs.py:Class"."""
 
+import os
+import time
+
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
@@ -212,3 +215,74 @@ class TupleObs(Walk):
 
 class NotAnEnv:
     pass
+
+
+class Hangs(Failing):
+    """Does not come back from its step FAILS_AT."""
+
+    def see(self):
+        while self.fails:
+            time.sleep(3600)
+        return super().see()
+
+
+class HangsInPython(Failing):
+    """The same, busy."""
+
+    def see(self):
+        while self.fails:
+            pass
+        return super().see()
+
+
+class HangsInReset(RaisesInReset):
+    def reset(self, *, seed=None, options=None):
+        if self.steps_ever:
+            time.sleep(3600)
+        return super().reset(seed=seed)
+
+
+class HangsWhenMade(Walk):
+    def __init__(self):
+        time.sleep(3600)
+
+
+class HangsWhenClosed(Walk):
+    def close(self):
+        time.sleep(3600)
+
+
+class Exits(Failing):
+    def see(self):
+        if self.fails:
+            os._exit(3)
+        return super().see()
+
+
+class Aborts(Failing):
+    def see(self):
+        if self.fails:
+            os.abort()
+        return super().see()
+
+
+class ExitsWhenMade(Walk):
+    def __init__(self):
+        os._exit(4)
+
+
+class Slow(Walk):
+    def reward(self):
+        time.sleep(0.6)
+        return super().reward()
+
+
+class KeepsItsAction(Walk):
+    """The reward is how far the action is from the last one."""
+
+    kept = np.zeros(3, np.float32)
+
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        reward, self.kept = float(np.abs(action - self.kept).sum()), action
+        return obs, reward, *rest

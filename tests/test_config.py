@@ -10,7 +10,7 @@ import probes
 import pytest
 import torch
 
-from t3d import envs, presets
+from t3d import instances, presets, workers
 from t3d.config import Config, TD3Config
 from t3d.errors import ConfigRefused
 from t3d.presets import Choice
@@ -83,6 +83,32 @@ def n_envs_are_stepped_side_by_side(folder, monkeypatch):
     assert {row["env"] for row in rows(folder, "episode", n_envs=3)} == {0, 1, 2}
 
 
+def env_workers_share_the_environments(folder, monkeypatch):
+    def shares(made):
+        return [worker.n_envs for worker in made.envs._envs._workers]
+
+    assert isinstance(Trainer(PROBE, Config().with_values(SMALL)).envs._envs, instances.Instances)
+    for n, expected in ((1, [3]), (2, [1, 2]), (3, [1, 1, 1])):
+        made = Trainer(PROBE, Config().with_values(SMALL | {"n_envs": 3, "env_workers": n}))
+        assert shares(made) == expected
+        made.envs.close()
+
+
+def env_timeout_limits_a_step_in_training_and_in_evaluation(folder, monkeypatch):
+    asked, begin = [], workers.Workers.__init__
+
+    def record(self, env, n_envs, workers, timeout_s):
+        asked.append((n_envs, workers, timeout_s))
+        begin(self, env, n_envs, workers, timeout_s)
+
+    monkeypatch.setattr(workers.Workers, "__init__", record)
+    rows(folder / "two", "evaluation", steps=2, n_envs=2, env_workers=2, env_timeout=7.5)
+    assert asked == [(2, 2, 7.5), (1, 1, 7.5)]
+    asked.clear()
+    rows(folder / "none", "evaluation", steps=2, n_envs=2)
+    assert asked == []
+
+
 def random_steps_come_before_the_updates(folder, monkeypatch):
     assert [trained(random_steps=n).agent.updates for n in (0, 10, 25, 40, 99)] == [40, 30, 15, 0, 0]
 
@@ -134,8 +160,8 @@ def checkpoint_seconds_pass_at_most(folder, monkeypatch):
 
 
 def fresh_envs_are_made_for_every_episode(folder, monkeypatch):
-    made, make = [], envs.make
-    monkeypatch.setattr(envs, "make", lambda env: made.append(env) or make(env))
+    made, make = [], instances.make
+    monkeypatch.setattr(instances, "make", lambda env: made.append(env) or make(env))
     trained(n_envs=2)
     assert len(made) == 2
     made.clear()
@@ -204,6 +230,8 @@ def hidden_are_the_widths(folder, monkeypatch):
 BEHAVES = {
     "steps": steps_end_the_run,
     "n_envs": n_envs_are_stepped_side_by_side,
+    "env_workers": env_workers_share_the_environments,
+    "env_timeout": env_timeout_limits_a_step_in_training_and_in_evaluation,
     "random_steps": random_steps_come_before_the_updates,
     "updates_per_step": updates_per_step_are_made,
     "buffer_size": buffer_size_bounds_the_memory,
@@ -244,6 +272,8 @@ IMPOSSIBLE = {
     "steps": [0, -1, 1e6, True],
     "seed": [-1],
     "n_envs": [0],
+    "env_workers": [-1, 2, True, 1.0],
+    "env_timeout": [0, -1.0, NAN, INFINITE, "60"],
     "random_steps": [-1],
     "exploration_noise": [-0.1, NAN, INFINITE],
     "updates_per_step": [-1, NAN, INFINITE],
@@ -284,9 +314,12 @@ def test_an_impossible_value_is_refused(name, value):
     assert refused.value.exit_code == 2
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 101, "buffer_size": 100}, {"n_envs": 4, "buffer_size": 11}])
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 101, "buffer_size": 100}, {"n_envs": 4, "buffer_size": 11}, {"n_envs": 2, "env_workers": 3}],
+)
 def test_options_that_are_impossible_together_are_refused_before_anything_is_made(options, monkeypatch):
-    monkeypatch.setattr(envs, "make", lambda env: pytest.fail("an environment was made"))
+    monkeypatch.setattr(instances, "make", lambda env: pytest.fail("an environment was made"))
     with pytest.raises(ConfigRefused, match=r"got: .*\n.*expected: "):
         Trainer(PROBE, Config().with_values(SMALL | options))
 

@@ -79,7 +79,11 @@ class Config:
     seed: int = 0
     """Everything random in the run follows from this number."""
     n_envs: int = 1
-    """Environments stepped side by side in this process."""
+    """Environments stepped side by side."""
+    env_workers: int = 0
+    """Processes that share them, for slow environments; 0 steps them in this one. It changes no result."""
+    env_timeout: float = 60.0
+    """Seconds that a step or reset may take in such a process. Making may take a minute even where this is less."""
     random_steps: int = 10_000
     """Env steps of uniformly random actions before the actor acts and updates begin."""
     exploration_noise: float = 0.1
@@ -116,6 +120,8 @@ class Config:
         _require(self.steps >= 1, "steps", self.steps, "1 or above")
         _require(self.seed >= 0, "seed", self.seed, "0 or above")
         _require(self.n_envs >= 1, "n_envs", self.n_envs, "1 or above")
+        _require(self.env_workers >= 0, "env_workers", self.env_workers, "0 or above")
+        _require(0 < self.env_timeout < float("inf"), "env_timeout", self.env_timeout, "seconds, above 0")
         _require(self.random_steps >= 0, "random_steps", self.random_steps, "0 or above")
         _require(
             0 <= self.exploration_noise < float("inf"),
@@ -169,7 +175,8 @@ class Config:
         configuration may contradict itself.
 
         Raises:
-            ConfigRefused: the batch, or the environments' shares, do not fit into the replay.
+            ConfigRefused: the batch, or the environments' shares, do not fit into the replay; a worker would have
+                no environment.
         """
         if self.batch_size > self.buffer_size:
             raise ConfigRefused(
@@ -184,4 +191,11 @@ class Config:
                 got=f"buffer_size = {self.buffer_size}, n_envs = {self.n_envs}",
                 expected="3 slots or more for each environment",
                 do="raise --buffer-size",
+            )
+        if self.env_workers > self.n_envs:
+            raise ConfigRefused(
+                "a worker process would have no environment",
+                got=f"env_workers = {self.env_workers}, n_envs = {self.n_envs}",
+                expected="env_workers <= n_envs",
+                do="lower --env-workers or raise --n-envs",
             )

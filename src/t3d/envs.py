@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.errors import Diverged, EnvFailed
-from t3d.making import make, spaces_of
+from t3d.instances import Broken, Instances
 from t3d.policy import to_env_units
-from t3d.quiet import quiet_pybullet
+from t3d.workers import Workers
 
 
 class Episode(NamedTuple):
@@ -48,31 +48,46 @@ class Envs:
         seed_of: (env index, episode index) to that episode's seed.
         fresh: make the instance anew for every episode.
         role: what they serve, for messages.
+        workers: processes that share them; 0 steps them in this one.
+        timeout_s: what a step or a reset in a worker may take.
 
     Raises:
-        EnvRefused: as `make` and `spaces_of`.
+        ConfigRefused: this system cannot have workers.
+        EnvRefused: as `making.make` and `making.spaces_of`.
         EnvFailed: its first reset raised, or gave what it may not.
     """
 
     def __init__(
-        self, env: str, n_envs: int, seed_of: Callable[[int, int], int], fresh: bool, role: str = "training"
+        self,
+        env: str,
+        n_envs: int,
+        seed_of: Callable[[int, int], int],
+        fresh: bool,
+        role: str = "training",
+        *,
+        workers: int = 0,
+        timeout_s: float = 60.0,
     ) -> None:
         self.name = env
         self._role = role
         self.env_steps = 0
         self._seed_of = seed_of
         self._fresh = fresh
-        self._envs = [make(env) for _ in range(n_envs)]
-        self.spaces = spaces_of(self._envs[0], env)
+        self._envs = Workers(env, n_envs, workers, timeout_s) if workers else Instances(env, n_envs)
+        self.spaces = self._envs.spaces
         self.obs = np.zeros((n_envs, self.spaces.obs_size), np.float32)  # where each environment stands
         self._episode = np.full(n_envs, -1)
         self._return = np.zeros(n_envs)
         self._length = np.zeros(n_envs, int)
-        self.reset(np.ones(n_envs, bool))
+        try:
+            self.reset(np.ones(n_envs, bool))
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """Return N."""
-        return len(self._envs)
+        return len(self.obs)
 
     def reset(self, ended: NDArray[np.bool_]) -> None:
         """Begin a new episode in each environment whose episode has ended.
@@ -93,17 +108,14 @@ class Envs:
         self.obs = obs
 
     def _reset(self, ended: NDArray[np.bool_]) -> NDArray[np.float32]:
-        new_obs = self.obs.copy()
-        for i in np.flatnonzero(ended).tolist():
-            try:
-                with quiet_pybullet():
-                    if self._fresh and self._episode[i] > 0:
-                        self._envs[i].close()
-                        self._envs[i] = make(self.name)
-                    obs, _ = self._envs[i].reset(seed=self._seed_of(i, int(self._episode[i])))
-            except Exception as error:
-                raise self._raised(error, i, "reset", None) from error
-            new_obs[i] = self._numbers("observation", obs, self.spaces.obs_shape, i, None).reshape(-1)
+        try:
+            for i in np.flatnonzero(ended).tolist():
+                episode = int(self._episode[i])
+                self._envs.begin_reset(i, self._seed_of(i, episode), anew=self._fresh and episode > 0)
+            self._envs.wait()
+        except Broken as broken:
+            raise self._failed(broken, None) from broken.__cause__
+        new_obs = np.where(ended[:, None], self._seen(), self.obs)
         self._refuse_non_finite("observation", new_obs, None)
         return new_obs
 
@@ -117,27 +129,25 @@ class Envs:
             EnvFailed: an environment raised, or gave a non-finite number. Nothing of that step is to be stored.
             Diverged: the action itself is not finite; no environment has been stepped.
         """
-        n = len(self._envs)
         _refuse_non_finite_action(action)
         scaled = to_env_units(action, self.spaces.action_low, self.spaces.action_high)
-        reward, next_obs = np.zeros(n, np.float32), np.empty_like(self.obs)
-        terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
-        for i, env in enumerate(self._envs):
-            try:
-                obs, gave, terminated[i], truncated[i], _ = env.step(scaled[i].reshape(self.spaces.action_shape))
-            except Exception as error:
-                raise self._raised(error, i, "step", scaled) from error
-            next_obs[i] = self._numbers("observation", obs, self.spaces.obs_shape, i, scaled).reshape(-1)
-            reward[i] = self._numbers("reward", gave, (), i, scaled)
+        try:
+            for i in range(len(self)):
+                self._envs.begin_step(i, scaled[i].reshape(self.spaces.action_shape))
+            self._envs.wait()
+        except Broken as broken:
+            raise self._failed(broken, scaled) from broken.__cause__
+        next_obs = self._seen()
+        reward, terminated, truncated = (self._envs.rows[name].copy() for name in ("reward", "terminated", "truncated"))
         self._refuse_non_finite("observation", next_obs, scaled)
         self._refuse_non_finite("reward", reward[:, None], scaled)
-        self.env_steps += n
+        self.env_steps += len(self)
         self._return += reward
         self._length += 1
         self.obs = next_obs
         episodes = [
             Episode(i, float(self._return[i]), int(self._length[i]), "terminated" if terminated[i] else "truncated")
-            for i in range(n)
+            for i in range(len(self))
             if terminated[i] or truncated[i]
         ]
         return Step(reward, terminated, truncated, next_obs, episodes)
@@ -182,43 +192,30 @@ class Envs:
         if len(rows) != self._length[i]:
             return f"its first {self._length[i] - len(rows):,} steps are not on disk"
         scaled = to_env_units(rows["action"], self.spaces.action_low, self.spaces.action_high)
+        answer = self._envs.rows[i]
         try:
-            self._envs[i].close()
-            with quiet_pybullet():
-                self._envs[i] = make(self.name)
-                obs, _ = self._envs[i].reset(seed=self._seed_of(i, int(self._episode[i])))
+            self._envs.begin_reset(i, self._seed_of(i, int(self._episode[i])), anew=True)
+            self._envs.wait()
             for k, (row, action) in enumerate(zip(rows, scaled, strict=True)):
-                if np.asarray(obs, np.float32).tobytes() != row["obs"].tobytes():
+                if answer["obs"].tobytes() != row["obs"].tobytes():
                     return f"step {k}: another observation"
-                obs, reward, terminated, truncated, _ = self._envs[i].step(action.reshape(self.spaces.action_shape))
-                if np.float32(reward).tobytes() != row["reward"].tobytes() or terminated or truncated:
+                self._envs.begin_step(i, action.reshape(self.spaces.action_shape))
+                self._envs.wait()
+                ended = answer["terminated"] or answer["truncated"]
+                if answer["reward"].tobytes() != row["reward"].tobytes() or ended:
                     return f"step {k + 1}: another reward, or an end"
-            same = np.asarray(obs, np.float32).tobytes() == self.obs[i].tobytes()
-        except Exception as error:  # noqa: BLE001 - whatever it raises, it is not the same as before
-            return f"{type(error).__name__}: {error}"
+        except Broken as broken:  # whatever is wrong, it is not the same as before
+            return broken.failed.one_line()
+        same = answer["obs"].tobytes() == self.obs[i].tobytes()
         return None if same else f"step {len(rows)}: another observation"
 
     def close(self) -> None:
         """Close every environment."""
-        for env in self._envs:
-            env.close()
+        self._envs.close()
 
-    def _numbers(
-        self, field: str, given: Any, shape: tuple[int, ...], i: int, scaled: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        try:
-            array = np.asarray(given, np.float32)
-        except (TypeError, ValueError):
-            array = None
-        if array is None or array.shape != shape:
-            was = type(given).__name__ + ("" if array is None else f" of shape {array.shape}")
-            raise EnvFailed(
-                f"the environment's {field} is of the wrong kind",
-                got=f"{self._where(i, scaled)}: {was}",
-                expected=f"numbers of shape {shape}" if shape else "one number",
-                do="mend the environment's spaces, or what its reset and step return",
-            )
-        return array
+    def _seen(self) -> NDArray[np.float32]:
+        """Return a copy of all observations, (N, S)."""
+        return self._envs.rows["obs"].reshape(len(self), -1).copy()
 
     def _where(self, i: int, scaled: NDArray[np.float32] | None) -> str:
         # The counters still stand before the step that failed.
@@ -228,12 +225,10 @@ class Envs:
             f"episode {self._episode[i]}, episode step {self._length[i] + (scaled is not None)}{last}"
         )
 
-    def _raised(self, error: Exception, i: int, doing: str, scaled: NDArray[np.float32] | None) -> EnvFailed:
-        return EnvFailed(
-            f"the environment raised {type(error).__name__} in {doing}: {error}",
-            got=self._where(i, scaled),
-            do="mend the environment; its own traceback is above",
-        )
+    def _failed(self, broken: Broken, scaled: NDArray[np.float32] | None) -> EnvFailed:
+        rows, where = broken.failed.rows, self._where(broken.env, scaled)
+        got = f"{where}: {rows['got']}" if "got" in rows else where
+        return EnvFailed(broken.failed.what, **rows | {"got": got})
 
     def _refuse_non_finite(self, field: str, values: NDArray[np.float32], scaled: NDArray[np.float32] | None) -> None:
         if np.isfinite(values).all():

@@ -32,8 +32,8 @@ class T3DError(Exception):
 
     def __init__(self, what: str, *, got: str = "", expected: str = "", do: str = "") -> None:
         self.what = what
-        rows = {"got": got, "expected": expected, "do": do}
-        lines = [f"  {label + ':':<10}{text}" for label, text in rows.items() if text]
+        self.rows = {label: text for label, text in (("got", got), ("expected", expected), ("do", do)) if text}
+        lines = [f"  {label + ':':<10}{text}" for label, text in self.rows.items()]
         super().__init__("\n".join([what, *lines]))
 
     def one_line(self) -> str:

@@ -33,7 +33,15 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    act: Act, env: str, *, episodes: int, seed: int, fresh: bool, between: Callable[[], None] = lambda: None
+    act: Act,
+    env: str,
+    *,
+    episodes: int,
+    seed: int,
+    fresh: bool,
+    between: Callable[[], None] = lambda: None,
+    in_worker: bool = False,
+    env_timeout: float = 60.0,
 ) -> Evaluation:
     """Play episodes in an environment made anew; episode k has the same seed at every evaluation of a run.
 
@@ -44,11 +52,21 @@ def evaluate(
         seed: the run's seed; the evaluation's own follow from it and touch none of the training's.
         fresh: make the instance anew for every episode.
         between: called between two steps; what it raises ends the evaluation.
+        in_worker: step it in a process of its own, so that an environment that hangs or crashes is named.
+        env_timeout: seconds that a step or a reset may take there.
 
     Raises:
-        EnvFailed: the environment raised, or gave what it may not.
+        EnvFailed: the environment raised, or gave what it may not; or its worker died or took too long.
     """
-    envs = Envs(env, 1, lambda _, episode: evaluation_seed(seed, episode), fresh, "evaluation")
+    envs = Envs(
+        env,
+        1,
+        lambda _, episode: evaluation_seed(seed, episode),
+        fresh,
+        "evaluation",
+        workers=int(in_worker),
+        timeout_s=env_timeout,
+    )
     step = partial(_step_to_end, act, envs, between)
     try:
         ended = [step(last=k == episodes - 1) for k in range(episodes)]

@@ -51,7 +51,14 @@ class Trainer:
         _refuse_missing_device(config.device)
         self.config = config
         self.streams = Streams.from_seed(config.seed)
-        self.envs = Envs(env, config.n_envs, partial(episode_seed, config.seed), config.fresh_envs)
+        self.envs = Envs(
+            env,
+            config.n_envs,
+            partial(episode_seed, config.seed),
+            config.fresh_envs,
+            workers=config.env_workers,
+            timeout_s=config.env_timeout,
+        )
         spaces = self.envs.spaces
         _refuse_too_large(config.buffer_size * slot_dtype((spaces.obs_size,), spaces.action_size).itemsize)
         self.replay = Replay(config.buffer_size, config.n_envs, spaces.obs_size, spaces.action_size)

@@ -142,6 +142,8 @@ class Session:
             seed=config.seed,
             fresh=config.fresh_envs,
             between=signals.stop_here,
+            in_worker=config.env_workers > 0,
+            env_timeout=config.env_timeout,
         )
         if progress.evaluated(seen, env_steps, config.eval_every):
             self._save("best")

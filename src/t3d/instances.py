@@ -1,0 +1,135 @@
+"""Environments in this process: made, reset with a seed, stepped in their own units, and looked at for kind and shape.
+
+No PyTorch is imported here: worker processes run this same code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t3d.errors import EnvFailed
+from t3d.making import Spaces, make, spaces_of
+from t3d.quiet import quiet_pybullet
+
+
+class Broken(Exception):
+    """Carry the index of the environment that failed to whoever can say where in the run it stood.
+
+    Args:
+        env: its index.
+        failed: what is wrong, without where.
+    """
+
+    def __init__(self, env: int, failed: EnvFailed) -> None:
+        super().__init__(env, failed)
+        self.env = env
+        self.failed = failed
+
+
+def row_dtype(obs_shape: tuple[int, ...], action_shape: tuple[int, ...]) -> np.dtype[np.void]:
+    """Return the layout of one environment's row: the action it is given, and all that it answers."""
+    return np.dtype(
+        [
+            ("obs", np.float32, obs_shape),
+            ("action", np.float32, action_shape),
+            ("reward", np.float32),
+            ("terminated", np.bool_),
+            ("truncated", np.bool_),
+        ],
+        align=True,
+    )
+
+
+class Instances:
+    """Hold N environments. Whatever is begun here is over when the call returns; `workers.Workers` is the other kind.
+
+    Args:
+        env: which, as for `make`.
+        n_envs: N.
+
+    Raises:
+        EnvRefused: as `make` and `spaces_of`.
+    """
+
+    def __init__(self, env: str, n_envs: int) -> None:
+        self._name = env
+        self._envs = [make(env) for _ in range(n_envs)]
+        self.spaces: Spaces = spaces_of(self._envs[0], env)
+        self.rows = np.zeros(n_envs, row_dtype(self.spaces.obs_shape, self.spaces.action_shape))
+
+    def begin_reset(self, i: int, seed: int, *, anew: bool) -> None:
+        """Begin an episode; its first observation will stand in row i.
+
+        Args:
+            i: which.
+            seed: of the episode.
+            anew: in an instance made anew.
+
+        Raises:
+            Broken: it raised, or gave what it may not.
+        """
+        try:
+            with quiet_pybullet():
+                if anew:
+                    self._envs[i].close()
+                    self._envs[i] = make(self._name)
+                obs, _ = self._envs[i].reset(seed=seed)
+        except Exception as error:
+            raise _raised(error, i, "reset") from error
+        self._put(i, "observation", "obs", obs)
+
+    def begin_step(self, i: int, action: NDArray[np.float32]) -> None:
+        """Step environment i; what it answers will stand in row i.
+
+        Args:
+            i: which.
+            action: in its action shape and its own units.
+
+        Raises:
+            Broken: it raised, or gave what it may not.
+        """
+        row = self.rows[i]
+        row["action"] = action
+        try:
+            # A copy: an environment may keep its last action, and the row is written again.
+            obs, reward, row["terminated"], row["truncated"], _ = self._envs[i].step(np.array(row["action"]))
+        except Exception as error:
+            raise _raised(error, i, "step") from error
+        self._put(i, "observation", "obs", obs)
+        self._put(i, "reward", "reward", reward)
+
+    def wait(self) -> None:
+        """Return at once: what was begun is over."""
+
+    def close(self) -> None:
+        """Close every environment."""
+        for env in self._envs:
+            env.close()
+
+    def _put(self, i: int, field: str, column: str, given: Any) -> None:
+        shape = self.rows.dtype[column].shape
+        try:
+            array = np.asarray(given, np.float32)
+        except (TypeError, ValueError):
+            array = None
+        if array is None or array.shape != shape:
+            was = type(given).__name__ + ("" if array is None else f" of shape {array.shape}")
+            failed = EnvFailed(
+                f"the environment's {field} is of the wrong kind",
+                got=was,
+                expected=f"numbers of shape {shape}" if shape else "one number",
+                do="mend the environment's spaces, or what its reset and step return",
+            )
+            raise Broken(i, failed)
+        self.rows[i][column] = array
+
+
+def _raised(error: Exception, i: int, doing: str) -> Broken:
+    failed = EnvFailed(
+        f"the environment raised {type(error).__name__} in {doing}: {error}",
+        do="mend the environment; its own traceback is above",
+    )
+    return Broken(i, failed)
