@@ -101,6 +101,33 @@ def test_what_is_seen_is_the_same_to_the_bit(env, fresh):
     assert same(*seen)
 
 
+def test_unfinished_episodes_are_played_again_in_workers():
+    def play_on(envs, actions):
+        return [(step.next_obs.tobytes(), step.reward.tobytes()) for step in map(envs.step, actions)]
+
+    envs = Envs(f"{OWN}:Leaks", 2, SEED_OF, fresh=True, workers=2)
+    play(envs, actions_for(envs, 20))
+    actions = actions_for(envs, 12, seed=1)
+    played = np.zeros((2, 7), [("obs", "f4", 4), ("action", "f4", 3), ("reward", "f4")])
+    for k in range(7):
+        played["obs"][:, k], played["action"][:, k] = envs.obs, actions[k]
+        played["reward"][:, k] = envs.step(actions[k]).reward
+    facts, obs = envs.facts(), envs.obs
+    expected = play_on(envs, actions[7:])
+    envs.close()
+    for n_workers in (0, 1, 2):
+        again = Envs(f"{OWN}:Leaks", 2, SEED_OF, fresh=True, workers=n_workers)
+        assert again.restore(facts, obs, list(played)) == [None, None]
+        assert play_on(again, actions[7:]) == expected
+        other = played.copy()
+        other["reward"][1, 3] += 1
+        assert again.restore(facts, obs, list(other)) == [
+            None,
+            "environment 1, episode 1, step 4: another reward, or an end",
+        ]
+        again.close()
+
+
 @pytest.mark.parametrize("n_workers", [0, 1])
 def test_an_environment_may_keep_its_action(n_workers):
     envs = Envs(f"{OWN}:KeepsItsAction", 2, SEED_OF, fresh=False, workers=n_workers)

@@ -26,7 +26,7 @@ _SPARE_STATE_BYTES = 64 << 20
 _NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, AssertionError, RuntimeError)
 
 # Options that change no number of a run, so that it may be resumed with others.
-FREE = {"steps", "checkpoint_every", "checkpoint_seconds"}
+FREE = {"steps", "checkpoint_every", "checkpoint_seconds", "env_workers", "env_timeout"}
 
 
 class Store:
