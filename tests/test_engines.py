@@ -99,7 +99,7 @@ def shapes(narrowest: int) -> Any:
             "batch": st.integers(1, 50),
             "size": st.integers(1, 20),
             "actions": st.integers(1, 7),
-            "threads": st.integers(1, 3),
+            "threads": st.integers(1, 4),
         }
     )
 

@@ -106,19 +106,32 @@ def _plan(
     layers = len(net) // 3
     size, actions = int(net[0, k.INPUTS]), int(net[layers - 1, k.OUTPUTS])
     space = _Space(dtype)
-    at = np.zeros(13, np.int64)
-    at[[k.S, k.A, k.B, k.LAYERS, k.THREADS]] = size, actions, batch, layers, threads
+    at = np.zeros(14, np.int64)
+    # An even number of threads forms two crews with a critic each, an odd one a single crew.
+    crews = 2 - threads % 2
+    at[[k.S, k.A, k.B, k.LAYERS, k.THREADS, k.CREWS]] = size, actions, batch, layers, threads, crews
     for entry in (k.OBS_ACTION, k.NEXT):
         at[entry] = space.take(batch * (size + actions))
-    for entry in (k.REWARD, k.TERMINATED, k.TARGET_Q):
+    for entry in (k.REWARD, k.TERMINATED):
         at[entry] = space.take(batch)
+    at[k.NEXT_Q] = space.take(2 * batch)
     at[k.NOISE] = space.take(batch * actions)
-    largest = max(int(row[k.INPUTS]) * -(-int(row[k.OUTPUTS]) // threads) for row in net)
+    largest = max(int(row[k.INPUTS]) * -(-int(row[k.OUTPUTS]) // (threads // crews)) for row in net)
     at[k.GRAD_SIZE] = space.round(largest)
     at[k.GRAD] = space.take(threads * int(at[k.GRAD_SIZE]))
+    # What is done with before the next begins shares room with it, so that it stays in cache: one thread's critics, and
+    # the gradients of the first critic and the actor. What the last layers say, and its gradient, is kept apart.
+    separate = [0, 1, 1] if threads == 1 else [0, 1, 2]
+    for column, rooms in ((k.OUT, separate), (k.DELTA, [max(0, room - 1) for room in separate])):
+        taken: dict[tuple[int, int], int] = {}
+        for index, row in enumerate(net):
+            network, layer = divmod(index, layers)
+            place = (rooms[network], layer) if layer < layers - 1 else (-network, layer)
+            if place not in taken:
+                taken[place] = space.take(batch * int(row[k.OUTPUTS]))
+            row[column] = taken[place]
     for row in net:
         outputs = int(row[k.OUTPUTS])
-        row[k.OUT], row[k.DELTA] = space.take(batch * outputs), space.take(batch * outputs)
         row[k.PARTIAL_SIZE] = space.round(3 * outputs)
         row[k.PARTIAL] = space.take(threads * int(row[k.PARTIAL_SIZE]))
         if row[k.GAIN] >= 0:
@@ -290,7 +303,7 @@ class Fused:
     def _memory(self, batch: int, threads: int) -> k.Memory:
         """Make room for batches of a size, beside the adopted weights."""
         net, at, work = _plan(self._net, batch, threads, self._dtype)
-        sync, sums = np.zeros(1, np.int64), np.zeros((threads, 8))
+        sync, sums = np.zeros(24, np.int64), np.zeros((threads, 8))
         return k.Memory(net, at, self._weights, work, self._hyper, self._rates, self._control, sync, sums)
 
     def _advance(self, which: int, optimizer: torch.optim.Optimizer, steps: NDArray[np.float32]) -> None:

@@ -1,9 +1,9 @@
 """Every compiled function of the fused engine: one file, as cached code does not notice a changed callee elsewhere.
 
-Shapes as in `td3.py`; all matrices are row-major. An update is four phases. In 1 and 3 every thread carries its
-own rows of the batch forward and backward through whole networks and waits for nobody; in 2 and 4 every thread
-moves its own rows of each weight matrix. So the result depends on the number of threads (another split adds up
-in another order), never on their timing.
+Shapes as in `td3.py`; all matrices are row-major. Every thread carries its own rows of the batch forward and back
+through a network, and moves its own rows of each weight matrix; the actor is split among all threads, a critic among
+those of its crew. A layer is moved as soon as the gradient has passed it, while what that takes is in cache. So the
+result depends on the number of threads (another split adds up in another order), never on their timing.
 
 Every comparison is written so that NaN comes through.
 """
@@ -28,7 +28,7 @@ NATIVE_VERSION = 1
 # gradients of bias, gain and shift, PARTIAL_SIZE apart.
 INPUTS, OUTPUTS, WEIGHT, BIAS, GAIN, SHIFT, OUT, NORMED, RSTD, DELTA, PARTIAL, PARTIAL_SIZE = range(12)
 # Entries of `at`: sizes, then offsets in `work`. OBS_ACTION and NEXT are (B, S + A), what the critics read.
-S, A, B, LAYERS, THREADS, OBS_ACTION, NEXT, REWARD, TERMINATED, NOISE, TARGET_Q, GRAD, GRAD_SIZE = range(13)
+S, A, B, LAYERS, THREADS, CREWS, OBS_ACTION, NEXT, REWARD, TERMINATED, NOISE, NEXT_Q, GRAD, GRAD_SIZE = range(14)
 # Entries of `hyper`; rows and entries of `rates`; entries of `control`; entries of a row of `sums`.
 GAMMA, POLICY_NOISE, NOISE_CLIP, TAU = range(4)
 ACTOR, CRITIC = range(2)
@@ -37,6 +37,7 @@ DELAYED, STOP = range(2)
 CRITIC_LOSS, Q1, Q2, TARGET, ACTOR_LOSS = range(5)
 
 SPINS = 4000  # about 10 us; then the core is offered to others, in case the awaited thread has none
+PATIENCE = 2000  # about 1 ms: a thread asleep takes up to 50 us to wake, the next update is often nearer than that
 NORM_EPS = 1e-5  # PyTorch's
 
 
@@ -50,18 +51,26 @@ class Memory(NamedTuple):
     hyper: Floats
     rates: Floats  # (2, 6)
     control: Ints
-    sync: Ints  # (1,) how often threads have waited for each other
+    sync: Ints  # (24,) at 0, 8 and 16 (a cache line each): how often all threads, and each crew, have waited
     sums: NDArray[np.float64]  # (THREADS, 5 or more)
 
 
+class Crew(NamedTuple):
+    """Threads that share a network, as one of them sees it."""
+
+    bell: int  # where in `sync` they wait for each other
+    part: int  # which of them it is
+    parts: int  # how many they are
+
+
 @compiled
-def wait_for_all(sync: Ints, threads: int) -> None:
+def wait_for_all(sync: Ints, bell: int, threads: int) -> None:
     """Return once all threads have called this as often as this one."""
     if threads > 1:
-        arrived = add_and_get(sync, 0, 1)
+        arrived = add_and_get(sync, bell, 1)
         goal = ((arrived - 1) // threads + 1) * threads
         spins = 0
-        while get(sync, 0) < goal:
+        while get(sync, bell) < goal:
             spins += 1
             if spins > SPINS:
                 yield_core()
@@ -224,13 +233,16 @@ def max_of(a: Any, b: Any) -> Any:
 
 
 @compiled
-def forward(m: Memory, first: int, params: Floats, x: int, x_stride: int, lo: int, hi: int) -> None:
-    """Carry rows lo to hi of the input at offset x through a network; what each layer says stays at its OUT."""
+def forward(m: Memory, first: int, params: Floats, x: int, x_stride: int, lo: int, hi: int, to: int) -> None:
+    """Carry rows lo to hi of the input at offset x through a network; what each layer says stays at its OUT.
+
+    Or at its DELTA, if `to` says so: a target network's gradient is never asked for, and that memory is in cache.
+    """
     net, work, layers, rows = m.net, m.work, m.at[LAYERS], hi - lo
     for layer in range(first, first + layers):
         n_in, n_out = net[layer, INPUTS], net[layer, OUTPUTS]
         w, b, g, s = net[layer, WEIGHT], net[layer, BIAS], net[layer, GAIN], net[layer, SHIFT]
-        y = work[net[layer, OUT] + lo * n_out : net[layer, OUT] + hi * n_out]
+        y = work[net[layer, to] + lo * n_out : net[layer, to] + hi * n_out]
         dense(work[x + lo * x_stride :], x_stride, params[w : w + n_in * n_out], y, rows, n_in, n_out)
         bias = params[b : b + n_out]
         if layer == first + layers - 1:
@@ -240,52 +252,60 @@ def forward(m: Memory, first: int, params: Floats, x: int, x_stride: int, lo: in
         else:
             normed, rstd = work[net[layer, NORMED] + lo * n_out :], work[net[layer, RSTD] + lo :]
             norm_relu(y, bias, params[g : g + n_out], params[s : s + n_out], normed, rstd, rows, n_out)
-        x, x_stride = net[layer, OUT], n_out
+        x, x_stride = net[layer, to], n_out
 
 
 @compiled
-def backward(m: Memory, first: int, t: int, lo: int, hi: int) -> None:
-    """Carry rows lo to hi of the gradient of a network's output down to its first layer's output, at the DELTAs."""
-    net, work, params, layers, rows = m.net, m.work, m.weights[0], m.at[LAYERS], hi - lo
-    for layer in range(first + layers - 1, first - 1, -1):
-        n_in, n_out = net[layer, INPUTS], net[layer, OUTPUTS]
-        dy = work[net[layer, DELTA] + lo * n_out : net[layer, DELTA] + hi * n_out]
-        if layer == first + layers - 1:
-            sum_rows(dy, n_out, work[net[layer, PARTIAL] + t * net[layer, PARTIAL_SIZE] :], rows, n_out)
-        if layer > first:
-            w, below = net[layer, WEIGHT], layer - 1
-            dx = work[net[below, DELTA] + lo * n_in : net[below, DELTA] + hi * n_in]
-            dense_input_gradient(dy, params[w : w + n_in * n_out], n_in, dx, rows, n_in, n_out)
-            x = work[net[below, OUT] + lo * n_in : net[below, OUT] + hi * n_in]
-            partial = work[net[below, PARTIAL] + t * net[below, PARTIAL_SIZE] :]
-            gain = net[below, GAIN]
-            if gain < 0:
-                relu_gradient(x, dx, partial, rows, n_in)
-            else:
-                normed, rstd = work[net[below, NORMED] + lo * n_in :], work[net[below, RSTD] + lo :]
-                norm_relu_gradient(x, dx, params[gain : gain + n_in], normed, rstd, partial, rows, n_in)
+def backward(m: Memory, layer: int, part: int, lo: int, hi: int) -> None:
+    """Carry rows lo to hi of a gradient from a layer's DELTA to the DELTA of the layer below."""
+    net, work, params, rows, below = m.net, m.work, m.weights[0], hi - lo, layer - 1
+    n_in, n_out, w, gain = net[layer, INPUTS], net[layer, OUTPUTS], net[layer, WEIGHT], net[below, GAIN]
+    dy = work[net[layer, DELTA] + lo * n_out : net[layer, DELTA] + hi * n_out]
+    dx = work[net[below, DELTA] + lo * n_in : net[below, DELTA] + hi * n_in]
+    dense_input_gradient(dy, params[w : w + n_in * n_out], n_in, dx, rows, n_in, n_out)
+    x = work[net[below, OUT] + lo * n_in : net[below, OUT] + hi * n_in]
+    partial = work[net[below, PARTIAL] + part * net[below, PARTIAL_SIZE] :]
+    if gain < 0:
+        relu_gradient(x, dx, partial, rows, n_in)
+    else:
+        normed, rstd = work[net[below, NORMED] + lo * n_in :], work[net[below, RSTD] + lo :]
+        norm_relu_gradient(x, dx, params[gain : gain + n_in], normed, rstd, partial, rows, n_in)
 
 
 @compiled
-def move(m: Memory, first: int, rates: Floats, t: int) -> None:
-    """Give thread t's share of a network's weights their gradients and let Adam move them."""
-    net, at, work, threads = m.net, m.at, m.work, m.at[THREADS]
+def move(m: Memory, layer: int, x: int, x_stride: int, rates: Floats, t: int, part: int, parts: int) -> None:
+    """Give a part of a layer's weights their gradients and let Adam move them. x: offset of the layer's input."""
+    net, at, work = m.net, m.at, m.work
     follow, tau = m.control[DELAYED] != 0, m.hyper[TAU]
-    x, x_stride = at[OBS_ACTION], at[S] + at[A]
     grad = work[at[GRAD] + t * at[GRAD_SIZE] : at[GRAD] + (t + 1) * at[GRAD_SIZE]]
-    for layer in range(first, first + at[LAYERS]):
-        n_in, n_out = net[layer, INPUTS], net[layer, OUTPUTS]
-        lo, hi = n_out * t // threads, n_out * (t + 1) // threads
-        if hi > lo:
-            dy = work[net[layer, DELTA] + lo :]
-            dense_weight_gradient(dy, n_out, work[x:], x_stride, grad, at[B], n_in, hi - lo)
-            adam(m.weights, net[layer, WEIGHT] + lo * n_in, (hi - lo) * n_in, grad, rates, follow, tau)
-            for kind in range(3 if net[layer, GAIN] >= 0 else 1):
-                parts = work[net[layer, PARTIAL] + kind * n_out + lo :]
-                sum_rows(parts, net[layer, PARTIAL_SIZE], grad, threads, hi - lo)
-                # BIAS, GAIN and SHIFT are neighbours in `net` as their sums are in PARTIAL.
-                adam(m.weights, net[layer, BIAS + kind] + lo, hi - lo, grad, rates, follow, tau)
-        x, x_stride = net[layer, OUT], n_out
+    n_in, n_out = net[layer, INPUTS], net[layer, OUTPUTS]
+    lo, hi = n_out * part // parts, n_out * (part + 1) // parts
+    if hi > lo:
+        dy = work[net[layer, DELTA] + lo :]
+        dense_weight_gradient(dy, n_out, work[x:], x_stride, grad, at[B], n_in, hi - lo)
+        adam(m.weights, net[layer, WEIGHT] + lo * n_in, (hi - lo) * n_in, grad, rates, follow, tau)
+        for kind in range(3 if net[layer, GAIN] >= 0 else 1):
+            partial = work[net[layer, PARTIAL] + kind * n_out + lo :]
+            sum_rows(partial, net[layer, PARTIAL_SIZE], grad, parts, hi - lo)
+            # BIAS, GAIN and SHIFT are neighbours in `net` as their sums are in PARTIAL.
+            adam(m.weights, net[layer, BIAS + kind] + lo, hi - lo, grad, rates, follow, tau)
+
+
+@compiled
+def learn(m: Memory, first: int, rates: Floats, t: int, crew: Crew, lo: int, hi: int) -> None:
+    """Carry rows lo to hi of the gradient of a network's output downwards, and move each layer once it is passed."""
+    net, at, work = m.net, m.at, m.work
+    last = first + at[LAYERS] - 1
+    n_out = net[last, OUTPUTS]
+    partial = work[net[last, PARTIAL] + crew.part * net[last, PARTIAL_SIZE] :]
+    sum_rows(work[net[last, DELTA] + lo * n_out :], n_out, partial, hi - lo, n_out)
+    for layer in range(last, first - 1, -1):
+        x, x_stride = at[OBS_ACTION], at[S] + at[A]
+        if layer > first:
+            backward(m, layer, crew.part, lo, hi)
+            x, x_stride = net[layer - 1, OUT], net[layer, INPUTS]
+            wait_for_all(m.sync, crew.bell, crew.parts)
+        move(m, layer, x, x_stride, rates, t, crew.part, crew.parts)
 
 
 # TD3, step by step as in `td3.py`.
@@ -293,61 +313,65 @@ def move(m: Memory, first: int, rates: Floats, t: int) -> None:
 
 @compiled
 def look_ahead(m: Memory, lo: int, hi: int) -> None:
-    """Rows lo to hi of steps 5 to 9: from the next observations to TARGET_Q."""
-    at, net, work, hyper, target = m.at, m.net, m.work, m.hyper, m.weights[1]
-    layers, size, actions, width = at[LAYERS], at[S], at[A], at[S] + at[A]
+    """Rows lo to hi of steps 5 and 6: the next action, behind the next observation."""
+    at, net, work, hyper = m.at, m.net, m.work, m.hyper
+    size, actions, width = at[S], at[A], at[S] + at[A]
     one, clip = work.dtype.type(1), hyper[NOISE_CLIP]
-    forward(m, 0, target, at[NEXT], width, lo, hi)
+    forward(m, 0, m.weights[1], at[NEXT], width, lo, hi, DELTA)
     for i in range(lo, hi):
         for j in range(actions):
             noise = min_of(max_of(hyper[POLICY_NOISE] * work[at[NOISE] + i * actions + j], -clip), clip)
-            action = work.dtype.type(math.tanh(work[net[layers - 1, OUT] + i * actions + j]))
+            action = work.dtype.type(math.tanh(work[net[at[LAYERS] - 1, DELTA] + i * actions + j]))
             work[at[NEXT] + i * width + size + j] = min_of(max_of(action + noise, -one), one)
-    forward(m, layers, target, at[NEXT], width, lo, hi)
-    forward(m, 2 * layers, target, at[NEXT], width, lo, hi)
-    q1, q2 = work[net[2 * layers - 1, OUT] :], work[net[3 * layers - 1, OUT] :]
-    for i in range(lo, hi):
-        bootstrap = hyper[GAMMA] * (one - work[at[TERMINATED] + i])
-        work[at[TARGET_Q] + i] = work[at[REWARD] + i] + bootstrap * min_of(q1[i], q2[i])
 
 
 @compiled
-def judge(m: Memory, t: int, lo: int, hi: int) -> None:
-    """Rows lo to hi of steps 10 and 11, and the loss's gradient with respect to what the critics' layers said."""
-    at, net, work, sums = m.at, m.net, m.work, m.sums[t]
-    layers, width, scale = at[LAYERS], at[S] + at[A], work.dtype.type(2 / at[B])
-    forward(m, layers, m.weights[0], at[OBS_ACTION], width, lo, hi)
-    forward(m, 2 * layers, m.weights[0], at[OBS_ACTION], width, lo, hi)
-    q1, q2 = work[net[2 * layers - 1, OUT] :], work[net[3 * layers - 1, OUT] :]
-    d_q1, d_q2 = work[net[2 * layers - 1, DELTA] :], work[net[3 * layers - 1, DELTA] :]
+def foresee(m: Memory, critic: int, lo: int, hi: int) -> None:
+    """Rows lo to hi of step 7: what a critic's target says of the next observation and action."""
+    at, net, work = m.at, m.net, m.work
+    first = critic * at[LAYERS]
+    forward(m, first, m.weights[1], at[NEXT], at[S] + at[A], lo, hi, DELTA)
+    # Its own place: the gradient that comes where it stands now may be there before the other critic's crew has read.
+    work[at[NEXT_Q] + (critic - 1) * at[B] + lo : at[NEXT_Q] + (critic - 1) * at[B] + hi] = work[
+        net[first + at[LAYERS] - 1, DELTA] + lo : net[first + at[LAYERS] - 1, DELTA] + hi
+    ]
+
+
+@compiled
+def judge(m: Memory, critic: int, sums: NDArray[np.float64], lo: int, hi: int) -> None:
+    """Rows lo to hi of steps 8 to 11 for one critic, and the loss's gradient with respect to what it said."""
+    at, net, work, hyper = m.at, m.net, m.work, m.hyper
+    one, scale = work.dtype.type(1), work.dtype.type(2 / at[B])
+    first = critic * at[LAYERS]
+    last = first + at[LAYERS] - 1
+    forward(m, first, m.weights[0], at[OBS_ACTION], at[S] + at[A], lo, hi, OUT)
     for i in range(lo, hi):
-        target_q = work[at[TARGET_Q] + i]
-        error1, error2 = q1[i] - target_q, q2[i] - target_q
-        d_q1[i], d_q2[i] = scale * error1, scale * error2
-        sums[CRITIC_LOSS] += error1 * error1 + error2 * error2
-        sums[Q1] += q1[i]
-        sums[Q2] += q2[i]
-        sums[TARGET] += target_q
-    backward(m, layers, t, lo, hi)
-    backward(m, 2 * layers, t, lo, hi)
+        bootstrap = hyper[GAMMA] * (one - work[at[TERMINATED] + i])
+        next_q = min_of(work[at[NEXT_Q] + i], work[at[NEXT_Q] + at[B] + i])
+        target_q, q = work[at[REWARD] + i] + bootstrap * next_q, work[net[last, OUT] + i]
+        work[net[last, DELTA] + i] = scale * (q - target_q)
+        sums[CRITIC_LOSS] += (q - target_q) * (q - target_q)
+        sums[Q1 + critic - 1] += q
+        sums[TARGET] += target_q / 2  # both critics add it
 
 
 @compiled
 def climb(m: Memory, t: int, lo: int, hi: int) -> None:
-    """Rows lo to hi of step 13, and the loss's gradient with respect to what the actor's layers said."""
+    """Rows lo to hi of step 13, and the loss's gradient with respect to what the actor said."""
     at, net, work, online = m.at, m.net, m.work, m.weights[0]
     layers, size, actions, width = at[LAYERS], at[S], at[A], at[S] + at[A]
     one = work.dtype.type(1)
-    forward(m, 0, online, at[OBS_ACTION], width, lo, hi)
+    forward(m, 0, online, at[OBS_ACTION], width, lo, hi, OUT)
     for i in range(lo, hi):
         for j in range(actions):
             action = math.tanh(work[net[layers - 1, OUT] + i * actions + j])
             work[at[OBS_ACTION] + i * width + size + j] = action
-    forward(m, layers, online, at[OBS_ACTION], width, lo, hi)
+    forward(m, layers, online, at[OBS_ACTION], width, lo, hi, OUT)
     for i in range(lo, hi):
         m.sums[t, ACTOR_LOSS] -= work[net[2 * layers - 1, OUT] + i]
         work[net[2 * layers - 1, DELTA] + i] = work.dtype.type(-1 / at[B])
-    backward(m, layers, t, lo, hi)
+    for layer in range(2 * layers - 1, layers, -1):
+        backward(m, layer, t, lo, hi)
     # Of the critic's first layer only the columns of the action lead back to the actor.
     n_out = net[layers, OUTPUTS]
     w, dy = online[net[layers, WEIGHT] + size :], work[net[layers, DELTA] + lo * n_out :]
@@ -357,28 +381,34 @@ def climb(m: Memory, t: int, lo: int, hi: int) -> None:
         for j in range(actions):
             played = work[at[OBS_ACTION] + (lo + i) * width + size + j]
             d_action[i * actions + j] *= one - played * played
-    backward(m, 0, t, lo, hi)
 
 
 @compiled
 def share(m: Memory, t: int) -> None:
-    """Thread t's share of an update: four phases, each after all threads have ended the one before."""
-    at, layers, threads = m.at, m.at[LAYERS], m.at[THREADS]
+    """Thread t's share of an update. Where threads form two crews, each has a critic of its own."""
+    at, layers, threads, crews = m.at, m.at[LAYERS], m.at[THREADS], m.at[CREWS]
+    everyone = Crew(0, t, threads)
+    crew = Crew(8 * (1 + t % crews), t // crews, threads // crews)
     lo, hi = at[B] * t // threads, at[B] * (t + 1) // threads
+    crew_lo, crew_hi = at[B] * crew.part // crew.parts, at[B] * (crew.part + 1) // crew.parts
     # Read now: once the last wait is over the caller may be preparing the next update.
     delayed = m.control[DELAYED] != 0
     m.sums[t, :] = 0.0
     look_ahead(m, lo, hi)
-    judge(m, t, lo, hi)
-    wait_for_all(m.sync, threads)
-    move(m, layers, m.rates[CRITIC], t)
-    move(m, 2 * layers, m.rates[CRITIC], t)
-    wait_for_all(m.sync, threads)
+    if crews == 2:
+        wait_for_all(m.sync, 0, threads)
+    for critic in range(1 + t % crews, 3, crews):
+        foresee(m, critic, crew_lo, crew_hi)
+    if crews == 2:
+        wait_for_all(m.sync, 0, threads)
+    for critic in range(1 + t % crews, 3, crews):
+        judge(m, critic, m.sums[t], crew_lo, crew_hi)
+        learn(m, critic * layers, m.rates[CRITIC], t, crew, crew_lo, crew_hi)
+    wait_for_all(m.sync, 0, threads)
     if delayed:
         climb(m, t, lo, hi)
-        wait_for_all(m.sync, threads)
-        move(m, 0, m.rates[ACTOR], t)
-        wait_for_all(m.sync, threads)
+        learn(m, 0, m.rates[ACTOR], t, everyone, lo, hi)
+        wait_for_all(m.sync, 0, threads)
 
 
 # What the engine calls.
@@ -388,7 +418,13 @@ def share(m: Memory, t: int) -> None:
 def serve(m: Memory, t: int, lock: int) -> None:
     """Be thread t: whenever the lock is released, do a share of an update, until told to stop."""
     while True:
-        acquire(lock, 1)
+        tries = 0
+        while acquire(lock, 0) == 0:
+            tries += 1
+            yield_core()
+            if tries == PATIENCE:
+                acquire(lock, 1)
+                break
         if m.control[STOP] != 0:
             break
         share(m, t)
@@ -432,7 +468,7 @@ def act(m: Memory, obs: Floats, action: Floats) -> None:
     for i in range(batch):
         for j in range(size):
             work[at[OBS_ACTION] + i * size + j] = obs[i, j]
-    forward(m, 0, m.weights[0], at[OBS_ACTION], size, 0, batch)
+    forward(m, 0, m.weights[0], at[OBS_ACTION], size, 0, batch, OUT)
     for i in range(batch):
         for j in range(actions):
             action[i, j] = math.tanh(work[m.net[at[LAYERS] - 1, OUT] + i * actions + j])

@@ -1,0 +1,47 @@
+"""Where the fused engine keeps its numbers, and what its kernels make of single layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_engines import make_agent
+
+from t3d.config import TD3Config
+from t3d.engines import kernels as k
+from t3d.engines.fused import Fused, _plan
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("layer_norm", ["none", "both"])
+def test_what_is_in_use_at_one_time_shares_no_memory(threads: int, layer_norm: Any) -> None:
+    engine = Fused(make_agent(TD3Config(hidden=(10, 7), layer_norm=layer_norm)), threads)
+    batch, layers, critic_parts = 9, 3, threads // 2 if threads % 2 == 0 else threads
+    net, at, work = _plan(engine._net, batch, threads, np.dtype(np.float32))
+    inputs, outputs = net[:, k.INPUTS], net[:, k.OUTPUTS]
+    assert at[k.GRAD_SIZE] >= max(inputs * -(-outputs // critic_parts))
+    fixed = [
+        (at[k.OBS_ACTION], batch * 7),
+        (at[k.NEXT], batch * 7),
+        (at[k.NOISE], batch * 2),
+        (at[k.NEXT_Q], 2 * batch),
+    ]
+    fixed += [(at[k.REWARD], batch), (at[k.TERMINATED], batch), (at[k.GRAD], threads * at[k.GRAD_SIZE])]
+    fixed += [(row[k.PARTIAL], threads * row[k.PARTIAL_SIZE]) for row in net]
+    assert all(net[:, k.PARTIAL_SIZE] >= 3 * outputs)
+
+    def of(column: int, *networks: int) -> list[tuple[int, int]]:
+        rows = [row for network in networks for row in net[network * layers : (network + 1) * layers]]
+        found = [(row[column], batch * row[k.OUTPUTS]) for row in rows]
+        normed = [row for row in rows if column == k.OUT and row[k.GAIN] >= 0]
+        found += [(row[k.NORMED], batch * row[k.OUTPUTS]) for row in normed]
+        return found + [(row[k.RSTD], batch) for row in normed]
+
+    # The actor climbs through the first critic; one thread takes critic after critic, several take them together.
+    for networks in [(0, 1), (0, 2)] if threads == 1 else [(0, 1, 2)]:
+        regions = sorted([*fixed, *of(k.OUT, *networks), *of(k.DELTA, *networks[1:])])
+        ends = [start + size for start, size in regions]
+        assert all(end <= start for end, (start, _) in zip(ends, [*regions[1:], (len(work), 0)], strict=True))
+    last = net[layers - 1 :: layers]
+    assert len(set(last[:, k.DELTA])) == len(set(last[:, k.OUT])) == 3
