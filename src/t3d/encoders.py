@@ -10,6 +10,13 @@ import torch
 from torch import nn
 
 
+class Linear(nn.Linear):
+    """`nn.Linear`, but nothing is drawn from the global generator: its numbers are set right after it is made."""
+
+    def reset_parameters(self) -> None:
+        """Leave the numbers as they are."""
+
+
 def linear(inputs: int, outputs: int, rng: np.random.Generator) -> nn.Linear:
     """Make a linear layer with PyTorch's own default distribution, drawn from our own stream.
 
@@ -21,7 +28,7 @@ def linear(inputs: int, outputs: int, rng: np.random.Generator) -> nn.Linear:
         outputs: size of the output.
         rng: the stream the (outputs, inputs) weights and then the (outputs,) biases are drawn from.
     """
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer = Linear(inputs, outputs)
     bound = inputs**-0.5
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(rng.uniform(-bound, bound, (outputs, inputs))))

@@ -205,7 +205,9 @@ class Replay:
         for env, (count, all_rows) in enumerate(zip(written, rows, strict=True)):
             kept = all_rows[max(0, len(all_rows) - (self._length - 1)) :]
             ring = self._slots[env * self._ring : (env + 1) * self._ring]
-            ring[(count - 1 - len(kept) + np.arange(len(kept))) % self._length] = kept
+            start = (count - 1 - len(kept)) % self._length
+            first, rest = kept[: self._length - start], kept[self._length - start :]
+            ring[start : start + len(first)], ring[: len(rest)] = first, rest
             ring["obs"][self._length] = ring["obs"][0]
             self._transitions += int(np.count_nonzero(kept["ended"]))
             self._filled = max(self._filled, min(count, self._length))

@@ -167,14 +167,15 @@ class Trainer:
         """Return everything that decides how training goes on, but the replay memory's completed slots.
 
         Returns:
-            Tensors by name, copies on the host; and facts that JSON can hold.
+            Tensors by name, on the host; and facts that JSON can hold. Good until the next step: the tensors may be
+            the trainer's own.
         """
-        tensors = {name: tensor.cpu().clone() for name, tensor in self.agent.tensors().items()}
-        tensors["obs"] = torch.from_numpy(self.envs.obs.copy())
-        tensors["ended"] = torch.from_numpy(self._ended.copy())
+        tensors = {name: tensor.cpu() for name, tensor in self.agent.tensors().items()}
+        tensors["obs"] = torch.from_numpy(self.envs.obs)
+        tensors["ended"] = torch.from_numpy(self._ended)
         tensors["seen"] = _as_tensor(self._seen)
         if self._action is not None:
-            tensors["action"] = torch.from_numpy(self._action.copy())
+            tensors["action"] = torch.from_numpy(self._action)
         facts = {
             "updates": self.agent.updates,
             "streams": self.streams.facts(),

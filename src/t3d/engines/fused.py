@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from t3d.encoders import Linear
 from t3d.engines import kernels as k
 from t3d.engines import native
 from t3d.replay import Batch
@@ -38,7 +39,7 @@ def _layers(body: nn.Sequential) -> list[_Layer] | None:
     layers: list[_Layer] = []
     while modules:
         linear = modules.pop(0)
-        if type(linear) is not nn.Linear or linear.bias is None:
+        if type(linear) is not Linear or linear.bias is None:
             return None
         norm = modules.pop(0) if modules and type(modules[0]) is nn.LayerNorm else None
         assert norm is None or isinstance(norm, nn.LayerNorm)

@@ -47,7 +47,7 @@ def commit(folder: Path, env_steps: int, tensors: dict[str, Tensor], facts: dict
     if beside.exists():
         disk.remove(beside)
     try:
-        disk.make_folder(beside)
+        disk.make_new_folder(beside)
         disk.create(beside / "state.safetensors", content)
         disk.create(beside / "manifest.json", manifest)
         disk.flush(beside)

@@ -97,16 +97,16 @@ def make_folder(path: Path) -> None:
     if not path.is_dir():
         make_folder(path.parent)
         make_new_folder(path)
+        flush(path.parent)
 
 
 def make_new_folder(path: Path) -> None:
-    """Make a folder.
+    """Make a folder. Not flushed.
 
     Raises:
         FileExistsError: something of this name is there.
     """
     os.mkdir(path)
-    flush(path.parent)
 
 
 def remove(path: Path) -> None:

@@ -55,6 +55,7 @@ def create(path: Path, *, counted: bool) -> Path:
             if not (free.is_dir() and not counted and not any(free.iterdir())):
                 try:
                     disk.make_new_folder(free)
+                    disk.flush(free.parent)
                 except FileExistsError:
                     continue
             return free

@@ -59,6 +59,7 @@ class ReplayLog:
         self._blocks = 0
         self._ends = [0] * n_envs  # positions behind the last slot on disk
         self._unflushed: set[str] = set()
+        self._begun = False  # a segment whose name may not have reached the disk
 
     def facts(self) -> dict[str, Any]:
         """Return what a manifest must say of the log as it now is."""
@@ -92,15 +93,17 @@ class ReplayLog:
         disk.extend(self._folder / name, length, block)
         self._segments[len(self._segments) - (not begun) :] = [Segment(name, length + len(block), stops)]
         self._ends, self._blocks = stops, self._blocks + 1
+        self._begun |= begun
         self._unflushed.add(name)
 
     def flush(self) -> None:
         """Return once everything appended has reached the disk."""
         for name in sorted(self._unflushed):
             disk.flush(self._folder / name)
-        if self._unflushed:
-            disk.flush(self._folder)
         self._unflushed.clear()
+        if self._begun:
+            disk.flush(self._folder)
+            self._begun = False
 
     def trim(self, needed: list[int]) -> None:
         """Remove the segments that hold nothing at or behind a position, for each stream the one in `needed`."""
