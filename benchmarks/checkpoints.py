@@ -22,19 +22,23 @@ from pathlib import Path
 import numpy as np
 
 from t3d import presets
+from t3d.envs import Episode
 from t3d.machine import describe
 from t3d.runs import disk
 from t3d.runs.session import Session
+from t3d.runs.signals import Signals
+from t3d.runs.store import Store
 
 ENV = "HalfCheetah-v5"
 SIZES = (10_000, 100_000, 1_000_000)
 COMMITS = 9
 NEW_STEPS = 10_000
-STEPS = 3_000
+LOOP_STEPS = 200_000
+EPISODE_STEPS = 1_000
 
 
 def fill(session: Session, steps: int, rng: np.random.Generator) -> None:
-    """Write steps into the replay memory as HalfCheetah would, an episode's end every 1,000."""
+    """Write steps into the replay memory of HalfCheetah's size."""
     replay = session.trainer.replay
     obs_size, action_size = session.trainer.agent.obs_size, session.trainer.agent.action_size
     obs = rng.standard_normal((steps, 1, obs_size), np.float32)
@@ -51,17 +55,17 @@ def measured(size: int) -> dict[str, object]:
         choice = presets.choose(ENV, None, {"steps": 10_000_000, "random_steps": 10_000_000, "threads": 1})
         session = Session(ENV, choice, folder / "run")
         rng = np.random.default_rng(0)
-        # Begun at a real episode's start, so that resuming plays it again: its 0 steps.
+        # The environment itself takes no step: what a resumed run plays again is no part of this.
         for _ in range(size // NEW_STEPS):
             fill(session, NEW_STEPS, rng)
             session._store.commit(session.trainer, session.progress)
         times, written = [], []
         for _ in range(COMMITS):
             fill(session, NEW_STEPS, rng)
-            before, disk_os = written_bytes(), time.perf_counter()
+            before, began = _Counting.total, time.perf_counter()
             session._store.commit(session.trainer, session.progress)
-            times.append((time.perf_counter() - disk_os) * 1e3)
-            written.append(written_bytes() - before)
+            times.append((time.perf_counter() - began) * 1e3)
+            written.append(_Counting.total - before)
         run = str(session.path)
         session._store.close()
         resumed = [resume_s(run) for _ in range(3)]
@@ -91,14 +95,10 @@ class _Counting:
         return count
 
 
-def written_bytes() -> int:
-    """Return the bytes written through disk.py so far."""
-    return _Counting.total
-
-
 RESUME = """
 import sys, time
-import t3d.runs.session, t3d.api, numba
+import gymnasium.envs.mujoco.half_cheetah_v5, mujoco, tensorboard.summary, torch._dynamo  # all that is imported late
+import t3d.api, t3d.engines.fused
 began = time.perf_counter()
 session = t3d.api.resume(__import__("pathlib").Path(sys.argv[1]))
 session.trainer.step()
@@ -114,26 +114,25 @@ def resume_s(run: str) -> float:
 
 
 def per_step_us() -> float:
-    """Return the µs per env step that durability costs between checkpoints: the loop's clocks and flags, alone."""
+    """Return the µs per env step that the loop itself costs between checkpoints: clocks, flags, an episode's row."""
     folder = Path(tempfile.mkdtemp(prefix="t3d-checkpoints-", dir="."))
     try:
-        choice = presets.choose(ENV, None, {"steps": STEPS * 100, "random_steps": 10_000_000, "threads": 1})
-        session = Session(ENV, choice, folder / "run")
-        trainer = session.trainer
-        counted = iter(range(10**9))
+        steps = {"steps": LOOP_STEPS, "eval_every": 10 * LOOP_STEPS, "log_every": 10 * LOOP_STEPS}
+        session = Session(ENV, presets.choose(ENV, None, {**steps, "threads": 1}), folder / "run")
+        trainer, episode = session.trainer, Episode(0, 0.0, EPISODE_STEPS, "truncated")
 
-        def nothing() -> list[object]:
+        def step() -> list[Episode]:
             trainer.envs.env_steps += 1
-            next(counted)
-            return []
+            return [episode] if trainer.envs.env_steps % EPISODE_STEPS == 0 else []
 
-        trainer.step = nothing  # type: ignore[assignment, method-assign]
-        rows, began = session._loop(_NoSignals()), time.perf_counter()  # type: ignore[arg-type]
-        session._store._every = session.config.eval_every = 10**9  # type: ignore[misc]
-        for _ in rows:
+        trainer.step = step  # type: ignore[method-assign]
+        session._store.due = lambda env_steps: Store.due(session._store, env_steps) and False  # type: ignore[method-assign]
+        began = time.perf_counter()
+        for _ in session._loop(Signals()):
             pass
-        return (time.perf_counter() - began) / session.config.steps * 1e6
+        return (time.perf_counter() - began) / LOOP_STEPS * 1e6
     finally:
+        session._store.close()
         shutil.rmtree(folder)
 
 
@@ -147,7 +146,11 @@ def main() -> None:
     for size in SIZES:
         rows.append(measured(size))
         print(rows[-1], flush=True)
-    out.write_text(json.dumps({"env": ENV, "rows": rows, "machine": describe()}, indent=2) + "\n")
+    step_us = statistics.median(per_step_us() for _ in range(5))
+    print(f"{step_us:.2f} µs per env step between checkpoints")
+    out.write_text(
+        json.dumps({"env": ENV, "rows": rows, "loop_us_per_step": step_us, "machine": describe()}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ A page asks for code between two comments, and everything between them is replac
     <!-- code: Step 6 + td3.smooth -->
     <!-- end -->
 
-`Step 6` stands for the lines from the comment `# Step 6:` to the next such comment or the end of its block;
+or for a table of `results.TABLES` (`<!-- table: checkpoints -->`). `Step 6` stands for the lines from the comment `# Step 6:` to the next such comment or the end of its block;
 `td3.smooth` (a dotted name below `src/t3d/`) for that function, method or class, without its docstrings.
 """
 
@@ -30,20 +30,21 @@ SOURCE = DOCS.parent / "src" / "t3d"
 STEP_FILES = ("replay.py", "td3.py")
 
 _BLOCK = re.compile(r"(?P<begin><!-- code: (?P<wanted>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
-_RESULTS = re.compile(r"(?P<begin><!-- results -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(?P<begin><!-- table: (?P<wanted>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 _STEP = re.compile(r"(?P<indent> *)# Step (?P<number>\d+):")
 
 
 def pages() -> dict[Path, str]:
     """Return every generated page: its path, and the text it should have."""
-    readme = DOCS.parent / "README.md"
-    return {
-        DOCS / "steps.md": with_code((DOCS / "steps.md").read_text("utf-8")),
-        DOCS / "results.md": results.page(),
-        readme: _RESULTS.sub(
-            lambda block: f"{block['begin']}{results.readme_table()}{block['end']}", readme.read_text("utf-8")
-        ),
-    }
+    pages = {DOCS / "steps.md": with_code((DOCS / "steps.md").read_text("utf-8")), DOCS / "results.md": results.page()}
+    for path in (DOCS.parent / "README.md", DOCS / "durability.md"):
+        pages[path] = with_tables(path.read_text("utf-8"))
+    return pages
+
+
+def with_tables(page: str) -> str:
+    """Return the page with each of its tables made anew from what was measured."""
+    return _TABLE.sub(lambda block: f"{block['begin']}{results.TABLES[block['wanted']]()}{block['end']}", page)
 
 
 def with_code(page: str) -> str:
