@@ -5,6 +5,7 @@ import time
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
 FAILS_AT = 30  # steps of one instance, so in its second episode
@@ -286,3 +287,16 @@ class KeepsItsAction(Walk):
         obs, _, *rest = super().step(action)
         reward, self.kept = float(np.abs(action - self.kept).sum()), action
         return obs, reward, *rest
+
+
+class Unstable(InvertedPendulumEnv):
+    """A MuJoCo pendulum that is thrown out of the numbers at its fifth step, and is whole again at the next."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps % 5 == 0:
+            self.data.qvel[:] = 1e30
+        obs, reward, _, _, info = super().step(action)
+        return np.nan_to_num(np.clip(obs, -9, 9)), 1.0, self.steps % 10 == 0, False, info

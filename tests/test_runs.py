@@ -336,3 +336,12 @@ def test_switching_everything_else_changes_no_weight(trained):
     done = train(steps=430, eval_every=430, eval_episodes=1, log_every=430, seed=3)
     file = Path("policy") / "last.safetensors"
     assert (done.path / file).read_bytes() == (trained / file).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_mujoco_calls_unstable_is_counted(workers):
+    done = train(f"{OWN}:Unstable", steps=40, log_every=20, env_workers=workers)
+    whats = [row["what"] for row in rows_of(done.path, "event")]
+    assert [what for what in whats if "MuJoCo" in what] == [
+        f"MuJoCo has called the simulation unstable in {count} episodes since this process began" for count in (2, 4)
+    ]

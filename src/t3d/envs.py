@@ -89,6 +89,11 @@ class Envs:
         """Return N."""
         return len(self.obs)
 
+    @property
+    def unstable(self) -> int:
+        """How often MuJoCo has called these simulations unstable, once an episode at most."""
+        return int(self._envs.rows["unstable"].sum())
+
     def reset(self, ended: NDArray[np.bool_]) -> None:
         """Begin a new episode in each environment whose episode has ended.
 

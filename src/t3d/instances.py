@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d import quiet
 from t3d.errors import EnvFailed
 from t3d.making import Spaces, make, spaces_of
 from t3d.quiet import quiet_pybullet
@@ -38,6 +39,7 @@ def row_dtype(obs_shape: tuple[int, ...], action_shape: tuple[int, ...]) -> np.d
             ("reward", np.float32),
             ("terminated", np.bool_),
             ("truncated", np.bool_),
+            ("unstable", np.int64),  # how often MuJoCo has said so of this environment
         ],
         align=True,
     )
@@ -91,13 +93,14 @@ class Instances:
         Raises:
             Broken: it raised, or gave what it may not.
         """
-        row = self.rows[i]
+        row, unstable = self.rows[i], quiet.unstable_simulations
         row["action"] = action
         try:
             # A copy: an environment may keep its last action, and the row is written again.
             obs, reward, row["terminated"], row["truncated"], _ = self._envs[i].step(np.array(row["action"]))
         except Exception as error:
             raise _raised(error, i, "step") from error
+        row["unstable"] += quiet.unstable_simulations - unstable
         self._put(i, "observation", "obs", obs)
         self._put(i, "reward", "reward", reward)
 

@@ -38,6 +38,10 @@ def tame_mujoco() -> None:
         _tame_mujoco()
 
 
+# How often MuJoCo has called a simulation in this process unstable (once an episode, at most).
+unstable_simulations = 0
+
+
 @functools.cache
 def _tame_mujoco() -> None:
     import mujoco
@@ -45,6 +49,8 @@ def _tame_mujoco() -> None:
     log = logging.getLogger("t3d.mujoco")
 
     def handle(message: str) -> None:
+        global unstable_simulations
+        unstable_simulations += "unstable" in message
         log.log(logging.DEBUG if "deprecated" in message else logging.WARNING, "MuJoCo: %s", message.strip())
 
     mujoco.set_mju_user_warning(handle)

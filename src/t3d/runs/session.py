@@ -47,6 +47,7 @@ class Session:
             raise
         self.path = self._store.path
         self.had_ended = self.finished  # nothing is left to do
+        self._unstable = 0  # episodes that the log knows of
 
     @property
     def will_learn(self) -> bool:
@@ -132,6 +133,10 @@ class Session:
         self.progress.logged(env_steps, self.config.log_every)
         if losses:
             yield self._store.metrics.write("update", env_steps, **losses._asdict())
+        if (unstable := self.trainer.envs.unstable) > self._unstable:
+            self._unstable = unstable
+            what = f"MuJoCo has called the simulation unstable in {unstable} episodes since this process began"
+            yield self._store.metrics.write("event", env_steps, what=what)
 
     def _evaluate(self, signals: Signals) -> Row:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
