@@ -21,6 +21,7 @@ ROOMS = {
     "config": 0, "encoders": 0, "errors": 0, "machine": 0, "quiet": 0, "sealed": 0, "streams": 0,
     "td3": 1, "replay": 1, "policy": 1, "presets": 1,
     "making": 2, "instances": 2, "worker": 2, "workers": 2, "engines": 2, "envs": 2, "evaluation": 2, "checking": 2,
+    "health": 2,
     "training": 3,
     "runs": 4, "api": 4, "benching": 4,
     "cli": 5,

@@ -15,6 +15,16 @@ from t3d.streams import evaluation_seed
 Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
+class Trajectory(NamedTuple):
+    """An episode, step by step: T steps."""
+
+    obs: NDArray[np.float32]  # (T, S)
+    action: NDArray[np.float32]  # (T, A) in [-1, 1]
+    reward: NDArray[np.float32]  # (T,)
+    final_obs: NDArray[np.float32]  # (S,) what the last step led to
+    terminated: bool  # whether it truly ended there; False: a time limit cut it
+
+
 class Evaluation(NamedTuple):
     """What an evaluation saw, one entry an episode."""
 
@@ -42,6 +52,7 @@ def evaluate(
     between: Callable[[], None] = lambda: None,
     in_worker: bool = False,
     env_timeout: float = 60.0,
+    trajectories: list[Trajectory] | None = None,
 ) -> Evaluation:
     """Play episodes in an environment made anew; episode k has the same seed at every evaluation of a run.
 
@@ -54,6 +65,7 @@ def evaluate(
         between: called between two steps; what it raises ends the evaluation.
         in_worker: step it in a process of its own, so that an environment that hangs or crashes is named.
         env_timeout: seconds that a step or a reset may take there.
+        trajectories: every episode is appended here, step by step; None keeps none.
 
     Raises:
         EnvFailed: the environment raised, or gave what it may not; or its worker died or took too long.
@@ -67,7 +79,7 @@ def evaluate(
         workers=int(in_worker),
         timeout_s=env_timeout,
     )
-    step = partial(_step_to_end, act, envs, between)
+    step = partial(_step_to_end, act, envs, between, trajectories)
     try:
         ended = [step(last=k == episodes - 1) for k in range(episodes)]
     finally:
@@ -75,9 +87,21 @@ def evaluate(
     return Evaluation([e[0] for e in ended], [e[1] for e in ended])
 
 
-def _step_to_end(act: Act, envs: Envs, between: Callable[[], None], last: bool) -> tuple[float, int]:
-    while not (ended := envs.step(act(envs.obs)).episodes):
+def _step_to_end(
+    act: Act, envs: Envs, between: Callable[[], None], trajectories: list[Trajectory] | None, last: bool
+) -> tuple[float, int]:
+    steps: list[tuple[NDArray[np.float32], NDArray[np.float32], np.float32]] = []
+    while True:
+        obs, action = envs.obs, act(envs.obs)
+        step = envs.step(action)
+        if trajectories is not None:
+            steps.append((obs[0], action[0], step.reward[0]))
+        if step.episodes:
+            break
         between()
+    if trajectories is not None:
+        obs, action, reward = (np.array(part, np.float32) for part in zip(*steps, strict=True))
+        trajectories.append(Trajectory(obs, action, reward, step.next_obs[0], bool(step.terminated[0])))
     if not last:
         envs.reset(np.ones(1, bool))
-    return ended[0].episode_return, ended[0].length
+    return step.episodes[0].episode_return, step.episodes[0].length

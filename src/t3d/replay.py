@@ -163,6 +163,19 @@ class Replay:
         drawn = rng.integers(self._n_envs * self._filled, size=size)
         return drawn + drawn // self._filled * (self._ring - self._filled)
 
+    def age(self, index: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return how many env steps ago transitions were stored; an episode's extra slot counts as a step here.
+
+        Args:
+            index: (B,) slot numbers from `draw`.
+
+        Returns:
+            (B,), 1 or above with one env stream; streams are written side by side, so N steps of all make one slot.
+        """
+        env, slot = np.divmod(index, self._ring)
+        behind: NDArray[np.intp] = (np.array(self.written)[env] - 1 - slot) % self._length
+        return behind * self._n_envs
+
     def sample(self, index: NDArray[np.intp]) -> Batch:
         """Gather transitions.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 # The first element of every spawn key. Their order is part of the run's meaning: changing it changes every weight.
-_NETWORKS, _RANDOM_ACTIONS, _EXPLORATION, _INDEX, _TARGET_NOISE, _EPISODE, _EVALUATION = range(7)
+_NETWORKS, _RANDOM_ACTIONS, _EXPLORATION, _INDEX, _TARGET_NOISE, _EPISODE, _EVALUATION, _HEALTH = range(8)
 
 
 def _sequence(seed: int, *key: int) -> np.random.SeedSequence:
@@ -59,3 +59,8 @@ def episode_seed(seed: int, env: int, episode: int) -> int:
 def evaluation_seed(seed: int, episode: int) -> int:
     """Return the environment seed, in [0, 2**31), of evaluation episode `episode`: the same at every evaluation."""
     return int(_sequence(seed, _EVALUATION, episode).generate_state(1)[0] >> 1)
+
+
+def health_generator(seed: int, env_steps: int) -> np.random.Generator:
+    """Return the stream that a look at the training's health draws from: one of its own at every env step."""
+    return np.random.default_rng(_sequence(seed, _HEALTH, env_steps))

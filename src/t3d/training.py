@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from t3d import health
 from t3d.config import Config
 from t3d.engines import choose, choose_threads
 from t3d.envs import Envs, Episode
 from t3d.errors import ConfigRefused, Diverged
 from t3d.machine import usable_cores, usable_memory_bytes
 from t3d.replay import Replay, slot_dtype
-from t3d.streams import Streams, episode_seed
+from t3d.streams import Streams, episode_seed, health_generator
 from t3d.td3 import TD3, UpdateInfo
 
 # The replay may take this share of the memory that this process may use; the rest is for everything else.
@@ -122,6 +123,17 @@ class Trainer:
         index = self.replay.draw(self.streams.index, size)
         noise = self.streams.target_noise.standard_normal((size, self.envs.spaces.action_size), np.float32)
         self._seen.append(self.engine.update(self.replay.sample(index), noise))
+
+    def health(self) -> health.Numbers:
+        """Look at the agent through a batch drawn for that alone: no weight changes, no stream of training is touched.
+
+        Returns:
+            What `health.of_batch` says. The replay must hold a transition.
+        """
+        rng, size = health_generator(self.config.seed, self.env_steps), self.config.batch_size
+        index = self.replay.draw(rng, size)
+        noise = rng.standard_normal((size, self.envs.spaces.action_size), np.float32)
+        return health.of_batch(self.agent, self.replay.sample(index), noise, self.replay.age(index))
 
     def losses(self) -> Losses | None:
         """Return the means of the updates since the last call, or None if there were none.

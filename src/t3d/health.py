@@ -1,0 +1,206 @@
+"""What TD3's own numbers say of its training: whether the critics can be believed, and what the networks do.
+
+Everything is computed by the functions of `td3.py`, on an agent as it stands and on a copy that may move, so no
+engine knows of it, no weight, moment or gradient of the agent changes, and no stream of the training is drawn from.
+`docs/health.md` says of every number how it is made and what is healthy; `hints.py` puts what is wrong into words.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from t3d.evaluation import Trajectory
+from t3d.replay import Batch
+from t3d.td3 import TD3, smooth
+
+# Names to finite numbers; None where a number is not finite, or has no meaning.
+Numbers = dict[str, float | None]
+
+# An action beyond this is at its bound: where tanh(x) = 0.99, its slope, and so the actor's gradient, is 2 % of that
+# at 0.
+AT_THE_BOUND = 0.99
+# Below this share of the discount, more of a promise lies beyond the time limit than before it.
+PLAYED = 0.5
+
+
+def of_batch(agent: TD3, batch: Batch, noise: Any, age: NDArray[np.intp]) -> Numbers:
+    """Look at an agent through one batch, as if its next update were made from that.
+
+    Args:
+        agent: whose networks and optimisers.
+        batch: B transitions, as arrays or tensors, put together as for `agent.update`.
+        noise: (B, A) standard normal, as for `agent.update`.
+        age: (B,) how many env steps ago each transition was made.
+
+    Returns:
+        The numbers that docs/health.md explains under "From a batch".
+    """
+    batch = Batch(*(torch.as_tensor(part, device=agent.device) for part in batch))
+    noise = torch.as_tensor(noise, device=agent.device)
+    with torch.no_grad():
+        found = _data(batch, agent.config.gamma) | _networks(agent, batch) | _targets(agent, batch, noise)
+    found |= _moves(agent, batch, noise)
+    found["replay_age"] = torch.as_tensor(age, dtype=torch.float64).mean()
+    return _finite({name: float(value) for name, value in found.items()})
+
+
+def _finite(numbers: dict[str, float]) -> Numbers:
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
+def _data(batch: Batch, gamma: float) -> dict[str, Tensor]:
+    """Return what the batch itself is like: the scale of its observations, its rewards, its ends."""
+    obs, reward = batch.obs.double(), batch.reward.double()  # (B, S), (B,)
+    mean, std = obs.mean(0), obs.std(0, correction=0)  # (S,), (S,)
+    scale = (mean.square() + std.square()).sqrt()  # (S,)
+    reward_max = reward.abs().max()
+    return {
+        "obs_scale": scale.max(),
+        "obs_scale_at": scale.argmax(),
+        "obs_mean_max": mean.abs().max(),
+        "obs_std_max": std.max(),
+        "obs_std_min": std.min(),
+        "reward_mean": reward.mean(),
+        "reward_std": reward.std(correction=0),
+        "reward_max": reward_max,
+        # Rewards of this size for ever. Infinite, and so left out, without a discount.
+        "value_bound": reward_max / (1 - gamma) if gamma < 1 else torch.tensor(math.inf),
+        "terminated_share": batch.terminated.double().mean(),
+    }
+
+
+def _networks(agent: TD3, batch: Batch) -> dict[str, Tensor]:
+    """Return what the actor and the critics answer to the batch, and how many of their units never do."""
+    pre_tanh, dead_actor = _through(agent.actor.body, batch.obs)  # (B, A)
+    obs_action = torch.cat([batch.obs, batch.action], dim=1)  # (B, S + A)
+    return {
+        "saturated_share": (torch.tanh(pre_tanh).abs() > AT_THE_BOUND).double().mean(),
+        "pre_tanh": pre_tanh.double().abs().mean(),
+        "dead_actor": dead_actor,
+        "dead_q1": _through(agent.critic.q1_body, obs_action)[1],
+        "dead_q2": _through(agent.critic.q2_body, obs_action)[1],
+    }
+
+
+def _through(body: nn.Sequential, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a network answers to the rows, and of its worst hidden layer the share of units 0 at every row."""
+    # By layer: where a single one is dead all through, the network answers the same to everything.
+    dead = []
+    for layer in body:
+        rows = layer(rows)
+        if isinstance(layer, nn.ReLU):
+            dead.append((rows == 0).all(0).double().mean())
+    return rows, torch.stack(dead).max()
+
+
+def _targets(agent: TD3, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    """Return how often steps 6 and 8 of the batch's update bite."""
+    config = agent.config
+    next_action = smooth(agent.actor_target(batch.next_obs), noise, config.policy_noise, config.noise_clip)  # (B, A)
+    next_q1, next_q2 = agent.critic_target(batch.next_obs, next_action)  # (B,), (B,)
+    return {
+        "noise_clipped_share": ((config.policy_noise * noise).abs() > config.noise_clip).double().mean(),
+        "q1_target_share": (next_q1 < next_q2).double().mean(),
+    }
+
+
+def _moves(agent: TD3, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    """Let a copy of the agent make the update; return what its critics said, and how far its weights moved."""
+    moved = copy.deepcopy(agent)
+    target_q = moved.target_q(batch, noise)  # (B,)
+    _, q1, q2 = moved.update_critic(batch, target_q)  # (B,), (B,)
+    moved.update_actor(batch)
+    q1, q2 = q1.double(), q2.double()
+    q_scale = (q1.abs() + q2.abs()).mean() / 2  # ()
+    return {
+        "q_scale": q_scale,
+        # 0 / 0 where both say 0 of everything: no number.
+        "disagreement": (q1 - q2).abs().mean() / q_scale,
+        **_move("critic", agent.critic, moved.critic),
+        **_move("actor", agent.actor, moved.actor),
+    }
+
+
+def _move(name: str, before: nn.Module, after: nn.Module) -> dict[str, Tensor]:
+    start = _flat([weight.detach() for weight in before.parameters()])
+    end = _flat([weight.detach() for weight in after.parameters()])
+    gradient = _flat([weight.grad for weight in after.parameters() if weight.grad is not None])
+    return {f"{name}_gradient": gradient.norm(), f"{name}_move": (end - start).norm() / start.norm()}
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors]).double()
+
+
+@torch.no_grad()
+def of_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
+    """Compare what the critics promised of the states of an evaluation with what was really obtained from them.
+
+    What counts as obtained: a state with n steps still behind it gave g = sum over k < n of gamma^k * r_k. If the
+    episode terminated, that is all there is. If a time limit cut it, what would have followed is unknown, and the
+    critic is held to the part that was played: it promised Q(s, a) in all and gamma^n * Q(s', actor(s')) of that for
+    what follows the last observation s', so p = Q(s, a) - gamma^n * Q(s', actor(s')) for the part played. (Adding the
+    tail to g and comparing with Q(s, a) gives the same difference.) In p the critic's own word takes a part of its
+    error away: of an error b that it makes everywhere, (1 - gamma^n) * b is left. That share is known, so it is set
+    right by dividing sums: b = sum(p - g) / sum(1 - gamma^n). Hence a critic that is right is found right, and one
+    that is wrong by a constant or by a factor is found wrong by just that, whatever the time limit. An error that
+    differs from state to state is not so kind, so states of whose discount less than half was played are left out:
+    HalfCheetah keeps 932 of 1,000, Pendulum 132 of 200. Leaving out every tail above 1 % instead would keep 542 and
+    none.
+
+    Args:
+        agent: whose critics and actor.
+        trajectories: episodes that the actor has played without noise, one or more; observations as the networks
+            take them.
+
+    Returns:
+        The numbers that docs/health.md explains under "From an evaluation"; all but `states` are None where there is
+        no state to compare.
+    """
+    # A row a state: obtained, promised by Q1, promised by the smaller of the two, share of the discount played.
+    rows = np.concatenate([_states(agent, trajectory) for trajectory in trajectories])  # (states, 4)
+    rows = rows[rows[:, 3] >= PLAYED]
+    obtained, q1, min_q, played = rows.sum(axis=0)
+    size = np.abs(rows[:, 0]).sum()
+    with np.errstate(divide="ignore", invalid="ignore"):  # no state, or nothing obtained: no number
+        found = {
+            "states": np.float64(len(rows)),
+            "obtained": obtained / played,
+            "q1_bias": (q1 - obtained) / played,
+            "min_q_bias": (min_q - obtained) / played,
+            "q1_bias_ratio": (q1 - obtained) / size,
+            "min_q_bias_ratio": (min_q - obtained) / size,
+        }
+    return _finite({name: float(value) for name, value in found.items()})
+
+
+def _states(agent: TD3, played: Trajectory) -> NDArray[np.float64]:
+    """Return (T, 4): what each state gave, what Q1 and min(Q1, Q2) promised of that, and 1 - gamma^n."""
+    gamma, steps = agent.config.gamma, len(played.reward)
+    q1, q2 = agent.critic(_tensor(agent, played.obs), _tensor(agent, played.action))  # (T,), (T,)
+    final_obs = _tensor(agent, played.final_obs[None])  # (1, S)
+    final_q1, final_q2 = agent.critic(final_obs, agent.actor(final_obs))  # (1,), (1,)
+    tail = np.zeros(steps) if played.terminated else gamma ** np.arange(steps, 0, -1.0)  # (T,)
+    obtained = np.zeros(steps + 1)
+    for t in reversed(range(steps)):
+        obtained[t] = played.reward[t] + gamma * obtained[t + 1]
+    promised_q1 = _array(q1) - tail * _array(final_q1)
+    promised_min_q = _array(torch.minimum(q1, q2)) - tail * _array(torch.minimum(final_q1, final_q2))
+    return np.stack([obtained[:-1], promised_q1, promised_min_q, 1 - tail], axis=1)
+
+
+def _tensor(agent: TD3, values: NDArray[np.float32]) -> Tensor:
+    return torch.as_tensor(values, device=agent.device)
+
+
+def _array(values: Tensor) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = values.double().cpu().numpy()
+    return array
