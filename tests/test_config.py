@@ -227,7 +227,44 @@ def hidden_are_the_widths(folder, monkeypatch):
         assert [layer.out_features for layer in body if isinstance(layer, torch.nn.Linear)] == [5, 4, 3, 1]
 
 
+def explored(monkeypatch, steps, **options):
+    """Return the standard deviation of what was added to the actor's actions at each vector step after the random."""
+    options = SMALL | {"n_envs": 500, "random_steps": 1000, "buffer_size": 5_000, "updates_per_step": 0} | options
+    made = Trainer(PROBE, Config().with_values(options))
+    monkeypatch.setattr(made.engine, "act", lambda obs: np.zeros((500, 1), np.float32))
+    found, step = [], made.envs.step
+    monkeypatch.setattr(made.envs, "step", lambda action: found.append(action.std()) or step(action))
+    while made.env_steps < steps:
+        made.step()
+    return found[2:]
+
+
+def exploration_noise_moves_in_a_line(folder, monkeypatch):
+    schedule = {"exploration_noise": 0.2, "exploration_noise_final": 0.04, "exploration_noise_steps": 2000}
+    found = explored(monkeypatch, 4_000, **schedule)
+    assert found == pytest.approx([0.2, 0.16, 0.12, 0.08, 0.04, 0.04], rel=0.15)
+    assert explored(monkeypatch, 2_000) == pytest.approx([0.1, 0.1], rel=0.15)
+    config = Config(random_steps=1000).with_values(schedule)
+    assert [config.exploration_noise_at(n) for n in (0, 1000, 1500, 3000, 10**9)] == pytest.approx(
+        [0.2, 0.2, 0.16, 0.04, 0.04]
+    )
+    rising = Config(exploration_noise=0, exploration_noise_final=0.5, exploration_noise_steps=1, random_steps=0)
+    assert [rising.exploration_noise_at(n) for n in (0, 1, 2)] == [0, 0.5, 0.5]
+
+
+def a_line_to_the_same_noise_is_none(folder, monkeypatch):
+    level = {"exploration_noise_final": 0.1, "exploration_noise_steps": 7}
+    assert np.array_equal(weights(), weights(**level))
+    assert not np.array_equal(weights(), weights(**level | {"exploration_noise_final": 0.5}))
+    assert not np.array_equal(
+        weights(**level | {"exploration_noise_final": 0.5}),
+        weights(**level | {"exploration_noise_final": 0.5, "exploration_noise_steps": 70}),
+    )
+
+
 BEHAVES = {
+    "exploration_noise_final": exploration_noise_moves_in_a_line,
+    "exploration_noise_steps": a_line_to_the_same_noise_is_none,
     "steps": steps_end_the_run,
     "n_envs": n_envs_are_stepped_side_by_side,
     "env_workers": env_workers_share_the_environments,
@@ -276,6 +313,8 @@ IMPOSSIBLE = {
     "env_timeout": [0, -1.0, NAN, INFINITE, "60"],
     "random_steps": [-1],
     "exploration_noise": [-0.1, NAN, INFINITE],
+    "exploration_noise_final": [-0.1, NAN, INFINITE, "0.1", True, 0.05],
+    "exploration_noise_steps": [-1, 1.0, 1000],
     "updates_per_step": [-1, NAN, INFINITE],
     "batch_size": [0, 256.0, "256"],
     "buffer_size": [0, 2, 255],

@@ -21,7 +21,13 @@ def _require(holds: bool, name: str, value: object, expected: str) -> None:
         raise ConfigRefused(f"{name} is impossible", got=f"{name} = {value}", expected=expected, do=f"change {flag}")
 
 
-_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "bool": (bool,),
+    "str": (str,),
+}
 
 
 def _require_kinds(config: TD3Config | Config) -> None:
@@ -87,7 +93,11 @@ class Config:
     random_steps: int = 10_000
     """Env steps of uniformly random actions before the actor acts and updates begin."""
     exploration_noise: float = 0.1
-    """Standard deviation of the noise on the actor's actions while training."""
+    """Standard deviation of the noise on the actor's actions while training, in units of [-1, 1]."""
+    exploration_noise_final: float | None = None
+    """What it moves to in a straight line; None: it stays as it is."""
+    exploration_noise_steps: int = 0
+    """Env steps, after the random ones, in which it gets there."""
     updates_per_step: float = 1.0
     """Updates per env step after the random ones, whatever n_envs is."""
     batch_size: int = 256
@@ -129,6 +139,11 @@ class Config:
             self.exploration_noise,
             "0 or above",
         )
+        final = self.exploration_noise_final
+        _require(final is None or 0 <= final < float("inf"), "exploration_noise_final", final, "0 or above, or None")
+        _require(
+            self.exploration_noise_steps >= 0, "exploration_noise_steps", self.exploration_noise_steps, "0 or above"
+        )
         _require(0 <= self.updates_per_step < float("inf"), "updates_per_step", self.updates_per_step, "0 or above")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or above")
         _require(self.eval_every >= 1, "eval_every", self.eval_every, "1 or above")
@@ -144,6 +159,13 @@ class Config:
         )
         _require(self.engine in ("auto", "eager", "fused"), "engine", self.engine, "auto, eager or fused")
         _require(self.threads == "auto" or self.threads >= 1, "threads", self.threads, "auto, or 1 or above")
+
+    def exploration_noise_at(self, env_steps: int) -> float:
+        """Return the standard deviation of the exploration noise after so many env steps."""
+        if self.exploration_noise_final is None:
+            return self.exploration_noise
+        share = min(1.0, max(0, env_steps - self.random_steps) / self.exploration_noise_steps)
+        return (1 - share) * self.exploration_noise + share * self.exploration_noise_final
 
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """Return a copy in which the named options have other values.
@@ -176,8 +198,16 @@ class Config:
 
         Raises:
             ConfigRefused: the batch, or the environments' shares, do not fit into the replay; a worker would have
-                no environment.
+                no environment; or half of a schedule is given.
         """
+        if (self.exploration_noise_final is None) != (self.exploration_noise_steps == 0):
+            raise ConfigRefused(
+                "this is half of a schedule of the exploration noise",
+                got=f"exploration_noise_final = {self.exploration_noise_final}, "
+                f"exploration_noise_steps = {self.exploration_noise_steps}",
+                expected="both, or neither",
+                do="give --exploration-noise-final and --exploration-noise-steps",
+            )
         if self.batch_size > self.buffer_size:
             raise ConfigRefused(
                 "the batch is larger than the replay memory",

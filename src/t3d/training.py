@@ -111,7 +111,8 @@ class Trainer:
         if self.env_steps < self.config.random_steps:
             return self.streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
         noise = self.streams.exploration.standard_normal(shape, np.float32)
-        action = self.engine.act(self.envs.obs) + np.float32(self.config.exploration_noise) * noise
+        scale = np.float32(self.config.exploration_noise_at(self.env_steps))
+        action = self.engine.act(self.envs.obs) + scale * noise
         return np.minimum(np.maximum(action, np.float32(-1)), np.float32(1))
 
     def _updates_due(self) -> int:
