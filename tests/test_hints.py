@@ -87,7 +87,7 @@ def ends_at_once():
 
 
 def large_lr():
-    return rows("Pendulum-v1", 2000, 250, **SMALL | {"lr": 0.05})
+    return rows("Pendulum-v1", 1000, 250, **SMALL | {"lr": 1.0})
 
 
 def huge_observations_for_small_rewards():
@@ -103,7 +103,7 @@ PROVOKED = {
     "actions at the bound": (huge_observations, r"(99|100) ?% of actions at the bound since step 250", "normalize-obs"),
     "rewards all the same": (same_rewards, r"every reward looked at since step 250 was 0\.5", "random-steps"),
     "episodes end at once": (ends_at_once, r"\d\d% of all transitions end their episode since step 250", "t3d check"),
-    "dead units": (large_lr, r"[67]\d% of the hidden units of actor are 0 whatever is seen", "layer-norm both"),
+    "dead units": (large_lr, r"(9\d|100)% of a hidden layer of q[12] is 0 whatever is seen", "layer-norm both"),
     "values explode": (
         huge_observations_for_small_rewards,
         r"have a size of .* the rewards seen cannot be worth more than",
@@ -141,6 +141,10 @@ def test_runs_that_go_well_hear_nothing_at_any_time(env, steps):
     found = rows(env, steps, 250, **options)
     assert len(found) >= 2 * 2 * LOOKS
     assert said(found) == {}
+    # What the reasons of two thresholds say of these runs.
+    batches = [row for row in found if row["of"] == "batch"]
+    assert max(row["saturated_share"] for row in batches) < 0.8
+    assert max(row[f"dead_{name}"] for row in batches for name in ("actor", "q1", "q2")) < 0.75
 
 
 # ---- What makes a hint come and go
@@ -199,6 +203,18 @@ def test_the_cure_names_the_observations_only_where_they_are_the_reason():
     assert hint.cure.startswith(f"observation 1 has a scale of {scale}: normalise them (--normalize-obs) or lower --lr")
     (hint,) = hints([{**row, "obs_scale": 5.0} for row in found])
     assert hint.cure.startswith("lower --lr")
+
+
+def test_the_documentation_lists_every_number_and_every_hint():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "health.md").read_text("utf-8")
+    numbers = {name for row in huge_observations() for name in row} - {"kind", "of", "env_steps"}
+    listed = {
+        name
+        for line in page.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1])
+    }
+    assert listed == numbers | NAMES
 
 
 def test_every_flag_that_a_hint_names_exists():

@@ -13,11 +13,12 @@ Row = Mapping[str, Any]
 
 # So many looks in a row must agree: one batch or one unlucky evaluation is no evidence.
 LOOKS = 3
-# Good policies push to the bound often: the pendulums' and HalfCheetah's in 20 to 70 % of all actions. Where nearly
-# every action is there, tanh passes hardly a gradient on, and the actor cannot come back.
+# Good policies push to the bound often (the healthy runs of tests/test_hints.py: up to 0.8 of their actions). Where
+# nearly every action is there, tanh passes hardly a gradient on, and the actor cannot come back.
 SATURATED_SHARE = 0.95
-# Networks that learn well have up to a third of units that a batch does not wake; here most of them are of no use.
-DEAD_SHARE = 0.6
+# Fresh networks have units that a batch does not wake, and may keep them (those same runs: up to 0.75 of a layer). A
+# layer with hardly any left passes hardly anything on; with none the network answers the same to everything.
+DEAD_SHARE = 0.9
 # No value can exceed the largest reward, for ever. Twice, as the batches may have missed the largest reward.
 BEYOND_BOUND = 2.0
 # Critics that know nothing yet say 0, which is 1 times too much where rewards are negative; this is beyond ignorance.
@@ -150,7 +151,7 @@ def _dead(batches: Sequence[Row]) -> Hint | None:
     return Hint(
         "dead units",
         since,
-        f"{rows[-1][f'dead_{worst}']:.0%} of the hidden units of {worst} are 0 whatever is seen, since step {since:,}",
+        f"{rows[-1][f'dead_{worst}']:.0%} of a hidden layer of {worst} is 0 whatever is seen, since step {since:,}",
         f"{_calm(rows[-1])}, or normalise the hidden layers (--layer-norm both), and begin anew: dead units stay dead",
     )
 
@@ -166,7 +167,7 @@ def _over_estimating(evaluations: Sequence[Row]) -> Hint | None:
         since,
         f"the critics promise {_number(promised)} where evaluations obtain {_number(obtained)}, too much since step "
         f"{since:,}",
-        "lower --updates-per-step or --lr, raise --random-steps, or normalise the critics (--layer-norm critic)",
+        "lower --updates-per-step, --tau or --lr, raise --random-steps, or normalise the critics (--layer-norm critic)",
     )
 
 
