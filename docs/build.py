@@ -8,8 +8,9 @@ A page asks for code between two comments, and everything between them is replac
     <!-- code: Step 6 + td3.smooth -->
     <!-- end -->
 
-or for a table of `results.TABLES` (`<!-- table: checkpoints -->`). `Step 6` stands for the lines from the comment `# Step 6:` to the next such comment or the end of its block;
-`td3.smooth` (a dotted name below `src/t3d/`) for that function, method or class, without its docstrings.
+or for a table that `results.TABLES` makes, as `table: checkpoints`. `Step 6` stands for the lines from the comment
+`# Step 6:` to the next such comment or the end of its block; `td3.smooth` (a dotted name below `src/t3d/`) for that
+function, method or class, without its docstrings.
 """
 
 from __future__ import annotations

@@ -298,5 +298,5 @@ class Unstable(InvertedPendulumEnv):
         self.steps += 1
         if self.steps % 5 == 0:
             self.data.qvel[:] = 1e30
-        obs, reward, _, _, info = super().step(action)
+        obs, _, _, _, info = super().step(action)
         return np.nan_to_num(np.clip(obs, -9, 9)), 1.0, self.steps % 10 == 0, False, info

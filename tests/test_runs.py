@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 import t3d
+from t3d import presets
 from t3d.cli.main import run
 from t3d.config import Config
 from t3d.runs import folder as run_folder
+from t3d.runs.session import Session
 from t3d.training import Trainer
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
@@ -34,6 +37,16 @@ FIELDS = {
     "evaluation": COMMON | {"returns", "lengths", "return_mean", "return_std"},
     "event": COMMON | {"what"},
 }
+HEALTH = {
+    "batch": {
+        *("obs_scale", "obs_scale_at", "obs_mean_max", "obs_std_max", "obs_std_min"),
+        *("reward_mean", "reward_std", "reward_max", "value_bound", "terminated_share"),
+        *("saturated_share", "pre_tanh", "dead_actor", "dead_q1", "dead_q2"),
+        *("noise_clipped_share", "q1_target_share", "q_scale", "disagreement"),
+        *("critic_gradient", "critic_move", "actor_gradient", "actor_move", "replay_age"),
+    },
+    "evaluation": {"states", "obtained", "q1_bias", "min_q_bias", "q1_bias_ratio", "min_q_bias_ratio"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +59,8 @@ def folder(tmp_path, monkeypatch):
 def rows_of(path, kind=None):
     rows = [json.loads(line) for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
-        assert set(row) == FIELDS[row["kind"]]
+        is_health = row["kind"] == "health"
+        assert set(row) == (COMMON | {"of"} | HEALTH[row["of"]] if is_health else FIELDS[row["kind"]])
     for row, after in itertools.pairwise(rows):
         assert row["env_steps"] <= after["env_steps"]
         assert row["wall_s"] <= after["wall_s"]
@@ -109,6 +123,45 @@ def test_metrics_hold_every_episode_update_and_evaluation(trained):
         assert row["lengths"] == [200, 200]
         assert row["return_mean"] == np.mean(row["returns"])
         assert row["return_std"] == np.std(row["returns"])
+
+
+def test_health_is_looked_at_with_every_line_of_losses_and_every_evaluation(trained):
+    found = rows_of(trained, "health")
+    for of, kind in (("batch", "update"), ("evaluation", "evaluation")):
+        steps = [row["env_steps"] for row in found if row["of"] == of]
+        assert steps == [row["env_steps"] for row in rows_of(trained, kind)]
+
+
+def test_nothing_was_promised_before_the_first_update(folder):
+    short = train(steps=100, eval_every=50)
+    assert len(rows_of(short.path, "evaluation")) == 2
+    assert rows_of(short.path, "health") == []
+
+
+def test_a_resumed_run_remembers_how_well_it_was(folder):
+    choice = presets.choose("Pendulum-v1", None, {**SMALL, "steps": 400, "log_every": 100})
+    session = Session("Pendulum-v1", choice, folder / "run")
+    assert session.rows("health") == []
+    rows = session.run()
+    while next(rows)["env_steps"] < 350:
+        pass
+    rows.close()
+    resumed = Session("Pendulum-v1", choice, folder / "run", resume=True)
+    assert len(resumed.rows("health")) == 2
+    assert resumed.rows("health") == rows_of(folder / "run", "health")
+    for _ in resumed.run():
+        pass
+    assert [row["env_steps"] for row in resumed.rows("health")] == [200, 300, 400, 400]
+
+
+def test_what_goes_wrong_is_said_once_while_training(folder, capsys):
+    flags = ["--log-every", "100", "--eval-every", "1000", "--lr", "1e-3", *FLAGS]
+    ill = f"{Path(OWN).with_name('ill_envs.py')}:HugeObs"
+    assert run(["train", ill, "--steps", "900", "--out", "ill", *flags]) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "actions at the bound" in line)
+    assert re.search(r"^ +\d00 steps  actions at the bound: \d+% of actions at the bound since step \d00; .*--lr", line)
+    assert run(["train", f"{OWN}:Walk", "--steps", "900", *flags]) == 0
+    assert "bound" not in capsys.readouterr().err
 
 
 def test_best_is_the_best_evaluation_and_last_the_last(trained):

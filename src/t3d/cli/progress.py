@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from t3d.hints import Hint, hints
 from t3d.runs.metrics import Row
 from t3d.runs.session import Session
 
@@ -37,7 +38,8 @@ class _Steps(ProgressColumn):
 def watch(session: Session) -> None:
     """Run a session to its end, showing env steps, their rate, time left, last episode and last evaluation.
 
-    Where stderr is no terminal, one line is printed at every evaluation instead.
+    What is wrong is named as long as it is, and told in full when it is first seen. Where stderr is no terminal, one
+    line is printed at every evaluation instead of the live one.
     """
     console = Console(stderr=True)
     columns = (BarColumn(), _Steps(), TimeRemainingColumn(), TextColumn("{task.fields[seen]}"))
@@ -45,7 +47,9 @@ def watch(session: Session) -> None:
     progress.session = session
     with progress, closing(session.run()) as rows:
         task = progress.add_task("train", total=session.config.steps, seen="random actions")
-        episode = evaluation = ""
+        episode = evaluation = wrong = ""
+        health = session.rows("health")
+        told: set[str] = set()
         for row in rows:
             if row["kind"] == "episode":
                 episode = f"episode {row['return']:,.0f}"
@@ -53,7 +57,15 @@ def watch(session: Session) -> None:
                 evaluation = f"evaluation {row['return_mean']:,.0f}"
                 if progress.disable:
                     print(_plain(row), file=sys.stderr, flush=True)
-            seen = "  ".join(text for text in (episode, evaluation) if text)
+            elif row["kind"] == "health":
+                health.append(row)
+                found = hints(health)
+                wrong = "! " + ", ".join(hint.name for hint in found) if found else ""
+                for hint in found:
+                    if hint.name not in told:
+                        console.print(_full(row, hint), markup=False, highlight=False, soft_wrap=True)
+                told |= {hint.name for hint in found}
+            seen = "  ".join(text for text in (episode, evaluation, wrong) if text)
             progress.update(task, seen=seen)
 
 
@@ -62,3 +74,7 @@ def _plain(row: Row) -> str:
         f"{row['env_steps']:>9,} steps  {row['wall_s']:>8,.0f} s  "
         f"evaluation {row['return_mean']:,.1f} ± {row['return_std']:,.1f}"
     )
+
+
+def _full(row: Row, hint: Hint) -> str:
+    return f"{row['env_steps']:>9,} steps  {hint.name}: {hint}"

@@ -65,6 +65,14 @@ class Metrics:
             )
         self._length, self._began = length, time.monotonic() - float(facts["wall_s"])
 
+    def rows(self, kind: str) -> list[Row]:
+        """Return the rows of a kind up to the position where this stands."""
+        if not self._length:
+            return []
+        with self._path.open("rb") as file:
+            found: list[Row] = [json.loads(line) for line in file.read(self._length).splitlines()]
+        return [row for row in found if row["kind"] == kind]
+
     def cut(self) -> None:
         """Remove the rows behind the position that was opened, and write TensorBoard's events anew from the others."""
         if self._path.exists():
@@ -84,7 +92,7 @@ class Metrics:
         """Append one row.
 
         Args:
-            kind: episode, update, evaluation or event.
+            kind: episode, update, evaluation, health or event.
             env_steps: where the run stands.
             fields: finite numbers, lists of them, texts or None.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+from t3d import health
 from t3d.errors import EnvFailed, Failed, SaveFailed, Stopped
-from t3d.evaluation import evaluate
+from t3d.evaluation import Trajectory, evaluate
 from t3d.presets import Choice
 from t3d.runs.metrics import Row
 from t3d.runs.progress import Progress
@@ -59,6 +60,10 @@ class Session:
         """Whether all steps are done and judged."""
         return self.trainer.env_steps >= self.config.steps and self.progress.evaluated_at == self.trainer.env_steps
 
+    def rows(self, kind: str) -> list[Row]:
+        """Return the rows of metrics.jsonl of a kind, as far as the run is."""
+        return self._store.metrics.rows(kind)
+
     def run(self) -> Generator[Row, None, None]:
         """Train to the end, handing out every row of metrics.jsonl as it is written.
 
@@ -96,7 +101,7 @@ class Session:
             if self.progress.log_due(env_steps, config.log_every):
                 yield from self._log_update()
             if self.progress.evaluation_due(env_steps, config.eval_every):
-                yield self._evaluate(signals)
+                yield from self._evaluate(signals)
             if signals.take_save() or store.due(env_steps):
                 store.commit(trainer, self.progress)
             signals.stop_here()
@@ -118,7 +123,7 @@ class Session:
     def _end(self, signals: Signals) -> Iterator[Row]:
         yield from self._log_update()
         if self.progress.evaluated_at != self.trainer.env_steps:
-            yield self._evaluate(signals)
+            yield from self._evaluate(signals)
         self._save("last")
         if not self._store.commit(self.trainer, self.progress):
             raise SaveFailed(
@@ -132,14 +137,19 @@ class Session:
         losses = self.trainer.losses()
         self.progress.logged(env_steps, self.config.log_every)
         if losses:
-            yield self._store.metrics.write("update", env_steps, **losses._asdict())
+            metrics = self._store.metrics
+            yield from [
+                metrics.write("update", env_steps, **losses._asdict()),
+                metrics.write("health", env_steps, of="batch", **self.trainer.health()),
+            ]
         if (unstable := self.trainer.envs.unstable) > self._unstable:
             self._unstable = unstable
             what = f"MuJoCo has called the simulation unstable in {unstable} episodes since this process began"
             yield self._store.metrics.write("event", env_steps, what=what)
 
-    def _evaluate(self, signals: Signals) -> Row:
+    def _evaluate(self, signals: Signals) -> list[Row]:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
+        trajectories: list[Trajectory] = []
         seen = evaluate(
             self.trainer.agent.act,
             self.env,
@@ -149,17 +159,17 @@ class Session:
             between=signals.stop_here,
             in_worker=config.env_workers > 0,
             env_timeout=config.env_timeout,
+            trajectories=trajectories,
         )
         if progress.evaluated(seen, env_steps, config.eval_every):
             self._save("best")
         self._save("last")
-        return self._store.metrics.write(
-            "evaluation",
-            env_steps,
-            **seen._asdict(),
-            return_mean=seen.return_mean,
-            return_std=seen.return_std,
-        )
+        means = {"return_mean": seen.return_mean, "return_std": seen.return_std}
+        rows = [self._store.metrics.write("evaluation", env_steps, **seen._asdict(), **means)]
+        if self.trainer.agent.updates:  # before the first one the critics have promised nothing
+            promised = health.of_evaluation(self.trainer.agent, trajectories)
+            rows.append(self._store.metrics.write("health", env_steps, of="evaluation", **promised))
+        return rows
 
     def _save(self, which: str) -> None:
         env_steps, progress = self.trainer.env_steps, self.progress
