@@ -11,10 +11,15 @@ from t3d.errors import ConfigRefused, RunRefused, VideoFailed
 from t3d.evaluation import Evaluation, evaluate
 from t3d.making import make, spaces_of
 from t3d.policy import PolicyInfo, load
+from t3d.replay import slot_dtype
 from t3d.runs import folder
 from t3d.runs.film import film
+from t3d.runs.seeds import Job, Seed, jobs_of, train_seeds
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
+from t3d.training import refuse_too_large
+
+__all__ = ["train_seeds"]
 
 
 class Run(NamedTuple):
@@ -80,6 +85,39 @@ def resume(run: Path, *, env: str | None = None, steps: int | None = None) -> Se
     config = info.config if steps is None else info.config.with_values({"steps": steps})
     choice = presets.Choice(info.preset, config, "as recorded")
     return Session(_environment(info.env, env), choice, run, resume=True)
+
+
+def plan_seeds(
+    env: str, choice: presets.Choice, seeds: int, jobs: int, out: Path | None = None
+) -> tuple[Path, list[Job]]:
+    """Return the parent folder and the jobs that train several seeds of one configuration, the environment looked at.
+
+    Args:
+        env: which environment.
+        choice: preset and configuration; the seeds begin with its own.
+        seeds: how many.
+        jobs: how many will be trained at a time: their replay memories must fit together.
+        out: the parent folder; None takes runs/<env>/<preset>-n<seeds>.
+
+    Raises:
+        Refused: what the first of them would be refused for.
+    """
+    choice.config.check_together()
+    made = make(env)
+    spaces = spaces_of(made, env)
+    made.close()
+    refuse_too_large(jobs * choice.config.buffer_size * slot_dtype((spaces.obs_size,), spaces.action_size).itemsize)
+    return jobs_of(env, choice, seeds, out)
+
+
+def film_best_seed(env: str, seeds: list[Seed], *, frames: int) -> Path:
+    """Film the best policy of the seed whose last evaluation was the highest; return the video's path.
+
+    Raises:
+        VideoFailed: nothing on this machine can draw it.
+    """
+    best = max(seeds, key=lambda seed: seed.evaluation["return_mean"] if seed.evaluation else float("-inf"))
+    return film_run(best.path, "best", frames=frames, env=env)
 
 
 def refuse_unknown_resume(resume: str) -> None:

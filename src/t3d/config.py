@@ -229,3 +229,15 @@ class Config:
                 expected="env_workers <= n_envs",
                 do="lower --env-workers or raise --n-envs",
             )
+
+
+def config_from(fields: Mapping[str, Any]) -> Config:
+    """Return the configuration whose `dataclasses.asdict`, sent through JSON, is `fields`.
+
+    Raises:
+        ConfigRefused: an impossible value.
+        TypeError, KeyError, ValueError: it is none.
+    """
+    run = dict(fields)
+    td3 = dict(run.pop("td3"))
+    return Config(td3=TD3Config(**{**td3, "hidden": tuple(td3["hidden"])}), **run)

@@ -61,7 +61,7 @@ class Trainer:
             timeout_s=config.env_timeout,
         )
         spaces = self.envs.spaces
-        _refuse_too_large(config.buffer_size * slot_dtype((spaces.obs_size,), spaces.action_size).itemsize)
+        refuse_too_large(config.buffer_size * slot_dtype((spaces.obs_size,), spaces.action_size).itemsize)
         self.replay = Replay(config.buffer_size, config.n_envs, spaces.obs_size, spaces.action_size)
         self.replay.begin(self.envs.obs, np.ones(config.n_envs, bool))
         self.agent = TD3(spaces.obs_size, spaces.action_size, config.td3, self.streams.networks, device=config.device)
@@ -274,7 +274,12 @@ def _refuse_missing_device(device: str) -> None:
         )
 
 
-def _refuse_too_large(replay_bytes: int) -> None:
+def refuse_too_large(replay_bytes: int) -> None:
+    """Refuse replay memories that will not fit into what this process may use.
+
+    Raises:
+        ConfigRefused: they would not.
+    """
     usable = usable_memory_bytes()
     if replay_bytes > _REPLAY_SHARE * usable:
         raise ConfigRefused(

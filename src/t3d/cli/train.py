@@ -30,6 +30,10 @@ class Arguments:
     """Named set of options; the environment's own if left out."""
     out: Path | None = None
     """The run folder; runs/ENV/PRESET-sSEED if left out."""
+    seeds: int | None = None
+    """Train so many seeds, from --seed on, in processes of their own; the folder is their parent."""
+    jobs: int | None = None
+    """How many of them at a time; as many as this process may use cores if left out."""
     resume: Literal["no", "auto"] = "no"
     """auto: continue the run in that folder if there is one; a finished one prints its result."""
     video: bool = True
@@ -50,9 +54,19 @@ def main(arguments: list[str]) -> None:
     parsed.config.check_together()
 
     from t3d import api
+    from t3d.machine import usable_cores
     from t3d.runs.session import Session
 
-    api.refuse_below_one("video_frames", parsed.video_frames)
+    for name in ("video_frames", "seeds", "jobs"):
+        if (count := getattr(parsed, name)) is not None:
+            api.refuse_below_one(name, count)
+    if parsed.seeds is not None:
+        from t3d.cli import seeds
+
+        jobs = parsed.jobs or min(parsed.seeds, usable_cores())
+        films = {"video": parsed.video, "video_frames": parsed.video_frames}
+        seeds.main(parsed.env, choice, parsed.seeds, jobs, parsed.out, **films)
+        return
     session = Session(parsed.env, choice, parsed.out, resume=parsed.resume == "auto")
     run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
 

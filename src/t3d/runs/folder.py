@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 
 from t3d import sealed
-from t3d.config import Config, TD3Config
+from t3d.config import Config, config_from
 from t3d.errors import RunRefused, T3DError
 from t3d.machine import describe
 from t3d.making import Spaces
@@ -147,10 +147,7 @@ def read_config(folder: Path) -> RunInfo:
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
-        fields = dict(content["config"])
-        td3 = dict(fields.pop("td3"))
-        td3["hidden"] = tuple(td3["hidden"])
-        config = Config(td3=TD3Config(**td3), **fields)
+        config = config_from(content["config"])
         engine, machine = dict(content["engine"]), dict(content["machine"])
         return RunInfo(str(content["env"]), str(content["preset"]), config, engine, machine)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, T3DError) as error:

@@ -1,0 +1,90 @@
+"""`t3d train --seeds`: one progress line a seed, then what they reached."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from t3d import api
+from t3d.cli.parsing import counted
+from t3d.errors import Failed, VideoFailed
+from t3d.presets import Choice
+from t3d.runs.metrics import Row
+from t3d.runs.seeds import Seed
+
+
+def main(env: str, choice: Choice, seeds: int, jobs: int, out: Path | None, *, video: bool, video_frames: int) -> None:
+    """Train the seeds, print a line for each, and film the best of them.
+
+    Raises:
+        Failed: not every seed has ended; the others are complete.
+    """
+    parent, planned = api.plan_seeds(env, choice, seeds, jobs, out)
+    print(
+        f"{env}, preset {choice.preset} ({choice.reason}): {counted(seeds, 'seed')}, {jobs} at a time, "
+        f"{counted(planned[0].config['threads'], 'thread')} each\nfolder {parent}",
+        file=sys.stderr,
+    )
+    with _Lines(choice.config.steps) as lines:
+        ended = api.train_seeds(planned, jobs, lines.show)
+    print(_closing(ended))
+    if failed := [seed for seed in ended if seed.problem]:
+        raise Failed(
+            f"{counted(len(failed), 'seed')} of {len(ended)} did not reach the end",
+            got="; ".join(f"seed {seed.seed}: {seed.problem.splitlines()[0]}" for seed in failed),
+            do="the same command with --resume auto goes on with them; what each said stands above",
+        )
+    print(f"folder      {parent}")
+    if video:
+        print("filming the best policy of all seeds ...", file=sys.stderr)
+        try:
+            print(f"video       {api.film_best_seed(env, ended, frames=video_frames)}")
+        except VideoFailed as error:
+            print(f"no video    {error.one_line()}")
+
+
+class _Lines:
+    """A bar for each seed; where stderr is no terminal, a line at each of its evaluations."""
+
+    def __init__(self, steps: int) -> None:
+        console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._progress = Progress(*columns, TextColumn("{task.fields[seen]}"), console=console)
+        self._progress.disable = not console.is_terminal
+        self._steps = steps
+        self._tasks: dict[int, int] = {}
+        self._said: dict[int, Row | None] = {}
+
+    def __enter__(self) -> _Lines:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, seeds: list[Seed]) -> None:
+        for seed in seeds:
+            if seed.seed not in self._tasks:
+                self._tasks[seed.seed] = self._progress.add_task(f"seed {seed.seed}", total=self._steps, seen="")
+            seen = f"evaluation {seed.evaluation['return_mean']:,.0f}" if seed.evaluation else ""
+            if seed.problem:
+                seen = seed.problem.splitlines()[0]
+            self._progress.update(self._tasks[seed.seed], completed=min(seed.env_steps, self._steps), seen=seen)
+            if self._progress.disable and seed.evaluation and seed.evaluation != self._said.get(seed.seed):
+                line = f"seed {seed.seed:<4} {seed.evaluation['env_steps']:>9,} steps  {seen}"
+                print(line, file=sys.stderr, flush=True)
+                self._said[seed.seed] = seed.evaluation
+
+
+def _closing(seeds: list[Seed]) -> str:
+    lines = []
+    for seed in seeds:
+        if seed.problem:
+            lines.append(f"seed {seed.seed:<6} stopped after {seed.env_steps:,} steps: {seed.problem}")
+        elif seed.evaluation:
+            row = seed.evaluation
+            lines.append(f"seed {seed.seed:<6} return {row['return_mean']:,.1f} ± {row['return_std']:,.1f}")
+    return "\n".join(lines)

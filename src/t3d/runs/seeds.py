@@ -1,0 +1,225 @@
+"""Several seeds of one training, side by side: independent processes that share nothing but a parent folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t3d.config import config_from
+from t3d.errors import RunRefused, T3DError
+from t3d.presets import Choice
+from t3d.runs.folder import env_name
+from t3d.runs.metrics import Row
+from t3d.runs.session import Session
+from t3d.runs.signals import Signals
+
+_LOOK_S = 0.2
+_LAST_WORDS = 2_000
+
+
+class Job(NamedTuple):
+    """One run: all that the process that trains it must know, and all that JSON can hold."""
+
+    env: str
+    preset: str
+    config: dict[str, Any]  # fields of `Config`
+    out: str
+
+
+def train_run(job: Job) -> None:
+    """Train one run to its end, or go on with it; one that has ended is left as it is.
+
+    Raises:
+        Refused, Failed, Stopped: as `Session` says.
+    """
+    choice = Choice(job.preset, config_from(job.config), "as asked")
+    with closing(Session(job.env, choice, Path(job.out), resume=True).run()) as rows:
+        for _ in rows:
+            pass
+
+
+def jobs_of(env: str, choice: Choice, seeds: int, out: Path | None) -> tuple[Path, list[Job]]:
+    """Return the parent folder and a job for each seed, from the configuration's own seed on.
+
+    Args:
+        env: which environment.
+        choice: preset and configuration; threads left to chance become one, as the runs share the cores.
+        seeds: how many.
+        out: the parent folder; None takes runs/<env>/<preset>-n<seeds>.
+    """
+    parent = out or Path("runs") / env_name(env) / f"{choice.preset}-n{seeds}"
+    if (parent / "config.json").exists():
+        raise RunRefused("this folder holds a single run", got=str(parent), do="give another --out")
+    threads = 1 if choice.config.threads == "auto" else choice.config.threads
+    first = choice.config.seed
+    configs = [dataclasses.replace(choice.config, seed=first + k, threads=threads) for k in range(seeds)]
+    return parent, [
+        Job(env, choice.preset, dataclasses.asdict(config), str(parent / f"s{config.seed}")) for config in configs
+    ]
+
+
+class Seed(NamedTuple):
+    """How one seed stands."""
+
+    seed: int
+    path: Path
+    env_steps: int
+    evaluation: Row | None  # its last
+    problem: str  # why it ended early; empty if it did not
+    running: bool
+
+
+class _Run:
+    """A job, its process once it has one, and what its metrics.jsonl has said so far."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.process: subprocess.Popen[str] | None = None
+        self._read = 0
+        self._env_steps = 0
+        self._evaluation: Row | None = None
+        self._words: list[str] = []
+
+    def start(self) -> None:
+        command = [sys.executable, "-P", "-m", "t3d.runs.seeds", json.dumps(self.job._asdict())]
+        # A session of its own: Ctrl-C reaches this process alone, which hands it on once.
+        self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module; arguments reach no shell
+            command,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._listener = threading.Thread(target=self._listen, args=(self.process,), daemon=True)
+        self._listener.start()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self._words.append(line)
+
+    def close(self) -> None:
+        """Wait for its end, and for its last words."""
+        if self.process is not None:
+            self.process.wait()
+            self._listener.join()
+            for pipe in (self.process.stdin, self.process.stderr):
+                assert pipe is not None
+                pipe.close()
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def look(self) -> Seed:
+        """Read what is new in metrics.jsonl; a run that was resumed has cut it, and is read from its beginning."""
+        path = Path(self.job.out) / "metrics.jsonl"
+        if path.exists():
+            if path.stat().st_size < self._read:
+                self._read = 0
+            with path.open("rb") as file:
+                file.seek(self._read)
+                whole = file.read().rpartition(b"\n")[0]
+            self._read += len(whole) + (len(whole) > 0)
+            for line in whole.splitlines():
+                row = json.loads(line)
+                self._env_steps = row["env_steps"]
+                self._evaluation = row if row["kind"] == "evaluation" else self._evaluation
+        problem = ""
+        if self.process is not None and not self.running and self.process.returncode:
+            problem = "".join(self._words)[-_LAST_WORDS:].strip() or _ending(self.process.returncode)
+        seed = self.job.config["seed"]
+        return Seed(seed, Path(self.job.out), self._env_steps, self._evaluation, problem, self.running)
+
+
+def _ending(returncode: int) -> str:
+    return f"killed by {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
+
+
+def train_seeds(jobs: Sequence[Job], at_once: int, show: Callable[[list[Seed]], None]) -> list[Seed]:
+    """Train jobs, some at a time; one that fails or is killed does not take the others down.
+
+    Args:
+        jobs: what to train.
+        at_once: processes side by side.
+        show: called some times a second with how every seed stands.
+
+    Returns:
+        How every seed ended.
+
+    Raises:
+        Stopped: by a signal, once every running seed has saved its state.
+    """
+    runs = [_Run(job) for job in jobs]
+    try:
+        with Signals() as signals:
+            for _ in _started_in_turn(runs, at_once):
+                show([run.look() for run in runs])
+                signals.stop_here()
+                time.sleep(_LOOK_S)
+    finally:
+        _end(runs)
+    ended = [run.look() for run in runs]
+    show(ended)
+    return ended
+
+
+def _started_in_turn(runs: list[_Run], at_once: int) -> Iterator[None]:
+    while any(run.process is None or run.running for run in runs):
+        waiting = [run for run in runs if run.process is None]
+        for run in waiting[: max(0, at_once - sum(run.running for run in runs))]:
+            run.start()
+        yield
+
+
+def _end(runs: list[_Run]) -> None:
+    """Ask those that still run to save and stop, and wait for them; a second signal to this process ends the wait."""
+    running = [run.process for run in runs if run.process is not None and run.running]
+    for process in running:
+        process.terminate()
+    try:
+        for run in runs:
+            run.close()
+    except KeyboardInterrupt:
+        for process in running:
+            process.kill()
+        raise
+
+
+def _end_with_parent() -> None:
+    """Stop as after SIGTERM once the parent is gone: nothing ever comes through stdin but its end."""
+
+    def wait() -> None:
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> None:
+    """Train one job, in a process of its own."""
+    _end_with_parent()
+    try:
+        train_run(Job(**json.loads(sys.argv[1])))
+    except T3DError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as error:
+        print(error, file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 130))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Several seeds at once: each is what it is alone, and what happens to one happens to it alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import t3d
+from t3d.cli.main import run
+
+OWN = str(Path(__file__).with_name("own_envs.py"))
+SMALL = {"steps": 400, "eval_every": 200, "eval_episodes": 1, "random_steps": 50, "batch_size": 16, "hidden": (8, 8)}
+FLAGS = ["--steps", "400", "--eval-every", "200", "--eval-episodes", "1", "--random-steps", "50", "--batch-size", "16"]
+FLAGS += ["--hidden", "8", "8", "--engine", "eager", "--no-video"]
+T3D = [sys.executable, "-c", "from t3d.cli.main import main; main()"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def last_weights(run):
+    return safetensors.torch.load_file(Path(run) / "policy" / "last.safetensors")
+
+
+def same(one, other):
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def begun(command, condition):
+    """Start a command, and return it once something holds."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not condition():
+        assert child.poll() is None, child.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return child
+
+
+def pids_of(text):
+    """Return the processes whose command line holds a text, this one's children among them."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if text in (entry / "cmdline").read_bytes().decode(errors="replace"):
+                found.append(int(entry.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def test_each_seed_is_what_it_is_alone(folder, capsys):
+    assert run(["train", "Pendulum-v1", *FLAGS, "--seeds", "3", "--jobs", "2", "--seed", "4"]) == 0
+    out = capsys.readouterr().out
+    parent = folder / "runs" / "Pendulum-v1" / "pendulum-n3"
+    assert f"folder      {parent.relative_to(folder)}" in out
+    assert {path.name for path in parent.iterdir()} >= {"s4", "s5", "s6"}
+    for seed in (4, 5, 6):
+        assert f"seed {seed}" in out
+        alone = t3d.train("Pendulum-v1", video=False, seed=seed, threads=1, engine="eager", **SMALL)
+        assert same(last_weights(alone.path), last_weights(parent / f"s{seed}"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_killing_one_seed_leaves_the_others_and_the_same_command_finishes(folder, capsys):
+    slow = [*FLAGS, "--steps", "2000", "--seeds", "4", "--jobs", "4", "--out", str(folder / "all")]
+    metrics = folder / "all" / "s2" / "metrics.jsonl"
+    child = begun([*T3D, "train", f"{OWN}:Walk", *slow], lambda: metrics.exists() and metrics.stat().st_size > 500)
+    (victim,) = pids_of(json.dumps(str(folder / "all" / "s2")).strip('"') + '"}')
+    os.kill(victim, signal.SIGKILL)
+    said = child.communicate()[1]
+    assert child.returncode == 1
+    assert "1 seed of 4 did not reach the end" in said
+    assert "seed 2: killed by SIGKILL" in said
+    ended = [json.loads((folder / "all" / f"s{k}" / "metrics.jsonl").read_text().splitlines()[-1]) for k in (0, 1, 3)]
+    assert [row["env_steps"] for row in ended] == [2000, 2000, 2000]
+    assert run(["train", f"{OWN}:Walk", *slow]) == 0
+    undisturbed = t3d.train(f"{OWN}:Walk", video=False, seed=2, threads=1, engine="eager", **SMALL | {"steps": 2000})
+    assert same(last_weights(undisturbed.path), last_weights(folder / "all" / "s2"))
+    capsys.readouterr()
+    assert run(["train", f"{OWN}:Walk", *slow]) == 0  # nothing is left to do
+    assert capsys.readouterr().out.count("return") == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_signal_reaches_every_seed_once_and_none_outlives_the_command(folder, number, code):
+    flags = [*FLAGS, "--steps", "1e7", "--seeds", "2", "--jobs", "2", "--out", str(folder / "all")]
+    both = [folder / "all" / f"s{k}" / "metrics.jsonl" for k in (0, 1)]
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        ready = lambda: all(path.exists() and path.stat().st_size > 500 for path in both)  # noqa: E731
+        child = begun([*T3D, "train", f"{OWN}:Walk", *flags], ready)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    os.kill(child.pid, number)
+    said = child.communicate(timeout=60)[1]
+    assert child.returncode == code, said
+    end = time.monotonic() + 30
+    while pids_of(str(folder / "all")) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert pids_of(str(folder / "all")) == []
+    for path in both:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert rows[-1]["what"] == "stopped by SIGTERM"
+        assert (path.parent / "checkpoints" / str(rows[-1]["env_steps"])).is_dir()
+
+
+def test_a_seed_that_is_refused_or_fails_is_named(folder, capsys):
+    assert run(["train", f"{OWN}:NanObs", *FLAGS, "--seeds", "2", "--out", "all"]) == 1
+    err = capsys.readouterr().err
+    assert "2 seeds of 2 did not reach the end" in err
+    assert "non-finite observation" in err
+    assert run(["train", "Pendulum-v1", *FLAGS, "--seeds", "0"]) == 2
+    assert run(["train", "Nonsense-v0", *FLAGS, "--seeds", "2"]) == 2
+    assert run(["train", "Pendulum-v1", *FLAGS, "--out", "one"]) == 0
+    assert run(["train", "Pendulum-v1", *FLAGS, "--out", "one", "--seeds", "2"]) == 2
+    assert "holds a single run" in capsys.readouterr().err
