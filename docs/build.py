@@ -38,7 +38,7 @@ _STEP = re.compile(r"(?P<indent> *)# Step (?P<number>\d+):")
 def pages() -> dict[Path, str]:
     """Return every generated page: its path, and the text it should have."""
     pages = {DOCS / "steps.md": with_code((DOCS / "steps.md").read_text("utf-8")), DOCS / "results.md": results.page()}
-    for path in (DOCS.parent / "README.md", DOCS / "durability.md"):
+    for path in (DOCS.parent / "README.md", DOCS / "durability.md", DOCS / "statistics.md"):
         pages[path] = with_tables(path.read_text("utf-8"))
     return pages
 

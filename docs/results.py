@@ -79,6 +79,29 @@ def checkpoints_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def coverage_tables() -> str:
+    """Return the tables of docs/statistics.md, from what benchmarks/coverage.py simulated."""
+    simulated = json.loads((RESULTS / "coverage.json").read_text("utf-8"))
+    shapes = list(simulated["distributions"])
+    parts = [
+        f"* *{name}*: {told}" if name != told else f"* *{name}*" for name, told in simulated["distributions"].items()
+    ]
+    parts += ["", f"{simulated['studies']:,} studies each, the bootstrap with {simulated['resamples']:,} resamples."]
+    for key, title in _SIMULATED.items():
+        parts += ["", f"{title}:", "", f"| seeds | {' | '.join(shapes)} |", "|---" * (len(shapes) + 1) + "|"]
+        for seeds, row in simulated["seeds"].items():
+            parts.append(f"| {seeds} | " + " | ".join(f"{100 * row[key][name]:.1f} %" for name in shapes) + " |")
+    return "\n".join(parts) + "\n"
+
+
+_SIMULATED = {
+    "mean": "The mean's 95 % t interval held the true mean in",
+    "iqm": "The interquartile mean's 95 % bootstrap interval held the true one in",
+    "false_positive": "Welch's test at 5 % told two groups of one distribution apart in",
+    "improvement_beyond_half": "The interval of the probability of improvement left out 1/2 for two such groups in",
+}
+
+
 def _minutes(study: Study) -> str:
     return f"{statistics.median(run['wall_s'] for run in study['runs']) / 60:.1f} min"
 
@@ -151,4 +174,4 @@ def draw() -> None:
     grid.savefig(FIGURE, metadata={"Date": None}, facecolor="#fcfcfb")
 
 
-TABLES = {"results": readme_table, "checkpoints": checkpoints_table}
+TABLES = {"results": readme_table, "checkpoints": checkpoints_table, "coverage": coverage_tables}

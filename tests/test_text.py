@@ -19,7 +19,7 @@ TREES = {file: ast.parse(file.read_text("utf-8")) for file in FILES}
 # Which room of the design a file belongs to; a file imports from rooms below its own, or from its own room.
 ROOMS = {
     "config": 0, "encoders": 0, "errors": 0, "hints": 0, "machine": 0, "quiet": 0, "sealed": 0, "streams": 0,
-    "td3": 1, "replay": 1, "policy": 1, "presets": 1,
+    "td3": 1, "replay": 1, "policy": 1, "presets": 1, "reports": 1,
     "making": 2, "instances": 2, "worker": 2, "workers": 2, "engines": 2, "envs": 2, "evaluation": 2, "checking": 2,
     "health": 2,
     "training": 3,
@@ -123,6 +123,15 @@ def test_a_policy_needs_neither_training_nor_environments():
     assert {name for name in imports(SOURCE / "policy.py") if name.startswith("t3d")} == {
         "t3d.encoders", "t3d.errors", "t3d.sealed"
     }  # fmt: skip
+
+
+def test_reports_know_nothing_of_training():
+    files = [file for file in FILES if room(module_of(file)) == "reports"]
+    assert len(files) > 5
+    used = {name for file in files for name in imports(file) if name.startswith("t3d.")}
+    used = {name for name in used if room(name) != "reports"}
+    assert used == {"t3d.config", "t3d.errors", "t3d.presets", "t3d.sealed"}
+    assert not {name.split(".")[0] for file in files for name in imports(file)} & {"torch", "gymnasium", "safetensors"}
 
 
 # Numba's cache does not notice a changed callee in another file, so all compiled functions stand in one.

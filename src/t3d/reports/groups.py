@@ -1,0 +1,113 @@
+"""Put runs into groups that differ in their seed alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t3d.errors import RunRefused
+from t3d.reports.reading import Run
+from t3d.reports.statistics import Floats
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one environment, one preset and equal options, each with a seed of its own."""
+
+    env: str
+    label: str  # preset, and what sets the group apart from others of its environment
+    differing: dict[str, Any]  # the options that set it apart from those with the same preset
+    runs: tuple[Run, ...]  # in the order of their seeds; those with at least one evaluation
+    env_steps: tuple[int, ...]  # where every run has an evaluation
+    returns: Floats  # (n, P), the mean return of each of those evaluations
+    notes: tuple[str, ...]
+
+
+def make(runs: Sequence[Run]) -> list[Group]:
+    """Group runs by environment, preset and every option but the seed.
+
+    Where that would put two runs of one seed together, the folder that holds them sets them apart.
+
+    Raises:
+        RunRefused: two runs beside each other have equal options and the same seed, or no run has an evaluation yet.
+    """
+    by_options: dict[str, list[Run]] = {}
+    for run in runs:
+        by_options.setdefault(_key(run), []).append(run)
+    split: list[tuple[list[Run], str]] = []
+    for together in by_options.values():
+        split += _by_folder(together) if _repeated(together) else [(together, "")]
+    groups = [_group(members, folder, [found for found, _ in split]) for members, folder in split]
+    evaluated = [group for group in groups if group.runs]
+    if not evaluated:
+        raise RunRefused(
+            "there is nothing to report yet",
+            got="no evaluation in " + ", ".join(str(run.path) for run in runs),
+            do="wait for the first evaluation",
+        )
+    return evaluated
+
+
+def _key(run: Run) -> str:
+    options = {name: value for name, value in run.options.items() if name != "seed"}
+    return json.dumps([run.env, run.preset, options], sort_keys=True)
+
+
+def _repeated(runs: Sequence[Run]) -> list[int]:
+    return [seed for seed, count in Counter(run.seed for run in runs).items() if count > 1]
+
+
+def _by_folder(runs: list[Run]) -> list[tuple[list[Run], str]]:
+    folders: dict[Path, list[Run]] = {}
+    for run in runs:
+        folders.setdefault(run.path.resolve().parent, []).append(run)
+    for inside in folders.values():
+        if seeds := _repeated(inside):
+            raise RunRefused(
+                "two runs have equal options and the same seed, so they are not independent",
+                got=", ".join(str(run.path) for run in inside if run.seed == seeds[0]),
+                expected="one run of each seed",
+                do="name only one of them",
+            )
+    return [(inside, folder.name) for folder, inside in folders.items()]
+
+
+def _group(members: list[Run], folder: str, every: list[list[Run]]) -> Group:
+    first = members[0]
+    alike = [g[0] for g in every if (g[0].env, g[0].preset) == (first.env, first.preset)]
+    differing = {
+        name: value
+        for name, value in first.options.items()
+        if name != "seed" and any(other.options.get(name) != value for other in alike)
+    }
+    label = ", ".join([first.preset, *(f"{name} {_shown(value)}" for name, value in differing.items())])
+    runs = sorted((run for run in members if run.evaluations), key=lambda run: run.seed)
+    notes = [f"Seed {run.seed} has no evaluation yet and is in no number." for run in members if not run.evaluations]
+    common = set.intersection(*(set(run.evaluations) for run in runs)) if runs else set()
+    env_steps = tuple(sorted(common))
+    early = [run for run in runs if not run.finished]
+    if early and len(early) < len(runs):
+        which = ", ".join(f"seed {run.seed} at {max(run.evaluations):,}" for run in early)
+        notes.append(f"Not every run came to its end ({which}): the numbers are those up to where all have come.")
+    elif early:
+        notes.append(f"No run has come to its end of {early[0].options['steps']:,} steps yet.")
+    if runs and not env_steps:
+        raise RunRefused(
+            "these runs were never evaluated at the same step",
+            got=", ".join(str(run.path) for run in runs),
+            do="report on them one by one",
+        )
+    returns = np.array([[run.evaluations[step] for step in env_steps] for run in runs])
+    return Group(
+        first.env, f"{label} ({folder})" if folder else label, differing, tuple(runs), env_steps, returns, tuple(notes)
+    )
+
+
+def _shown(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)

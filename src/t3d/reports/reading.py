@@ -1,0 +1,211 @@
+"""Read run folders. They may come from strangers: nothing in them is trusted to be what it should be."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from t3d import sealed
+from t3d.errors import RunRefused
+
+Row = dict[str, Any]
+
+KINDS = ("episode", "update", "evaluation", "event", "health")
+_NUMBERS = {"episode": ("return", "length"), "evaluation": ("return_mean",)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read. Equal for equal folders; nothing is computed here but what its rows say."""
+
+    path: Path
+    env: str
+    preset: str
+    options: dict[str, Any]  # every option by its flag's name, the algorithm's among them
+    engine: dict[str, Any]
+    machine: dict[str, Any]
+    rows: dict[str, list[Row]]  # by kind, each in the order of env steps
+    notes: tuple[str, ...]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.options["seed"])
+
+    @property
+    def evaluations(self) -> dict[int, float]:
+        """The mean return of each evaluation, by env steps. Of two at the same step the later counts."""
+        return {row["env_steps"]: float(row["return_mean"]) for row in self.rows["evaluation"]}
+
+    @property
+    def env_steps(self) -> int:
+        """How far it came."""
+        return max((row["env_steps"] for rows in self.rows.values() for row in rows), default=0)
+
+    @property
+    def wall_s(self) -> float:
+        """How long it took, in seconds."""
+        return max((row["wall_s"] for rows in self.rows.values() for row in rows), default=0.0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last evaluation stands at the end that was asked for."""
+        return max(self.evaluations, default=0) >= int(self.options["steps"])
+
+    @property
+    def random_returns(self) -> list[float]:
+        """Returns of the training episodes that ended while all actions were still uniformly random."""
+        return [float(row["return"]) for row in self.rows["episode"] if row["env_steps"] <= self._random_steps]
+
+    @property
+    def untrained_returns(self) -> list[float]:
+        """Mean returns of the evaluations before the first update."""
+        return [value for step, value in self.evaluations.items() if step <= self._random_steps]
+
+    @property
+    def _random_steps(self) -> int:
+        return int(self.options.get("random_steps", 0))
+
+
+def find(paths: Sequence[Path]) -> list[Run]:
+    """Read runs.
+
+    Args:
+        paths: run folders, or parents of run folders. A run named twice is read once.
+
+    Raises:
+        RunRefused: a folder holds no run, or what a run holds cannot be read.
+    """
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        for folder in _folders(path):
+            folders.setdefault(folder.resolve(), folder)
+    return [read(folder) for folder in folders.values()]
+
+
+def _folders(path: Path) -> list[Path]:
+    if (path / "config.json").is_file():
+        return [path]
+    children = [child.parent for child in path.glob("*/config.json")] if path.is_dir() else []
+    if not children:
+        raise RunRefused(
+            "there is no run here",
+            got=str(path),
+            expected="a folder that t3d train has written, or one that holds such folders",
+            do="name one of runs/*/*",
+        )
+    return sorted(children, key=lambda child: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", child.name)])
+
+
+def read(folder: Path) -> Run:
+    """Read one run folder.
+
+    Raises:
+        RunRefused: config.json is damaged, or a line of metrics.jsonl is not what it should be; the message names it.
+    """
+    config = _config(folder / "config.json")
+    rows, notes = _metrics(folder / "metrics.jsonl")
+    fields = dict(config["config"])
+    options = {**fields, **fields.pop("td3")}
+    options.pop("td3")
+    return Run(
+        path=folder,
+        env=config["env"],
+        preset=config["preset"],
+        options=options,
+        engine=_a_dict(config.get("engine")),
+        machine=_a_dict(config.get("machine")),
+        rows=rows,
+        notes=tuple(notes),
+    )
+
+
+def _a_dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    content = sealed.unseal(path)
+    try:
+        json.dumps(content, allow_nan=False)
+        fields = content["config"]
+        for name in ("env", "preset"):
+            if not isinstance(content[name], str):
+                raise TypeError(f"{name} = {content[name]!r}")
+        for name in ("seed", "steps"):
+            if not _is_count(fields[name]):
+                raise TypeError(f"{name} = {fields[name]!r}")
+        if not isinstance(fields["td3"], dict) or not _is_count(fields.get("random_steps", 0)):
+            raise TypeError("td3 or random_steps")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunRefused(
+            "config.json cannot be read", got=f"{path}: {error!r}", do="use the version of t3d that wrote it"
+        ) from error
+    return content
+
+
+def _metrics(path: Path) -> tuple[dict[str, list[Row]], list[str]]:
+    rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
+    notes, unknown = [], set()
+    lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    for number, line in enumerate(lines, 1):
+        last = number == len(lines)
+        if last and not line:
+            break
+        try:
+            row = _row(line)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            # A line is whole once its newline is written; only the last can lack it.
+            if last:
+                notes.append(f"The last line of metrics.jsonl, line {number}, is half written and left out.")
+                break
+            raise RunRefused(
+                "a line of metrics.jsonl is malformed",
+                got=f"{path}, line {number}: {error!r}",
+                do="repair or delete it",
+            ) from error
+        if row["kind"] in rows:
+            rows[row["kind"]].append(row)
+        else:
+            unknown.add(row["kind"])
+    if unknown:
+        notes.append(f"metrics.jsonl has rows of a kind unknown here, left out: {', '.join(sorted(unknown))}.")
+    for of_kind in rows.values():
+        of_kind.sort(key=lambda row: row["env_steps"])
+    return rows, notes
+
+
+def _row(line: bytes) -> Row:
+    row: Row = json.loads(line, parse_constant=_no_number)
+    if not isinstance(row, dict) or not isinstance(row["kind"], str):
+        raise TypeError("not an object with a kind")
+    if not _is_count(row["env_steps"]):
+        raise TypeError(f"env_steps = {row['env_steps']!r}")
+    for name in ("wall_s", *_NUMBERS.get(row["kind"], ())):
+        if not is_number(row[name]):
+            raise TypeError(f"{name} = {row[name]!r}")
+    return row
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _is_count(value: object) -> bool:
+    # Beyond 2**53 a browser's numbers have gaps.
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value from a file is a finite number that fits into a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False

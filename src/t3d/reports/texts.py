@@ -1,0 +1,138 @@
+"""How a report puts its numbers into words."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from t3d import presets
+from t3d.config import Config
+from t3d.errors import T3DError
+from t3d.reports.reading import Run
+from t3d.reports.statistics import FEWEST_SEEDS
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def number(value: float | None) -> str:
+    """Write a number for people: 1,234, 12.3, 0.0123."""
+    if value is None:
+        return "\N{EN DASH}"
+    size = abs(value)
+    if size == 0 or size >= 99.95:
+        text = f"{size:,.0f}"
+    elif size >= 1:
+        text = f"{size:.1f}"
+    else:
+        text = f"{size:.3g}"
+    return MINUS + text if value < 0 and text != "0" else text
+
+
+def span(interval: dict[str, Any] | None) -> str:
+    """Write an interval: 12.3 to 14.5; nothing where there is none."""
+    if interval is None or interval["low"] is None:
+        return ""
+    return f"{number(interval['low'])} to {number(interval['high'])}"
+
+
+def seconds(value: float) -> str:
+    """Write a duration: 42 s, 7.1 min, 2.3 h."""
+    if value < 60:
+        return f"{value:.0f} s"
+    return f"{value / 60:.1f} min" if value < 3_600 else f"{value / 3_600:.1f} h"
+
+
+def percent(share: float) -> str:
+    """Write a share: 95 %."""
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun: 1 seed, 5 seeds."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def learned(group: dict[str, Any]) -> tuple[str, str]:
+    """Say whether a group learned: a word and the evidence.
+
+    Args:
+        group: one of `numbers.of(...)["groups"]`.
+    """
+    final, baseline, steps = group["scores"]["final"]["mean"], group["baseline"], group["env_steps"]
+    seeds = len(group["runs"])
+    if baseline is None:
+        first = group["curve"]["mean"]["value"][0]
+        return "No return from before training is known.", (
+            f"The mean return was {number(first)} at the first evaluation, after {steps[0]:,} steps, "
+            f"and is {number(final['value'])} after {steps[-1]:,}."
+        )
+    gain, what = baseline["gain"], baseline["what"]
+    gets = "get" if what.endswith("s") else "gets"
+    way = (
+        f"Mean return {number(final['value'])} after {steps[-1]:,} steps, "
+        f"where {what} {gets} {number(baseline['mean']['value'])}."
+    )
+    if seeds == 1:
+        word = f"One seed did {'better' if gain['value'] > 0 else 'no better'} than {what}."
+        return word, f"{way} How another seed would do is unknown."
+    sure = f"The gain is {number(gain['value'])}, 95 % interval {span(gain)}, {counted(seeds, 'seed')}."
+    if gain["low"] > 0:
+        return "It learned.", f"{way} {sure}"
+    if gain["high"] < 0:
+        return f"It did worse than {what}.", f"{way} {sure}"
+    return "It is not clear that it learned.", f"{way} {sure}"
+
+
+def trust(coverage: dict[str, Any] | None) -> str:
+    """Say what the intervals are worth for the number of seeds shown."""
+    if coverage is None:
+        return "A single seed has no interval."
+    mean, middle = ([percent(share) for share in coverage[name]] for name in ("mean", "iqm"))
+    text = (
+        f"How far to trust these intervals: in simulated studies of {coverage['seeds']} seeds the mean's 95 % interval "
+        f"held the true mean in {mean[0]} to {mean[1]} of all cases, least where a few seeds or about half of them fail"
+    )
+    if coverage["seeds"] < FEWEST_SEEDS:
+        return f"{text}. Fewer than {FEWEST_SEEDS} seeds get no interquartile mean."
+    return f"{text}; the interquartile mean's held the true one in {middle[0]} to {middle[1]}."
+
+
+def command(runs: list[Run]) -> str:
+    """Write the commands that repeat some runs of one group; every option that its preset does not set.
+
+    Engine and thread count are those that ran, since they decide the last bits. Texts from a run folder are quoted
+    for the shell. Empty if one would be read as something else, or holds what a terminal might obey.
+    """
+    first = runs[0]
+    options = {**first.options}
+    options.update({name: first.engine[key] for name, key in _RAN.items() if key in first.engine})
+    try:
+        chosen = presets.choose(first.env, first.preset).config
+        known, preset = _flat(chosen), ["--preset", first.preset]
+    except T3DError:
+        known, preset = {}, []
+    words = ["t3d", "train", first.env, *preset]
+    for name, value in options.items():
+        if name != "seed" and (name not in known or known[name] != value or name in _RAN):
+            words += _flag(name, value)
+    line = shlex.join(words)
+    if first.env.startswith("-") or not line.isprintable():
+        return ""
+    return "\n".join(f"{line} --seed {run.seed}" for run in runs)
+
+
+# Option, and where config.json says what it came to.
+_RAN = {"engine": "name", "threads": "threads"}
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    fields = {**vars(config), **vars(config.td3)}
+    fields.pop("td3")
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
