@@ -1,0 +1,250 @@
+// Draws the page's charts with Chart.js. Texts reach the page as text only: textContent and canvas, never markup.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+  const series = (index) => colour("series-" + (index % 6));
+  const faded = (hex, share) => hex + Math.round(255 * share).toString(16).padStart(2, "0");
+  const exact = new Intl.NumberFormat("en", { maximumSignificantDigits: 5 });
+  const minus = (text) => (text === "-0" ? "0" : text.replace("-", "\u2212"));
+  const xy = (points) => points.map(([x, y]) => ({ x, y }));
+  const along = (xs, ys) => xs.map((x, i) => ({ x, y: ys[i] }));
+  const hidden = new Set();
+
+  const crosshair = {
+    id: "crosshair",
+    beforeDatasetsDraw(chart) {
+      const [active] = chart.tooltip?.getActiveElements() ?? [];
+      if (!active) return;
+      const { ctx, chartArea } = chart;
+      ctx.save();
+      ctx.strokeStyle = colour("line");
+      ctx.beginPath();
+      ctx.moveTo(active.element.x, chartArea.top);
+      ctx.lineTo(active.element.x, chartArea.bottom);
+      ctx.stroke();
+      ctx.restore();
+    },
+  };
+
+  function line(label, points, stroke, more = {}) {
+    return {
+      label, data: points, borderColor: stroke, backgroundColor: stroke, borderWidth: 1, pointRadius: points.length === 1 ? 3 : 0,
+      pointHoverRadius: 3, pointHitRadius: 8, borderJoinStyle: "round", ...more,
+    };
+  }
+
+  // Round ticks inside an axis that ends where its data do; Chart.js would widen the axis to whole ticks.
+  function roundTicks(axis, count) {
+    const least = (axis.max - axis.min) / count;
+    if (!(least > 0)) return;
+    const power = 10 ** Math.floor(Math.log10(least));
+    const step = power * [1, 2, 5, 10].find((factor) => factor * power >= least * 0.999);
+    const first = Math.ceil(axis.min / step), last = Math.floor(axis.max / step);
+    axis.ticks = Array.from({ length: last - first + 1 }, (_, i) => ({ value: (first + i) * step }));
+  }
+
+  function axis(small, more) {
+    return {
+      border: { display: false },
+      grid: { color: colour("line"), drawTicks: false, display: !more.flat },
+      ticks: {
+        color: colour("muted"), padding: 8, maxRotation: 0, font: { size: small ? 11 : 12 }, maxTicksLimit: small ? 4 : 7,
+        callback: (value) => minus(exact.format(value)),
+      },
+      ...more,
+    };
+  }
+
+  function tooltip(context) {
+    const dataset = context.dataset;
+    const value = minus(exact.format(context.parsed.y));
+    const interval = dataset.interval?.[context.dataIndex];
+    const range = interval ? `  (${interval.map((end) => minus(exact.format(end))).join(" to ")})` : "";
+    const name = dataset.label.length > 44 ? dataset.label.slice(0, 43) + "\u2026" : dataset.label;
+    return `${name}: ${value}${range}`;
+  }
+
+  function draw(id, datasets, more = {}) {
+    Chart.getChart(id)?.destroy();
+    return new Chart(id, {
+      type: "line",
+      data: { datasets },
+      plugins: [crosshair],
+      options: {
+        parsing: false, normalized: true, animation: false, responsive: true, maintainAspectRatio: false,
+        interaction: { mode: "nearest", axis: "x", intersect: false },
+        layout: { padding: { right: 8, top: 6 } },
+        scales: {
+          x: axis(more.small, { type: "linear", min: 0, max: more.max, flat: true }),
+          y: axis(more.small, {
+            grace: "5%", bounds: "data", afterBuildTicks: (scale) => roundTicks(scale, more.small ? 5 : 7),
+          }),
+        },
+        plugins: {
+          legend: { display: false },
+          tooltip: {
+            backgroundColor: colour("ink"), titleColor: colour("paper"), bodyColor: colour("paper"), padding: 10,
+            cornerRadius: 6, usePointStyle: true, boxWidth: 14, boxPadding: 6,
+            filter: (item) => !item.dataset.silent,
+            callbacks: {
+              title: (items) => (items.length ? exact.format(items[0].parsed.x) + " env steps" : ""),
+              label: tooltip,
+              labelPointStyle: () => ({ pointStyle: "line", rotation: 0 }),
+              labelColor: ({ dataset }) => ({ borderColor: dataset.borderColor, backgroundColor: dataset.borderColor }),
+            },
+          },
+        },
+      },
+    });
+  }
+
+  // A band is two unseen lines with a fill between them; key is what one click of the legend hides.
+  function band(steps, curve, stroke, key) {
+    if (!curve.low) return [];
+    const edge = { borderWidth: 0, pointRadius: 0, pointHoverRadius: 0, pointHitRadius: 0, silent: true, key };
+    return [
+      line("low", along(steps, curve.low), "transparent", edge),
+      line("high", along(steps, curve.high), "transparent", { ...edge, backgroundColor: faded(stroke, 0.16), fill: "-1" }),
+    ];
+  }
+
+  const ends = (curve) => curve.low?.map((low, i) => [low, curve.high[i]]);
+
+  function curves(study) {
+    const { groups, references } = study.learning;
+    const single = groups.length === 1;
+    const datasets = [];
+    groups.forEach((group, index) => {
+      const stroke = series(index), name = single ? "" : group.label + ": ";
+      const of = (what) => `${study.id}-${index}-${what}`;
+      const before = datasets.length;
+      if (group.seeds > 1) {
+        datasets.push(...band(group.env_steps, group.mean, stroke, of("mean")));
+        datasets.push(line(name + "mean", along(group.env_steps, group.mean.value), stroke, {
+          borderWidth: 2.5, key: of("mean"), legend: single ? `mean of ${group.seeds} seeds, 95 % t interval` : name + "mean, 95 % interval",
+          interval: ends(group.mean),
+        }));
+      }
+      if (group.iqm) {
+        const tone = single ? colour("series-1") : stroke;
+        datasets.push(...band(group.env_steps, group.iqm, tone, of("iqm")));
+        datasets.push(line(name + "interquartile mean", along(group.env_steps, group.iqm.value), tone, {
+          borderWidth: 2.5, borderDash: single ? [] : [8, 3], key: of("iqm"), off: true, interval: ends(group.iqm),
+          legend: name + "interquartile mean" + (single ? ", 95 % bootstrap interval" : ""),
+        }));
+      }
+      group.runs.forEach((run, i) => {
+        const alone = group.seeds === 1;
+        datasets.push(line(`${name}seed ${run.seed}`, xy(run.points), alone ? stroke : faded(stroke, 0.55), {
+          borderWidth: alone ? 2.5 : 1, key: of("seeds"), silent: !single && !alone, ...(i ? {} : { legend: name + (alone ? "seed " + run.seed : "each seed"), mark: alone ? "" : "thin" }),
+        }));
+      });
+      datasets.slice(before).forEach((dataset) => { dataset.group = index; });
+    });
+    const dashes = [[6, 4], [2, 3], [10, 3, 2, 3]];
+    references.forEach((reference, i) => {
+      datasets.push(line(reference.label, xy(reference.points), colour("muted"), {
+        borderWidth: 1.5, borderDash: dashes[i % 3], key: `${study.id}-reference-${i}`, legend: reference.label,
+        told: reference.told, off: !reference.shown, mark: i % 3 === 1 ? "dotted" : "dashed",
+      }));
+    });
+    return datasets;
+  }
+
+  function entry(dataset, redraw) {
+    const [button, mark, text] = ["button", "i", "span"].map((tag) => document.createElement(tag));
+    button.type = "button";
+    mark.className = dataset.mark ?? "";
+    mark.style.color = dataset.borderColor;
+    text.textContent = dataset.legend;
+    if (dataset.told) text.append(Object.assign(document.createElement("small"), { textContent: dataset.told }));
+    button.append(mark, text);
+    const show = () => button.setAttribute("aria-pressed", String(!hidden.has(dataset.key)));
+    show();
+    button.addEventListener("click", () => {
+      if (!hidden.delete(dataset.key)) hidden.add(dataset.key);
+      show();
+      redraw();
+    });
+    return button;
+  }
+
+  function legend(study, datasets, redraw) {
+    const entries = (wanted) => datasets.filter((one) => one.legend && wanted(one)).map((one) => entry(one, redraw));
+    const rows = study.learning.groups.map((_, index) => {
+      const row = document.createElement("div");
+      row.append(...entries((one) => one.group === index));
+      return row;
+    });
+    document.getElementById("legend-" + study.id).replaceChildren(...rows);
+    document.getElementById("published-" + study.id).replaceChildren(...entries((one) => one.told));
+  }
+
+  function learning(study) {
+    const datasets = curves(study);
+    const chart = draw("learning-" + study.id, datasets, { max: study.learning.x_max });
+    const redraw = () => {
+      datasets.forEach((dataset) => { dataset.hidden = hidden.has(dataset.key); });
+      chart.update();
+    };
+    legend(study, datasets, redraw);
+    redraw();
+  }
+
+  function small(study, kind) {
+    study[kind].forEach((entry, i) => {
+      const many = study.learning.groups.length > 1;
+      const datasets = entry.lines.map((run) => {
+        const name = (many ? study.learning.groups[run.group].label + ", " : "") + "seed " + run.seed;
+        return line(name, xy(run.points), faded(series(run.group), entry.lines.length > 1 ? 0.6 : 1), { borderWidth: 1.25 });
+      });
+      draw(`${kind}-${study.id}-${i}`, datasets, { small: true, max: study.learning.x_max });
+    });
+  }
+
+  function films() {
+    for (const film of document.querySelectorAll(".film")) {
+      const tabs = [...film.querySelectorAll(".tabs button")], clips = [...film.querySelectorAll(".clip")];
+      const choose = (chosen) => clips.forEach((clip, i) => {
+        clip.hidden = i !== chosen;
+        tabs[i].setAttribute("aria-pressed", String(i === chosen));
+        const video = clip.querySelector("video");
+        // A browser may refuse to play unasked; the controls are there.
+        if (i !== chosen || calm) video.pause(); else video.play().catch(() => {});
+      });
+      tabs.forEach((tab, i) => tab.addEventListener("click", () => choose(i)));
+      choose(0);
+    }
+  }
+
+  function copying() {
+    for (const button of document.querySelectorAll(".copy")) {
+      button.addEventListener("click", async () => {
+        const commands = button.parentElement.querySelector("pre");
+        getSelection().selectAllChildren(commands);
+        // Some browsers lend no clipboard to a page opened from a disk; there the selection must do.
+        await navigator.clipboard?.writeText(commands.textContent);
+        button.textContent = navigator.clipboard ? "copied" : "selected";
+      });
+    }
+  }
+
+  function all() {
+    Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
+    for (const study of data.studies) {
+      learning(study);
+      small(study, "training");
+      small(study, "health");
+    }
+    for (const dot of document.querySelectorAll(".dot")) dot.style.background = series(Number(dot.dataset.colour));
+  }
+
+  data.studies.forEach((study) => curves(study).forEach((dataset) => { if (dataset.off) hidden.add(dataset.key); }));
+  all();
+  films();
+  copying();
+  dark.addEventListener("change", all);
+})();

@@ -1,0 +1,106 @@
+"""The videos of a report: one run's, small enough to stand in the page."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+from t3d.reports.groups import Group
+from t3d.reports.numbers import best_env_steps
+from t3d.reports.reading import Run
+
+# All videos of a page together, before base64 adds a third.
+BUDGET_BYTES = 1_200_000
+_WIDTH = 320
+_SECONDS = 10
+
+
+class Clip(NamedTuple):
+    """One video."""
+
+    label: str
+    caption: str
+    uri: str
+
+
+def of(groups: Sequence[Group], *, share: int = 1) -> tuple[list[Clip], list[str]]:
+    """Return the videos of some groups, at most two of each, and notes on those left out.
+
+    Args:
+        groups: of one environment.
+        share: with how many environments the page's budget is shared.
+    """
+    chosen = [(group, run, which, file) for group in groups for run, which, file in _files(group)]
+    clips, notes = [], []
+    for group, run, which, file in chosen:
+        content = _small(file, BUDGET_BYTES // share // len(chosen))
+        if content is None:
+            notes.append(f"{file} is not shown: it is no mp4, or too large for a page.")
+            continue
+        label = f"{group.label}: {which}" if len(groups) > 1 else f"{which} policy"
+        uri = "data:video/mp4;base64," + base64.b64encode(content).decode()
+        clips.append(Clip(label, _caption(group, run, which), uri))
+    return clips, notes
+
+
+def _files(group: Group) -> list[tuple[Run, str, Path]]:
+    """Take the seed nearest the median that has been filmed: the best one would flatter."""
+    ranked = sorted(range(len(group.runs)), key=lambda i: group.returns[i, -1])
+    middle = (len(ranked) - 1) / 2
+    for rank in sorted(range(len(ranked)), key=lambda rank: (abs(rank - middle), rank)):
+        run = group.runs[ranked[rank]]
+        files = [(run, which, run.path / "video" / f"{which}.mp4") for which in ("best", "last")]
+        if found := [entry for entry in files if entry[2].is_file()]:
+            return found
+    return []
+
+
+def _caption(group: Group, run: Run, which: str) -> str:
+    steps = best_env_steps(run) if which == "best" else max(run.evaluations)
+    seeds = len(group.runs)
+    final = group.returns[group.runs.index(run), -1]
+    rank = 1 + int((group.returns[:, -1] > final).sum())
+    standing = f", number {rank} of {seeds} by final return" if seeds > 1 else ""
+    return f"Seed {run.seed}{standing}: its {which} policy, after {steps:,} steps"
+
+
+def _small(file: Path, limit: int) -> bytes | None:
+    """Return an mp4's bytes, made smaller if they are more than the limit; None if that cannot be."""
+    with file.open("rb") as opened:
+        # A stranger's link may lead to any file of this machine, so what is no mp4 never enters a page.
+        if opened.read(8)[4:] != b"ftyp":
+            return None
+    if file.stat().st_size <= limit:
+        return file.read_bytes()
+    if importlib.util.find_spec("av") is None:
+        return None
+    import av
+
+    try:
+        return next((made for crf in (28, 36, 44) if len(made := _encoded(file, crf)) <= limit), None)
+    except (av.FFmpegError, IndexError):  # a broken file, or one without a picture
+        return None
+
+
+def _encoded(file: Path, crf: int) -> bytes:
+    import av
+
+    made = io.BytesIO()
+    with av.open(str(file)) as source, av.open(made, "w", format="mp4") as target:
+        video = source.streams.video[0]
+        rate = Fraction(video.average_rate or 30)
+        width = min(_WIDTH, video.width // 2 * 2)
+        height = round(video.height * width / video.width / 2) * 2
+        stream = target.add_stream("libx264", rate=rate, options={"crf": str(crf)})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for count, frame in enumerate(source.decode(video)):
+            if count >= _SECONDS * rate:
+                break
+            target.mux(stream.encode(frame.reformat(width, height, "yuv420p")))
+        target.mux(stream.encode())
+    return made.getvalue()

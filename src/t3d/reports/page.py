@@ -1,0 +1,169 @@
+"""The page: one HTML file that opens from a disk, asks for nothing from anywhere, and runs no code of a run folder's.
+
+Every text from a run folder is escaped by the template engine. Its content policy allows the page's own two scripts,
+named by their hashes, and no connection at all: what slipped through would still not run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import statistics
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from t3d.errors import RunRefused
+from t3d.reports import charts, clips, numbers, texts
+from t3d.reports.groups import Group, make
+from t3d.reports.reading import Run, find
+
+_SOURCE_MAP = "\n//# sourceMappingURL="
+
+
+class Report(NamedTuple):
+    """A report before it is written anywhere."""
+
+    groups: list[Group]
+    numbers: dict[str, Any]  # what --json prints
+    runs: list[Run]  # all that were found, those without an evaluation too
+
+
+def gather(paths: Sequence[Path]) -> Report:
+    """Read, group and count.
+
+    Args:
+        paths: run folders, or parents of run folders.
+
+    Raises:
+        RunRefused: a folder is no run, cannot be read, or holds no evaluation yet.
+    """
+    runs = find(paths)
+    groups = make(runs)
+    return Report(groups, numbers.of(groups), runs)
+
+
+def write(paths: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the page; see `t3d.reports.write_report`."""
+    out = out or paths[0] / "report.html"
+    text = render(gather(paths))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = out.with_name(out.name + ".new")
+        beside.write_text(text, "utf-8")
+        beside.replace(out)
+    except OSError as error:
+        raise RunRefused(
+            "the page cannot be written", got=str(error), do="give --out a place that can be written to"
+        ) from error
+    return out
+
+
+def render(report: Report) -> str:
+    """Return the page's text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("t3d.reports", "assets"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    words = (texts.number, texts.span, texts.seconds, texts.percent, texts.counted, texts.trust)
+    environment.filters.update({word.__name__: word for word in words})
+    scripts = [_asset("chart.umd.min.js").partition(_SOURCE_MAP)[0], _asset("page.js")]
+    style = _asset("page.css")
+    studies = [_study(report, env, i) for i, env in enumerate(dict.fromkeys(group.env for group in report.groups))]
+    return environment.get_template("page.html.j2").render(
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 - the package's own files
+        style=Markup(style),  # noqa: S704
+        policy=_policy(scripts, style),
+        studies=studies,
+        method=report.numbers["method"],
+        pooled=[entry for entry in report.numbers["comparisons"] if "envs" in entry],
+        data={"studies": [study["data"] for study in studies]},
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath("assets", name).read_text("utf-8")
+
+
+def _policy(scripts: Sequence[str], style: str) -> str:
+    allowed = {"script-src": scripts, "style-src": [style]}
+    hashes = [" ".join([kind, *(f"'sha256-{_hash(text)}'" for text in found)]) for kind, found in allowed.items()]
+    return "; ".join(["default-src 'none'", *hashes, "media-src data:", "base-uri 'none'", "form-action 'none'"])
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _study(report: Report, env: str, index: int) -> dict[str, Any]:
+    """Return what the template shows of one environment."""
+    groups = [group for group in report.groups if group.env == env]
+    counted = [entry for entry in report.numbers["groups"] if entry["env"] == env]
+    films, left_out = clips.of(groups, share=len({group.env for group in report.groups}))
+    events = [
+        {"seed": run.seed, **row} for run in report.runs if run.env == env for row in run.rows["event"] if "what" in row
+    ]
+    return {
+        "env": env,
+        "groups": counted,
+        "verdicts": [texts.learned(entry) for entry in counted],
+        "comparisons": [entry for entry in report.numbers["comparisons"] if entry.get("env") == env],
+        "nearest": _nearest(counted[0]),
+        "clips": films,
+        "events": events,
+        "notes": [note for entry in counted for note in entry["notes"]] + left_out,
+        "commands": [texts.command(list(group.runs)) for group in groups],
+        "options": _options(groups),
+        "machines": _machines(groups),
+        "wall_s": statistics.median(run.wall_s for group in groups for run in group.runs),
+        "data": {
+            "id": index,
+            "learning": charts.learning(groups, counted),
+            "training": charts.small(groups, ("episode", "update")),
+            "health": charts.small(groups, ("health",)),
+        },
+    }
+
+
+def _nearest(group: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the published return to hold the final one against: of TD3, at the same step or the nearest known."""
+    last = group["env_steps"][-1]
+    found = []
+    for reference in group["references"]:
+        if reference["algorithm"] == "TD3":
+            steps, level, _ = min(reference["points"], key=lambda point: abs(point[0] - last))
+            if reference["there"] is not None:
+                steps, level = last, reference["there"]
+            found.append({**reference, "at": steps, "level": level})
+    return min(found, key=lambda entry: (abs(entry["at"] - last), entry["warning"] != ""), default=None)
+
+
+def _options(groups: Sequence[Group]) -> list[tuple[str, list[Any], bool]]:
+    """Return every option with its value in each group, and whether they differ; the seeds stand in their own table."""
+    names = dict.fromkeys(name for group in groups for name in group.runs[0].options if name != "seed")
+    rows = [(name, [group.runs[0].options.get(name) for group in groups]) for name in names]
+    return [(name, values, any(value != values[0] for value in values)) for name, values in rows]
+
+
+def _machines(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Return the machines that the runs were made on, each once, with its versions and the engine used."""
+    found: list[dict[str, Any]] = []
+    for group in groups:
+        for run in group.runs:
+            versions = run.machine.get("versions")
+            entry = {
+                **{name: run.machine.get(name, "") for name in ("processor", "cores", "system", "python")},
+                "versions": versions if isinstance(versions, dict) else {},
+                "engine": run.engine.get("name", ""),
+                "threads": run.engine.get("threads", ""),
+            }
+            if entry not in found:
+                found.append(entry)
+    return found

@@ -1,0 +1,283 @@
+"""The report's page in a real browser: curves, legend, video; nothing hostile runs, no request leaves it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from run_folders import row, write_run, write_seeds
+
+import t3d
+from t3d import sealed
+from t3d.reports import charts, clips, write_report
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make install")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; Debian: apt-get install chromium")
+
+SMALL = {"hidden": (8, 8), "batch_size": 16, "random_steps": 200, "eval_episodes": 2, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
+class Page:
+    """A report opened from the disk; every word on its console and every request it makes are kept."""
+
+    def __init__(self, browser, file, **options):
+        self.file, self.said, self.asked = file, [], []
+        self.page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}, **options})
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(file.as_uri())
+        self.run = self.page.evaluate
+
+    def until(self, expression):
+        # Playwright's own waiting evaluates in the page, whose content policy forbids that.
+        for _ in range(200):
+            if self.run(expression):
+                return
+            self.page.wait_for_timeout(50)
+        pytest.fail(f"never came true: {expression}")
+
+    def is_quiet(self):
+        self.page.wait_for_timeout(100)
+        outside = [url for url in self.asked if url != self.file.as_uri() and not url.startswith("data:")]
+        return (self.said, outside) == ([], [])
+
+    def lines(self, chart="learning-0"):
+        found = self.run("id => Chart.getChart(id).data.datasets.map(d => [d.label, d.data, !!d.hidden])", chart)
+        return {label: ([(point["x"], point["y"]) for point in points], off) for label, points, off in found}
+
+
+@pytest.fixture
+def opened(browser):
+    """Return what opens a report, and closes it afterwards."""
+    pages = []
+
+    def open_page(file, **options):
+        pages.append(Page(browser, file, **options))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.page.close()
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Two short real runs in one parent, the first with a video."""
+    parent = tmp_path_factory.mktemp("runs") / "pendulum-n2"
+    for seed in range(2):
+        options = {"steps": 430, "eval_every": 100, "log_every": 50, "seed": seed, "out": parent / f"s{seed}"}
+        t3d.train("Pendulum-v1", video=seed == 0, video_frames=40, **SMALL, **options)
+    return parent
+
+
+@pytest.fixture
+def page(opened, seeds):
+    return opened(write_report([seeds]))
+
+
+def test_it_is_quiet_and_asks_for_nothing(page):
+    assert page.is_quiet()
+    assert page.asked[0] == page.file.as_uri()
+
+
+def test_points_of_the_curves_are_those_of_metrics_jsonl(page, seeds):
+    found = page.lines()
+    means = []
+    for seed in range(2):
+        rows = [json.loads(line) for line in (seeds / f"s{seed}" / "metrics.jsonl").read_text().splitlines()]
+        recorded = [(one["env_steps"], one["return_mean"]) for one in rows if one["kind"] == "evaluation"]
+        assert len(recorded) == 5
+        assert found[f"seed {seed}"][0] == recorded
+        means.append([value for _, value in recorded])
+        losses = [(one["env_steps"], one["critic_loss"]) for one in rows if one["kind"] == "update"]
+        titles = page.run("[...document.querySelectorAll('.small figcaption')].map(e => e.textContent.trim())")
+        drawn = page.lines(f"training-0-{titles.index('critic loss')}")[f"seed {seed}"][0]
+        assert drawn == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in losses]
+    assert [y for _, y in found["mean"][0]] == pytest.approx([sum(pair) / 2 for pair in zip(*means, strict=True)])
+
+
+def test_the_video_plays(page):
+    pytest.importorskip("av", reason="the extra `video` is not installed")
+    page.until("document.querySelector('video').currentTime > 0.2")
+    assert page.run("document.querySelector('video').error") is None
+
+
+def test_a_click_on_the_legend_hides_and_shows(page):
+    button = page.page.get_by_role("button", name="each seed")
+    for pressed in ("false", "true"):
+        button.click()
+        assert button.get_attribute("aria-pressed") == pressed
+        assert {page.lines()[f"seed {seed}"][1] for seed in range(2)} == {pressed == "false"}
+    assert not page.lines()["mean"][1]
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_pointing_at_the_curve_reads_a_value(opened, seeds, touch):
+    page = opened(write_report([seeds]), has_touch=touch)
+    place = page.run(
+        "(() => { const chart = Chart.getChart('learning-0'), box = chart.canvas.getBoundingClientRect();"
+        " return [box.left + chart.scales.x.getPixelForValue(300), box.top + 100]; })()"
+    )
+    page.page.touchscreen.tap(*place) if touch else page.page.mouse.move(*place)
+    page.until("Chart.getChart('learning-0').tooltip.opacity > 0")
+    title, body = page.run("(t => [t.title[0], t.body.map(b => b.lines[0])])(Chart.getChart('learning-0').tooltip)")
+    assert title == "300 env steps"
+    assert [line.partition(":")[0] for line in body] == ["mean", "seed 0", "seed 1"]
+    assert " to " in body[0]
+    value = dict(page.lines()["seed 0"][0])[300]
+    said = float(body[1].partition(": ")[2].replace("\N{MINUS SIGN}", "-").replace(",", ""))
+    assert said == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1280, 1920])
+def test_nothing_is_wider_than_the_screen(opened, tmp_path, width):
+    parent = write_seeds(tmp_path / "td3-n5", [912.0, 1500.0, 2400.0, 3100.0, 3547.0], env="A" * 60 + "-v5")
+    page = opened(write_report([parent]), viewport={"width": width, "height": 800})
+    assert page.run("document.documentElement.scrollWidth") == width
+    assert page.run("document.querySelector('canvas').clientWidth") > 0.5 * min(width, 1200)
+
+
+def test_dark_and_light_follow_the_system(opened, seeds):
+    page = opened(write_report([seeds]), color_scheme="light")
+    look = (
+        "[getComputedStyle(document.documentElement).backgroundColor,"
+        " Chart.getChart('learning-0').options.scales.x.ticks.color]"
+    )
+    light = page.run(look)
+    page.page.emulate_media(color_scheme="dark")
+    page.page.wait_for_timeout(100)
+    dark = page.run(look)
+    assert light[0] != dark[0]
+    assert light[1] != dark[1]
+    assert page.is_quiet()
+
+
+def test_published_curves_are_drawn_where_they_overlap(opened, tmp_path):
+    parent = write_seeds(tmp_path / "a", [1.0, 2.0])
+    for seed in range(2):
+        write_run(parent / f"s{seed}", {25_000: 0.0, 75_000: 9.0}, seed=seed)
+    page = opened(write_report([parent]))
+    found = page.lines()
+    # By hand: 3352 at 50,000 and 5514 at 100,000, so 4433 half way.
+    curve, off = found["Fujimoto et al. 2018, authors' published learning curves"]
+    assert curve == [(25_000, 1327), (50_000, 3352), (75_000, 4433)]
+    assert not off
+    level, off = found["Fujimoto et al. 2018, Table 1"]
+    assert (level, off) == ([(0, 9636.95), (75_000, 9636.95)], True)
+    entry = page.page.locator("#published-0 button", has_text="Table 1").first
+    for part in ("HalfCheetah-v1", "9,637 after 1,000,000 steps", "maximum over time of the mean of 10 seeds"):
+        assert part in entry.inner_text()
+    warning = page.page.locator("p.warning").inner_text()
+    assert "HalfCheetah-v1" in warning
+    assert "not in HalfCheetah-v5" in warning
+
+
+def test_health_is_drawn_where_it_was_recorded(opened, tmp_path):
+    bare = opened(write_report([write_run(tmp_path / "a", {100: 1.0, 200: 2.0})]))
+    assert bare.page.get_by_role("heading", name="Health").count() == 0
+    rows = [row("health", step, dead_units=step / 100, told="text", flag=True) for step in (100, 200)]
+    page = opened(write_report([write_run(tmp_path / "b", {100: 1.0, 200: 2.0}, extra=rows)]))
+    assert page.page.get_by_role("heading", name="Health").count() == 1
+    assert page.lines("health-0-0") == {"seed 0": ([(100, 1), (200, 2)], False)}
+    assert page.page.locator("canvas[id^=health]").count() == 1
+    assert page.is_quiet()
+
+
+ATTACK = "</script></style></title><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}'\"\u2028<!--<script>"
+
+
+def test_nothing_in_a_strangers_folder_runs(opened, tmp_path):
+    events = [row("event", 50, what=ATTACK), row("health", 60, **{ATTACK: 1.0}), row(ATTACK, 70)]
+    write_run(tmp_path / "a", {100: 1.0, 200: 2.0}, env=ATTACK, preset=ATTACK, extra=events, **{ATTACK: ATTACK})
+    write_run(tmp_path / "b", {100: 1.0, 200: 2.0}, env=ATTACK, preset=ATTACK, td3={"lr": ATTACK})
+    config = sealed.unseal(tmp_path / "a" / "config.json")
+    config["machine"] = {"processor": ATTACK, "versions": {ATTACK: ATTACK}}
+    config["engine"] = {"name": ATTACK, "threads": ATTACK}
+    (tmp_path / "a" / "config.json").write_bytes(sealed.seal(config))
+    page = opened(write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "page.html"))
+    assert page.is_quiet()
+    assert page.run("[document.images.length, document.scripts.length]") == [0, 3]
+    assert page.run("document.querySelector('h1').textContent") == ATTACK
+    assert page.page.locator("ul.notes").inner_text().count("alert(1)") == 2
+    assert next(iter(page.lines("health-0-0").values()))[0] == [(60, 1)]
+
+
+def test_even_what_slipped_through_would_not_run(opened, tmp_path):
+    file = write_report([write_run(tmp_path, {100: 1.0})])
+    inserted = (
+        '<script>document.title="taken"</script><img src=x onerror=alert(1)><a id=a href="javascript:alert(2)">x</a>'
+    )
+    file.write_text(file.read_text("utf-8").replace("<main>", "<main>" + inserted), "utf-8")
+    page = opened(file)
+    page.page.locator("#a").click()
+    page.page.wait_for_timeout(200)
+    assert page.page.title() == "HalfCheetah-v5 · t3d"
+    assert all("Content Security Policy" in said for said in page.said)
+    assert page.run("fetch('https://example.com').then(() => 'reached', () => 'refused')") == "refused"
+
+
+def test_a_file_that_is_no_video_stays_out(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("the user's own words")
+    run = write_run(tmp_path / "run", {100: 1.0})
+    (run / "video").mkdir()
+    (run / "video" / "best.mp4").symlink_to(secret)
+    text = write_report([run]).read_text("utf-8")
+    assert "data:video" not in text
+    assert "is not shown" in text
+
+
+def test_a_large_video_is_made_small(opened, seeds, tmp_path, monkeypatch):
+    pytest.importorskip("av", reason="the extra `video` is not installed")
+    run = write_run(tmp_path / "run", {100: 1.0})
+    shutil.copytree(seeds / "s0" / "video", run / "video")
+    whole = (run / "video" / "best.mp4").stat().st_size
+    monkeypatch.setattr(clips, "BUDGET_BYTES", whole - 1)
+    page = opened(write_report([run]))
+    page.until("document.querySelector('video').currentTime > 0.2")
+    assert page.run("document.querySelector('video').videoWidth") == 320
+    monkeypatch.setattr(clips, "BUDGET_BYTES", 100)
+    assert "is not shown" in write_report([run]).read_text("utf-8")
+    monkeypatch.setattr(clips, "BUDGET_BYTES", whole - 1)
+    (run / "video" / "best.mp4").write_bytes((run / "video" / "best.mp4").read_bytes()[:40] + b"\0" * whole)
+    assert "is not shown" in write_report([run]).read_text("utf-8")
+
+
+def test_five_long_seeds_stay_under_3_mb(tmp_path):
+    for seed in range(5):
+        names = ("critic_loss", "actor_loss", "q1", "q2", "target_q")
+        rows = [
+            row("update", step, updates=step, **dict.fromkeys(names, step / 7)) for step in range(0, 1_000_000, 1_000)
+        ]
+        rows += [row("episode", step, length=9, **{"return": step / 3}) for step in range(0, 1_000_000, 200)]
+        run = write_run(
+            tmp_path / f"s{seed}", {step: step / 3 for step in range(5_000, 1_000_001, 5_000)}, seed=seed, extra=rows
+        )
+        (run / "video").mkdir()
+        for which in ("best", "last"):
+            (run / "video" / f"{which}.mp4").write_bytes(b"\0\0\0\x20ftyp" + b"\0" * 590_000)
+    assert 1_500_000 < write_report([tmp_path]).stat().st_size < 3_000_000
+    scripts = Path(charts.__file__).parent / "assets"
+    assert sum((scripts / name).stat().st_size for name in ("chart.umd.min.js", "page.js")) < 1_300_000
+
+
+def test_thinning_keeps_means_and_ends():
+    points = [(float(x), float(x)) for x in range(1_001)]
+    thin = charts.thinned(points)
+    assert len(thin) <= charts.MOST_POINTS
+    assert thin[0] == (2, 1.5)  # the mean of 0, 1, 2, 3; a half rounds to the even step
+    assert charts.thinned(points[:7]) == points[:7]
+    assert charts.thinned([]) == []
