@@ -15,6 +15,9 @@ from t3d.errors import RunRefused
 from t3d.reports.reading import Run
 from t3d.reports.statistics import Floats
 
+# Apart from the seed, options that change no number of a run.
+IDLE = {"seed", "checkpoint_every", "checkpoint_seconds", "env_workers", "env_timeout"}
+
 
 @dataclass(frozen=True)
 class Group:
@@ -30,7 +33,7 @@ class Group:
 
 
 def make(runs: Sequence[Run]) -> list[Group]:
-    """Group runs by environment, preset and every option but the seed.
+    """Group runs by environment, preset and every option but the seed and those that change no number.
 
     Where that would put two runs of one seed together, the folder that holds them sets them apart.
 
@@ -55,7 +58,7 @@ def make(runs: Sequence[Run]) -> list[Group]:
 
 
 def _key(run: Run) -> str:
-    options = {name: value for name, value in run.options.items() if name != "seed"}
+    options = {name: value for name, value in run.options.items() if name not in IDLE}
     return json.dumps([run.env, run.preset, options], sort_keys=True)
 
 
@@ -84,7 +87,7 @@ def _group(members: list[Run], folder: str, every: list[list[Run]]) -> Group:
     differing = {
         name: value
         for name, value in first.options.items()
-        if name != "seed" and any(other.options.get(name) != value for other in alike)
+        if name not in IDLE and any(other.options.get(name) != value for other in alike)
     }
     label = ", ".join([first.preset, *(f"{name} {_shown(value)}" for name, value in differing.items())])
     runs = sorted((run for run in members if run.evaluations), key=lambda run: run.seed)
