@@ -8,8 +8,8 @@ import pytest
 from run_folders import row, write_run, write_seeds
 
 import t3d
-from t3d import sealed
-from t3d.reports import charts, clips, write_report
+from t3d import hints, sealed
+from t3d.reports import charts, clips, reading, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make install")
 
@@ -103,8 +103,8 @@ def test_points_of_the_curves_are_those_of_metrics_jsonl(page, seeds):
         assert found[f"seed {seed}"][0] == recorded
         means.append([value for _, value in recorded])
         losses = [(one["env_steps"], one["critic_loss"]) for one in rows if one["kind"] == "update"]
-        titles = page.run("[...document.querySelectorAll('.small figcaption')].map(e => e.textContent.trim())")
-        drawn = page.lines(f"training-0-{titles.index('critic loss')}")[f"seed {seed}"][0]
+        titles = page.run("[...document.querySelectorAll('canvas[id^=training]')].map(e => e.ariaLabel)")
+        drawn = page.lines(f"training-0-{titles.index('critic loss over env steps')}")[f"seed {seed}"][0]
         assert drawn == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in losses]
     assert [y for _, y in found["mean"][0]] == pytest.approx([sum(pair) / 2 for pair in zip(*means, strict=True)])
 
@@ -193,7 +193,17 @@ def test_health_is_drawn_where_it_was_recorded(opened, tmp_path):
     assert page.page.get_by_role("heading", name="Health").count() == 1
     assert page.lines("health-0-0") == {"seed 0": ([(100, 1), (200, 2)], False)}
     assert page.page.locator("canvas[id^=health]").count() == 1
+    assert "not what this version of t3d writes" in page.page.locator("ul.hints").inner_text()
     assert page.is_quiet()
+
+
+def test_what_is_wrong_is_said(opened, tmp_path, monkeypatch):
+    rows = [row("health", step, of="nothing", reward_std=0.0) for step in (100, 200)]
+    run = write_run(tmp_path, {100: 1.0, 200: 2.0}, extra=rows)
+    assert opened(write_report([run])).page.locator("ul.hints").count() == 0
+    hint = hints.Hint("a name", 100, "evidence <b>", "cure")
+    monkeypatch.setattr(hints, "hints", lambda seen: [hint] if seen == reading.read(run).rows["health"] else [])
+    assert opened(write_report([run])).page.locator("ul.hints").inner_text() == "Seed 0: evidence <b>; cure."
 
 
 ATTACK = "</script></style></title><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}'\"\u2028<!--<script>"
@@ -211,7 +221,7 @@ def test_nothing_in_a_strangers_folder_runs(opened, tmp_path):
     assert page.is_quiet()
     assert page.run("[document.images.length, document.scripts.length]") == [0, 3]
     assert page.run("document.querySelector('h1').textContent") == ATTACK
-    assert page.page.locator("ul.notes").inner_text().count("alert(1)") == 2
+    assert page.page.locator("ul.notes:not(.hints)").inner_text().count("alert(1)") == 2
     assert next(iter(page.lines("health-0-0").values()))[0] == [(60, 1)]
 
 

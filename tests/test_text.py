@@ -130,7 +130,7 @@ def test_reports_know_nothing_of_training():
     assert len(files) > 5
     used = {name for file in files for name in imports(file) if name.startswith("t3d.")}
     used = {name for name in used if room(name) != "reports"}
-    assert used == {"t3d.config", "t3d.errors", "t3d.presets", "t3d.sealed"}
+    assert used == {"t3d.config", "t3d.errors", "t3d.hints", "t3d.presets", "t3d.sealed"}
     assert not {name.split(".")[0] for file in files for name in imports(file)} & {"torch", "gymnasium", "safetensors"}
 
 

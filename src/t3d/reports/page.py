@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from t3d import hints
 from t3d.errors import RunRefused
 from t3d.reports import charts, clips, numbers, texts
 from t3d.reports.groups import Group, make
@@ -119,6 +120,7 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
         "clips": films,
         "events": events,
         "notes": [note for entry in counted for note in entry["notes"]] + left_out,
+        "hints": [{"seed": run.seed, "hint": hint} for group in groups for run in group.runs for hint in _hints(run)],
         "commands": [texts.command(list(group.runs)) for group in groups],
         "options": _options(groups),
         "machines": _machines(groups),
@@ -130,6 +132,14 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
             "health": charts.small(groups, ("health",)),
         },
     }
+
+
+def _hints(run: Run) -> list[str]:
+    """Return what is wrong with a run by the rows of its health, which may be another version's or made up."""
+    try:
+        return [str(hint) for hint in hints.hints(run.rows["health"])]
+    except (KeyError, TypeError, ValueError) as error:
+        return [f"its rows of health are not what this version of t3d writes ({type(error).__name__}: {error})"]
 
 
 def _nearest(group: dict[str, Any]) -> dict[str, Any] | None:
