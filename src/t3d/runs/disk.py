@@ -97,7 +97,13 @@ def make_folder(path: Path) -> None:
     if not path.is_dir():
         make_folder(path.parent)
         make_new_folder(path)
-        flush(path.parent)
+        try:
+            flush(path.parent)
+        except OSError:
+            # Whoever tries again would find it there, and take it for flushed.
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+            raise
 
 
 def make_new_folder(path: Path) -> None:

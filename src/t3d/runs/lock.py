@@ -32,7 +32,12 @@ class Lock:
         if self._path in _held:
             raise _taken(folder, "this process itself")
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-        self._file: int | None = os.open(self._path, flags, 0o666)
+        try:
+            self._file: int | None = os.open(self._path, flags, 0o666)
+        except OSError as error:
+            raise RunRefused(
+                "the run folder cannot be locked", got=str(error), do="make room, or give --out a place to write to"
+            ) from error
         try:
             _lock(self._file)
         except OSError:
