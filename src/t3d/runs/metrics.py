@@ -32,8 +32,11 @@ class Metrics:
         self._length = 0
         self._sha256 = hashlib.sha256()
         self._waiting = b""
+        self._flushed = (0, self._sha256.copy())  # length and checksum of what has reached the disk for certain
+        self._unflushed = b""
         self._began = time.monotonic()
         self._tensorboard: Any = None
+        self._shown = True  # until its files cannot be written
         self._tensorboard_folder = folder / "tensorboard"
 
     @property
@@ -63,6 +66,7 @@ class Metrics:
                 got=f"{self._path}: checksum {self._sha256.hexdigest()} of its first {length:,} bytes",
                 expected=str(facts["sha256"]),
             )
+        self._flushed = (length, self._sha256.copy())
         self._length, self._began = length, time.monotonic() - float(facts["wall_s"])
 
     def rows(self, kind: str) -> list[Row]:
@@ -86,7 +90,10 @@ class Metrics:
     def close(self) -> None:
         """Close what is open."""
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            try:
+                self._tensorboard.close()
+            except OSError as error:
+                _log.warning("TensorBoard's files are not complete, a resumed run writes them anew: %s", error)
 
     def write(self, kind: str, env_steps: int, **fields: Any) -> Row:
         """Append one row.
@@ -115,17 +122,34 @@ class Metrics:
             OSError: it cannot.
         """
         self._write_waiting()
-        disk.flush(self._path)
+        try:
+            disk.flush(self._path)
+            if not self._flushed[0]:
+                disk.flush(self._path.parent)  # its name
+        except OSError:
+            # The system may have dropped what it was to flush: write it again.
+            (self._length, self._sha256), self._waiting = self._flushed, self._unflushed
+            self._flushed, self._unflushed = (self._length, self._sha256.copy()), b""
+            raise
+        self._flushed, self._unflushed = (self._length, self._sha256.copy()), b""
 
     def _write_waiting(self) -> None:
         disk.extend(self._path, self._length, self._waiting)
         self._length += len(self._waiting)
         self._sha256.update(self._waiting)
+        self._unflushed += self._waiting
         self._waiting = b""
 
     def _show(self, row: Row) -> None:
-        if not importlib.util.find_spec("tensorboard"):
+        if not self._shown or not importlib.util.find_spec("tensorboard"):
             return
+        try:
+            self._add(row)
+        except OSError as error:
+            self._shown, self._tensorboard = False, None
+            _log.warning("TensorBoard's files end here, a resumed run writes them anew: %s", error)
+
+    def _add(self, row: Row) -> None:
         if self._tensorboard is None:
             from tensorboard.summary import Writer
 
