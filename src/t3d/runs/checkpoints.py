@@ -8,6 +8,7 @@ checkpoints/<env_steps>/
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from t3d.runs import disk
 FORMAT = 1
 KEPT = 2
 _MAX_FOLDERS = 1_000
+# Nothing else in there is ours to read or to remove.
+_NAME = re.compile(r"\d+(\.old)?")
 # What a file system needs beside the bytes themselves.
 _SLACK_BYTES = 1 << 20
 
@@ -42,6 +45,8 @@ def commit(folder: Path, env_steps: int, tensors: dict[str, Tensor], facts: dict
     content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     state = {"bytes": len(content), "sha256": sealed.checksum(content)}
     manifest = sealed.seal({"format": FORMAT, **facts, "state": state})
+    if len(manifest) > sealed.MAX_BYTES:
+        raise OSError(f"a manifest of {len(manifest):,} bytes could not be read again: use fewer environments")
     path, beside = folder / str(env_steps), folder / f"{env_steps}.new"
     disk.make_folder(folder)
     if beside.exists():
@@ -80,7 +85,7 @@ def folders(folder: Path) -> list[Path]:
     """Return the folders of committed checkpoints, in no order that means anything."""
     if not folder.is_dir():
         return []
-    found = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and p.suffix != ".new")
+    found = sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
     if len(found) > _MAX_FOLDERS:
         raise RunRefused("too many checkpoints", got=f"{len(found):,} in {folder}", expected=f"{KEPT}, a few at most")
     return found
@@ -129,6 +134,12 @@ def read(path: Path, facts: dict[str, Any], max_bytes: int) -> dict[str, Tensor]
         raise RunRefused("a checkpoint cannot be read", got=f"{file}: {error}") from error
 
 
+def remove_begun(folder: Path) -> None:
+    """Remove what is left of attempts to write a checkpoint, or to remove one."""
+    for path in sorted(folder.glob("*.new")):
+        disk.remove(path)
+
+
 def prune(folder: Path, newest: int) -> list[dict[str, Any]]:
     """Remove all but the newest checkpoints.
 
@@ -139,9 +150,8 @@ def prune(folder: Path, newest: int) -> list[dict[str, Any]]:
     Returns:
         The manifests of those that are left.
     """
+    remove_begun(folder)
     kept = []
-    for path in folder.glob("*.new"):
-        disk.remove(path)
     for path in folders(folder):
         try:
             facts = manifest_of(path)
@@ -150,5 +160,8 @@ def prune(folder: Path, newest: int) -> list[dict[str, Any]]:
         if newest - KEPT < facts["number"] <= newest:
             kept.append(facts)
         else:
-            disk.remove(path)
+            # Under this name nobody takes what is left of it for a damaged one.
+            gone = path.with_name(f"{path.name}.new")
+            disk.rename(path, gone)
+            disk.remove(gone)
     return kept

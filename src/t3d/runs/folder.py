@@ -71,6 +71,12 @@ def create(path: Path, *, counted: bool) -> Path:
         ) from error
 
 
+def only_begun(path: Path) -> bool:
+    """Return whether a run was killed here before it had its config.json, and nothing else is here."""
+    names = {inside.name for inside in path.iterdir()}
+    return "config.json" not in names and {name.removesuffix(".new") for name in names} <= {*WRITTEN, "lock"}
+
+
 def clear(path: Path) -> None:
     """Make a run folder new again: remove everything that a run writes."""
     for name in (*WRITTEN, *(f"{name}.new" for name in WRITTEN)):

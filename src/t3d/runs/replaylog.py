@@ -58,8 +58,6 @@ class ReplayLog:
         self._segments: list[Segment] = []
         self._blocks = 0
         self._ends = [0] * n_envs  # positions behind the last slot on disk
-        self._unflushed: set[str] = set()
-        self._begun = False  # a segment whose name may not have reached the disk
 
     def facts(self) -> dict[str, Any]:
         """Return what a manifest must say of the log as it now is."""
@@ -71,10 +69,11 @@ class ReplayLog:
         return new * self._slot.itemsize + 1024
 
     def append(self, replay: Replay) -> None:
-        """Write the slots completed since the last time, as one block.
+        """Write the slots completed since the last time, as one block; return once it has reached the disk.
 
         Raises:
-            OSError: they could not be written; nothing has changed.
+            OSError: they could not be written, and will be next time: once a flush has failed the system may have
+                dropped what it was to flush, and a second one would say that all is well.
         """
         stops = [written - 1 for written in replay.written]  # all but the open slot
         if stops == self._ends:
@@ -91,19 +90,11 @@ class ReplayLog:
         name, length = (f"{self._blocks:08d}.rows", 0) if segment is None or begun else (segment.name, segment.bytes)
         disk.make_folder(self._folder)
         disk.extend(self._folder / name, length, block)
+        disk.flush(self._folder / name)
+        if not length:
+            disk.flush(self._folder)
         self._segments[len(self._segments) - (not begun) :] = [Segment(name, length + len(block), stops)]
         self._ends, self._blocks = stops, self._blocks + 1
-        self._begun |= begun
-        self._unflushed.add(name)
-
-    def flush(self) -> None:
-        """Return once everything appended has reached the disk."""
-        for name in sorted(self._unflushed):
-            disk.flush(self._folder / name)
-        self._unflushed.clear()
-        if self._begun:
-            disk.flush(self._folder)
-            self._begun = False
 
     def trim(self, needed: list[int]) -> None:
         """Remove the segments that hold nothing at or behind a position, for each stream the one in `needed`."""
@@ -135,7 +126,7 @@ class ReplayLog:
         ends = [0] * len(self._ends)
         for segment in segments:
             if len(segment.ends) == len(first) and all(e <= f for e, f in zip(segment.ends, first, strict=True)):
-                ends = segment.ends  # not needed, so it may have been removed
+                ends = list(segment.ends)  # not needed, so it may have been removed
                 continue
             for starts, rows in self._read(segment):
                 for env, (start, part) in enumerate(zip(starts, rows, strict=True)):
@@ -144,7 +135,9 @@ class ReplayLog:
                     if len(part) and start + len(part) > first[env]:
                         found[env].append(part[max(0, first[env] - start) :])
                     ends[env] = start + len(part)
-        self._segments, self._blocks, self._ends = segments, blocks, ends
+        # Of those that were not needed, some have been removed.
+        self._segments = [segment for segment in segments if (self._folder / segment.name).is_file()]
+        self._blocks, self._ends = blocks, ends
         nothing = np.zeros(0, self._slot)
         return [np.concatenate([nothing, *parts]) for parts in found]
 

@@ -70,6 +70,9 @@ class Store:
             path = folder.create(path, counted=out is None and not exist_ok)
         store = cls(path, choice.config)
         try:
+            if checkpoints.folders(path / "checkpoints"):
+                raise RunRefused("another process has just trained in this run folder", got=str(path), do="try again")
+            disk.flush(path.parent)  # the name may be that of a process that was killed before it did
             folder.clear(path)
             folder.write_config(path, env, choice.preset, choice.config, trainer)
         except OSError as error:
@@ -93,9 +96,8 @@ class Store:
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return None
         folder.refuse_links(path)
-        names = {inside.name.removesuffix(".new") for inside in path.iterdir()} - {"lock"}
-        if not names & {"config.json"} and names <= set(folder.WRITTEN):
-            return None  # killed while it began
+        if not checkpoints.folders(path / "checkpoints") and folder.only_begun(path):
+            return None
         recorded = folder.read_config(path)
         refuse_changes(path, recorded, env, choice.config)
         if not checkpoints.folders(path / "checkpoints"):
@@ -155,7 +157,6 @@ class Store:
             checkpoints.refuse_full_disk(self.path, needed)
             self.metrics.flush()
             replay.append(trainer.replay)
-            replay.flush()
             facts |= {
                 "number": self._number,
                 "progress": progress.facts(),
@@ -183,8 +184,18 @@ class Store:
             Its env steps.
 
         Raises:
-            RunRefused: no checkpoint verifies. Nothing on disk has been changed.
+            RunRefused: no checkpoint verifies, and nothing on disk has been changed; or the disk fails.
         """
+        try:
+            return self._restore_newest(trainer, progress)
+        except OSError as error:
+            raise RunRefused(
+                "the run folder cannot be read or written",
+                got=str(error),
+                do="see to the disk, then resume again: nothing that is needed was removed",
+            ) from error
+
+    def _restore_newest(self, trainer: Trainer, progress: Progress) -> int:
         problems: dict[Path, str] = {}
         for path, facts in self._newest_first(problems):
             try:
@@ -229,6 +240,7 @@ class Store:
         """Remove what lies behind the checkpoint that was taken, and say what happened."""
         self._log_of(trainer).cut()
         self.metrics.cut()
+        checkpoints.remove_begun(self.path / "checkpoints")
         for bad, problem in problems.items():
             disk.remove(bad)
             _log.warning("a checkpoint cannot be used, and was removed: %s", problem)
