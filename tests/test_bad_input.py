@@ -298,7 +298,8 @@ def test_a_diverged_run_does_not_overwrite_its_last_policy(capsys, folder, monke
         *SMALL,
     )
     assert code == 1
-    assert "training has diverged: the actor's action is not finite" in err
+    assert "training has diverged" in err
+    assert "not finite: actor.0.weight" in err or "not finite: actor.body.0.weight" in err
     assert "environment gave" not in err
     assert t3d.load("run/policy/last.safetensors").info.env_steps == 50
 

@@ -136,6 +136,11 @@ class Trainer:
         noise = rng.standard_normal((size, self.envs.spaces.action_size), np.float32)
         return health.of_batch(self.agent, self.replay.sample(index), noise, self.replay.age(index))
 
+    @property
+    def has_unlogged_updates(self) -> bool:
+        """Whether there were updates since `losses` was last called."""
+        return bool(self._seen)
+
     def losses(self) -> Losses | None:
         """Return the means of the updates since the last call, or None if there were none.
 

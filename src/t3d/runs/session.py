@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from t3d import health
-from t3d.errors import EnvFailed, Failed, SaveFailed, Stopped
+from t3d.errors import Diverged, EnvFailed, SaveFailed, Stopped
 from t3d.evaluation import Trajectory, evaluate
 from t3d.presets import Choice
 from t3d.runs.metrics import Row
@@ -57,8 +57,10 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done and judged."""
-        return self.trainer.env_steps >= self.config.steps and self.progress.evaluated_at == self.trainer.env_steps
+        """Whether all steps are done, judged and logged."""
+        trainer = self.trainer
+        judged = self.progress.evaluated_at == trainer.env_steps
+        return trainer.env_steps >= self.config.steps and judged and not trainer.has_unlogged_updates
 
     def rows(self, kind: str) -> list[Row]:
         """Return the rows of metrics.jsonl of a kind, as far as the run is."""
@@ -76,23 +78,31 @@ class Session:
         """
         with Signals() as signals:
             try:
-                if not self.finished:
-                    yield from self._loop(signals)
-                    yield from self._end(signals)
-            except (Stopped, GeneratorExit) as error:
-                self._stop(str(error) or "interrupted")
-                raise
-            except EnvFailed as error:
-                recognised = self._recognised(error)
-                self._stop(recognised.one_line())
-                raise recognised from error.__cause__
-            except Failed as error:
-                # Its numbers are not finite, or could not be written: nothing to save.
+                yield from self._until_stopped(signals)
+            except (Diverged, SaveFailed) as error:
+                # Nothing to save, or no place to save it.
                 self._store.metrics.write("event", self.trainer.env_steps, what=error.one_line())
                 raise
             finally:
                 self.trainer.envs.close()
                 self._store.close()
+
+    def _until_stopped(self, signals: Signals) -> Iterator[Row]:
+        try:
+            if not self.finished:
+                yield from self._loop(signals)
+                yield from self._end(signals)
+        except (Stopped, GeneratorExit) as error:
+            self._stop(str(error) or "interrupted")
+            raise
+        except EnvFailed as error:
+            recognised = self._recognised(error)
+            self._stop(recognised.one_line())
+            raise recognised from error.__cause__
+        except Diverged:
+            # An action that is not finite has a cause: this names the update and the tensors.
+            self.trainer.refuse_non_finite()
+            raise
 
     def _loop(self, signals: Signals) -> Iterator[Row]:
         trainer, config, store, metrics = self.trainer, self.config, self._store, self._store.metrics
@@ -177,7 +187,13 @@ class Session:
         self._store.save_policy(which, self.trainer, self.env, evaluated.return_mean if evaluated else None)
 
     def _stop(self, why: str) -> None:
-        """Save everything between two steps."""
+        """Save everything between two steps.
+
+        Raises:
+            Diverged: what there is to save is not finite.
+            SaveFailed: it could not be saved.
+        """
+        self.trainer.refuse_non_finite()
         self._store.metrics.write("event", self.trainer.env_steps, what=why)
         self._save("last")
         if not self._store.commit(self.trainer, self.progress):
