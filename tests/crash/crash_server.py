@@ -1,0 +1,103 @@
+"""Run `t3d` commands in processes that need no time to import: run as a script it forks one for each line it reads.
+
+A line on stdin is {"arguments": [...], "said": FILE, "phase": FILE}, answered with the process id; or {"wait": PID},
+answered with its exit code (minus the signal's number where one ended it).
+"""
+
+import json
+import mmap
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+PHASES = ("starting", "resuming", "training", "evaluating", "saving", "filming")
+
+
+def noting(phase, what, into):
+    """Return a function that notes in the file which phase the process is in while it runs."""
+
+    def run(*arguments, **options):
+        before, into[0] = into[0], PHASES.index(phase)
+        try:
+            return what(*arguments, **options)
+        finally:
+            into[0] = before
+
+    return run
+
+
+def note_phases(path):
+    from t3d import api
+    from t3d.runs import session
+    from t3d.runs.store import Store
+
+    with Path(path).open("r+b") as file:
+        into = mmap.mmap(file.fileno(), 1)
+    session.evaluate = noting("evaluating", session.evaluate, into)
+    session.Trainer.step = noting("training", session.Trainer.step, into)
+    Store.commit = noting("saving", Store.commit, into)
+    Store.restore = noting("resuming", Store.restore, into)
+    api.film = noting("filming", api.film, into)
+
+
+def live(arguments, said, phase):
+    """Be the process that runs a command."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    code = 1
+    try:
+        note_phases(phase)
+        from t3d.cli.main import run
+
+        code = run(arguments)
+    except BaseException:  # noqa: BLE001 - whatever it was, these are its last words
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def warm_up():
+    """Import everything, and load the compiled update."""
+    import pybullet_envs_gymnasium  # noqa: F401
+    import tensorboard.summary  # noqa: F401
+    import torch
+
+    from t3d.cli import resume, train  # noqa: F401
+    from t3d.config import Config
+    from t3d.training import Trainer
+
+    torch.set_num_threads(1)
+    options = {"engine": "fused", "threads": 1, "random_steps": 4, "batch_size": 4, "buffer_size": 50}
+    trainer = Trainer("InvertedPendulum-v5", Config().with_values(options | {"hidden": (4, 4)}))
+    while trainer.agent.updates < 2:
+        trainer.step()
+    trainer.envs.close()
+
+
+def serve():
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    warm_up()
+    answers.write("ready\n")
+    answers.flush()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "wait" in asked:
+            answer = os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1])
+        else:
+            answer = os.fork()
+            if not answer:
+                live(**asked)
+        answers.write(f"{answer}\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()

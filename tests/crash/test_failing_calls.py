@@ -1,0 +1,105 @@
+"""Every single call that changes the disk fails once, in every way; then the run is resumed and ends as ever."""
+
+import errno
+import functools
+import json
+import shutil
+
+import pytest
+from crash_runs import TINY, Disk, Exits, Fails, Full, Short, check_tidy, ends_with, live
+
+MOST_CALLS = 150
+EVERY = 13  # the fast suite takes every 13th call
+
+KINDS = {
+    "ENOSPC": functools.partial(Fails, number=errno.ENOSPC),
+    "EIO": functools.partial(Fails, number=errno.EIO),
+    "EIO twice": functools.partial(Fails, number=errno.EIO, times=2),
+    "short write": Short,
+    "full from there on": Full,
+    "gone before": functools.partial(Exits, done=0),
+    "gone within": functools.partial(Exits, done=0.5),
+    "gone after": functools.partial(Exits, done=1),
+}
+
+
+@pytest.fixture
+def undisturbed(folder, monkeypatch):
+    """What the undisturbed run ends with, and how many calls it takes."""
+    disk = Disk()
+    assert live(monkeypatch, folder / "undisturbed", disk).code == 0
+    assert 50 < disk.calls <= MOST_CALLS
+    return ends_with(folder / "undisturbed"), disk.calls
+
+
+def resume(monkeypatch, run, before, expected):
+    """Continue a run on a disk that works: nothing that was committed may be missing, and it ends as it must."""
+    after = live(monkeypatch, run, Disk())
+    assert after.code == 0, after.error
+    assert after.resumed_at >= before.committed
+    assert ends_with(run) == expected
+    check_tidy(run)
+    events = [row["what"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "what" in row]
+    assert all(what.startswith(("resumed from", "the run has ended, but", "stopped by")) for what in events), events
+
+
+def try_calls(monkeypatch, folder, undisturbed, kind, calls):
+    expected, last = undisturbed
+    for at in calls:
+        if at > last:
+            break
+        run = folder / str(at)
+        before = live(monkeypatch, run, KINDS[kind](at))
+        if before.code == 0:
+            assert not kind.startswith("gone"), "it did not even notice"
+            assert ends_with(run) == expected, at
+        else:
+            codes = (-9,) if kind.startswith("gone") else (1,) if before.began else (2,)
+            assert before.code in codes, before.error
+        try:
+            resume(monkeypatch, run, before, expected)
+        except BaseException as error:
+            error.add_note(f"{kind} at call {at}")
+            raise
+        shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("number", range(len(KINDS)), ids=list(KINDS))
+def test_some_call_fails(monkeypatch, folder, undisturbed, number):
+    try_calls(monkeypatch, folder, undisturbed, list(KINDS)[number], range(1 + number, MOST_CALLS + 1, EVERY))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_call_fails(monkeypatch, folder, undisturbed, kind):
+    try_calls(monkeypatch, folder, undisturbed, kind, range(1, MOST_CALLS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["EIO", "full from there on", "gone before", "gone within", "gone after"])
+def test_any_call_fails_while_it_is_resumed(monkeypatch, folder, undisturbed, kind):
+    expected, last = undisturbed
+    half = folder / "half"
+    assert live(monkeypatch, half, Exits(last * 2 // 5, done=0)).code == -9
+    for at in range(1, MOST_CALLS + 1):
+        run, disk = folder / str(at), KINDS[kind](at)
+        shutil.copytree(half, run)
+        before = live(monkeypatch, run, disk)
+        if disk.calls < at:
+            return
+        resume(monkeypatch, run, before, expected)
+        shutil.rmtree(run)
+    raise AssertionError("the resumed run takes too many calls")
+
+
+def test_a_run_that_is_judged_is_not_over_before_its_last_rows_are_written(monkeypatch, folder):
+    """Its last step is one for an evaluation and a checkpoint, and none for an update line: that comes at the end."""
+    last_step = {"eval_every": TINY["steps"], "checkpoint_every": TINY["steps"], "buffer_size": 100}
+    disk = Disk()
+    assert live(monkeypatch, folder / "undisturbed", disk, **last_step).code == 0
+    expected = ends_with(folder / "undisturbed")
+    for at in range(disk.calls - 35, disk.calls + 1, 5):
+        run = folder / str(at)
+        assert live(monkeypatch, run, Exits(at, done=1), **last_step).code == -9
+        assert live(monkeypatch, run, Disk(), **last_step).code == 0
+        assert ends_with(run) == expected, at

@@ -1,0 +1,178 @@
+"""A signal stops a run between two steps, saved; a folder belongs to one process, as long as that lives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from crash_lives import flags
+from crash_runs import ends_with, newest
+
+from t3d.errors import RunRefused
+from t3d.runs.lock import Lock
+
+ENVS = str(Path(__file__).with_name("crash_envs.py"))
+SLOW = {
+    "preset": "td3",
+    "steps": 600,
+    "random_steps": 300,
+    "batch_size": 8,
+    "buffer_size": 1_000,
+    "hidden": (8, 8),
+    "eval_every": 500,
+    "eval_episodes": 15,  # half a second
+    "log_every": 100,
+    "threads": 1,
+    "engine": "eager",
+}
+CODES = {"SIGTERM": 143, "SIGINT": 130}
+PROMISED_S = 5  # to save and leave
+
+
+def train(server, run, *more, env="Slow", **options):
+    return server.start("train", f"{ENVS}:{env}", *flags({**SLOW, **options}), "--out", run, "--resume", "auto", *more)
+
+
+def finish(server, run, **options):
+    life = train(server, run, **options)
+    assert life.wait() == 0, life.said
+    return ends_with(run)
+
+
+@pytest.fixture(scope="module")
+def expected(server, tmp_path_factory):
+    return finish(server, tmp_path_factory.mktemp("runs") / "undisturbed")
+
+
+def updates(run):
+    return json.loads((newest(run) / "manifest.json").read_text())["updates"]
+
+
+def rows(run, kind):
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in found if row["kind"] == kind]
+
+
+def has(run, kind):
+    return (run / "metrics.jsonl").exists() and f'"kind": "{kind}"' in (run / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("when", "name"),
+    [
+        ("training", "SIGTERM"),
+        ("evaluating", "SIGINT"),
+        pytest.param("warming up", "SIGTERM", marks=pytest.mark.slow),
+        pytest.param("warming up", "SIGINT", marks=pytest.mark.slow),
+        pytest.param("training", "SIGINT", marks=pytest.mark.slow),
+        pytest.param("evaluating", "SIGTERM", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_saves_and_leaves(server, tmp_path, expected, when, name):
+    run = tmp_path / "run"
+    life = train(server, run)
+    if when == "evaluating":
+        assert life.until(lambda: life.phase == "evaluating")
+    else:
+        assert life.until(lambda: has(run, "episode" if when == "warming up" else "update"))
+    life.send(name)
+    assert life.wait(PROMISED_S) == CODES[name], life.said
+    assert f"stopped by {name}" in life.said
+    assert "to go on: t3d resume" in life.said
+    assert (updates(run) == 0) == (when == "warming up")
+    assert rows(run, "event")[-1]["what"] == f"stopped by {name}"
+    assert rows(run, "evaluation") == []
+    assert finish(server, run) == expected
+    assert [row["what"].split()[0] for row in rows(run, "event")] == ["stopped", "resumed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CODES)
+def test_a_signal_while_it_films(server, tmp_path, expected, name):
+    run = tmp_path / "run"
+    life = train(server, run, "--video", "--video-frames", "100000")
+    assert life.until(lambda: life.phase == "filming")
+    life.send(name)
+    assert life.wait(PROMISED_S) == CODES[name], life.said
+    assert ends_with(run) == expected
+    assert not (run / "video" / "best.mp4").exists()
+    assert finish(server, run) == expected
+
+
+def test_sigusr1_saves_and_goes_on(server, tmp_path, expected):
+    run = tmp_path / "run"
+    life = train(server, run, checkpoint_every=100_000)
+    assert life.until(lambda: has(run, "episode"))
+    assert not (run / "checkpoints").exists()
+    life.send("SIGUSR1")
+    assert life.until(lambda: (run / "checkpoints").exists() and newest_or_none(run)), life.said
+    assert 0 < int(newest(run).name) < SLOW["steps"]
+    assert life.wait() == 0, life.said
+    assert ends_with(run) == expected
+
+
+def newest_or_none(run):
+    return [path for path in (run / "checkpoints").iterdir() if path.suffix != ".new"]
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_a_second_signal_leaves_at_once(server, tmp_path, name):
+    life = train(server, tmp_path / "run", env="Hangs")
+    assert life.until(lambda: life.phase == "training")
+    life.send(name)
+    time.sleep(0.3)
+    assert not life.over, "the first one waits for the step to end"
+    life.send(name)
+    assert life.wait(PROMISED_S) == -signal.Signals[name]
+
+
+def test_a_folder_has_one_process_and_a_killed_one_keeps_nobody_out(server, tmp_path):
+    run = tmp_path / "run"
+    holder = train(server, run, env="Hangs")
+    assert holder.until(lambda: holder.phase == "training")
+    other = train(server, run, env="Hangs")
+    assert other.wait() == 2
+    assert f"held by process {holder.pid} on " in other.said
+    holder.send("SIGKILL")
+    holder.wait()
+    assert (run / "lock").exists()
+    third = train(server, run, env="Hangs")
+    assert third.until(lambda: third.phase == "training"), third.said
+    third.send("SIGKILL")
+    third.wait()
+
+
+FORKS = """
+import os, sys, time
+from pathlib import Path
+from t3d.runs.lock import Lock
+held = Lock(Path(sys.argv[1]))
+child = os.fork()
+if child == 0:
+    os.close(1)
+    time.sleep(600)
+print(child, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_forked_child_that_outlives_its_parent_does_not_keep_the_folder(tmp_path):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", FORKS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    child = int(parent.stdout.readline())
+    try:
+        with pytest.raises(RunRefused, match=f"held by process {parent.pid} on "):
+            Lock(tmp_path)
+        parent.kill()
+        parent.wait()
+        os.kill(child, 0)  # it lives
+        Lock(tmp_path).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.stdin.close()
+        parent.stdout.close()

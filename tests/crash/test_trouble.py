@@ -1,0 +1,222 @@
+"""A disk that is full, and numbers that are not finite: what the user sees, and what is left."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from crash_lives import flags
+from crash_runs import TINY, Disk, ends_with, live, newest
+
+from t3d.envs import Envs
+from t3d.errors import Diverged, EnvFailed
+from t3d.runs import session
+from t3d.training import Trainer
+
+ENVS = str(Path(__file__).with_name("crash_envs.py"))
+OPTIONS = {**TINY, "steps": 1_150, "random_steps": 100, "buffer_size": 400, "checkpoint_every": 100, "eval_every": 600}
+COMMAND = [f"{ENVS}:Slow", *flags(OPTIONS), "--out"]
+FILLS = 600_000  # bytes of a disk that leave less than a run wants to see free
+
+
+@pytest.fixture(scope="module")
+def expected(server, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    life = server.start("train", *COMMAND, run)
+    assert life.wait() == 0, life.said
+    return ends_with(run)
+
+
+def check_what_was_said(said, run, problem):
+    tried = [line for line in said.splitlines() if line.startswith("env step ")]
+    assert len(tried) >= 3, said
+    assert all("no checkpoint: " in line and problem in line for line in tried), said
+    assert len(set(tried)) == len(tried), "at each attempt, once"
+    assert "but its final state could not be saved" in said
+    assert f"make room, then t3d resume {run}" in said
+    assert "Traceback" not in said
+    assert "the run has ended" in said
+
+
+def check_resumed(server, run, expected):
+    life = server.start("resume", run, "--env", COMMAND[0], "--no-video")
+    assert life.wait() == 0, life.said
+    assert "resumed at env step" in life.said
+    assert ends_with(run) == expected
+
+
+def checkpointed(run, env_steps):
+    return (run / "checkpoints" / str(env_steps)).is_dir()
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk(server, tmp_path, expected):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        run = disk / "run"
+        life = server.start("train", *COMMAND, run)
+        assert life.until(lambda: checkpointed(run, 300)), life.said
+        (disk / "filler").write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - FILLS))
+        assert life.wait() == 1, life.said
+        check_what_was_said(life.said, run, "MB are needed")
+        # Full to the last byte: nothing at all can be written, and the run is still as good as it was.
+        with (disk / "more").open("wb") as file, pytest.raises(OSError, match="No space"):
+            file.write(bytes(2 * FILLS))
+        life = server.start("resume", run, "--env", COMMAND[0], "--no-video")
+        assert life.wait() == 1, life.said
+        check_what_was_said(life.said, run, "")
+        for name in ("filler", "more"):
+            (disk / name).unlink()
+        check_resumed(server, run, expected)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux lets one process limit another")
+def test_files_that_may_not_grow(server, tmp_path, expected):
+    run = tmp_path / "run"
+    code = "from t3d.cli.main import main; main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, "train", *COMMAND, str(run)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while child.poll() is None and not checkpointed(run, 300):
+        time.sleep(0.001)
+    # Python ignores SIGXFSZ, so that a write fails with EFBIG.
+    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (10, 10))
+    said = child.communicate()[1]
+    assert child.returncode == 1, said
+    check_what_was_said(said, run, "File too large")
+    check_resumed(server, run, expected)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------
+
+
+def poison_weight(trainer):
+    with torch.no_grad():
+        trainer.agent.critic.q2_body[0].weight[0, 0] = float("nan")
+
+
+def poison_actor(trainer):
+    with torch.no_grad():
+        trainer.agent.actor.body[0].weight[0, 0] = float("inf")
+
+
+def poison_moment(trainer):
+    name = next(name for name in trainer.agent.tensors() if name.endswith("exp_avg_sq"))
+    trainer.agent.tensors()[name].view(-1)[0] = float("nan")
+
+
+def poison_loss(trainer):
+    trainer._seen[-1] = trainer._seen[-1]._replace(critic_loss=float("inf"))
+
+
+POISONS = {
+    "weight": (poison_weight, "not finite: "),  # by the time it is looked at all networks are
+    "actor": (poison_actor, "not finite: actor."),
+    "moment": (poison_moment, "_adam."),
+    "loss": (poison_loss, "losses only"),
+}
+POISONED_AT = 33
+
+
+@contextmanager
+def poisoned(poison, meanwhile=lambda: None):
+    step = Trainer.step
+
+    def poisoned_step(trainer):
+        episodes = step(trainer)
+        if trainer.env_steps == POISONED_AT:
+            poison(trainer)
+            meanwhile()
+        return episodes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", poisoned_step)
+        yield
+
+
+def all_finite(run):
+    files = [*run.rglob("*.safetensors")]
+    assert files
+    return all(t.isfinite().all() for f in files for n, t in safetensors.torch.load_file(f).items() if n != "seen")
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+@pytest.mark.parametrize("name", POISONS)
+def test_numbers_that_are_not_finite_stop_the_run_and_are_never_saved(monkeypatch, folder, name, engine):
+    poison, names = POISONS[name]
+    assert live(monkeypatch, folder / "undisturbed", Disk(), engine=engine).code == 0
+    run = folder / "run"
+    with poisoned(poison):
+        ended = live(monkeypatch, run, Disk(), engine=engine)
+    assert ended.code == 1
+    assert isinstance(ended.error, Diverged)
+    first = (POISONED_AT - TINY["random_steps"]) // 2
+    assert int(re.search(r"first seen at update (\d+) of", str(ended.error))[1]) in range(first, first + 3)
+    assert names in str(ended.error)
+    assert int(newest(run).name) < POISONED_AT
+    assert all_finite(run)
+    assert live(monkeypatch, run, Disk(), engine=engine).resumed_at == ended.committed == 30
+    assert ends_with(run) == ends_with(folder / "undisturbed")
+
+
+def test_a_signal_does_not_save_them_either(monkeypatch, folder):
+    run = folder / "run"
+    stops = []
+    with pytest.MonkeyPatch.context() as patch:
+        enter = session.Signals.__enter__
+        patch.setattr(session.Signals, "__enter__", lambda signals: (stops.append(signals), enter(signals))[1])
+        with poisoned(poison_actor, lambda: stops[-1]._note_stop(15, None)):
+            ended = live(monkeypatch, run, Disk())
+    assert isinstance(ended.error, Diverged)
+    assert all_finite(run)
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if '"event"' in line]
+    assert [event["what"][:21] for event in events] == ["training has diverged"]
+
+
+def test_an_environment_that_failed_once_plays_the_same_action_again(monkeypatch, folder):
+    """Its exploration noise has been drawn: to draw again would be another run."""
+    assert live(monkeypatch, folder / "undisturbed", Disk()).code == 0
+    step = Envs.step
+
+    def failing_step(envs, action):
+        taken = step(envs, action)
+        if taken.episodes or envs.env_steps != 33:
+            return taken
+        envs.env_steps -= 1
+        envs._length -= 1
+        envs._return -= taken.reward
+        envs.obs = trainer_obs[0]
+        raise EnvFailed("the cable came loose")
+
+    trainer_obs = []
+    act = Trainer._draw_action
+
+    def noting_action(trainer):
+        trainer_obs[:] = [trainer.envs.obs.copy()]
+        return act(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Envs, "step", failing_step)
+        patch.setattr(Trainer, "_draw_action", noting_action)
+        ended = live(monkeypatch, folder / "run", Disk())
+    assert (ended.code, ended.committed) == (1, 32)
+    assert live(monkeypatch, folder / "run", Disk()).resumed_at == 32
+    assert ends_with(folder / "run") == ends_with(folder / "undisturbed")
