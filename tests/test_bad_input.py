@@ -299,7 +299,7 @@ def test_a_diverged_run_does_not_overwrite_its_last_policy(capsys, folder, monke
     )
     assert code == 1
     assert "training has diverged" in err
-    assert "not finite: actor.0.weight" in err or "not finite: actor.body.0.weight" in err
+    assert "actor.body.0.weight" in err
     assert "environment gave" not in err
     assert t3d.load("run/policy/last.safetensors").info.env_steps == 50
 

@@ -81,7 +81,7 @@ def trained(tmp_path_factory):
 
 
 def test_the_folder_is_what_the_design_says(trained):
-    always = {"config.json", "metrics.jsonl", "policy", "tensorboard", "checkpoints", "replay", "lock"}
+    always = {"config.json", "metrics.jsonl", "policy", "tensorboard", "checkpoints", "replay", "lock", "report.html"}
     assert {path.name for path in trained.iterdir()} == always
     files = {"best.safetensors", "best.json", "last.safetensors", "last.json"}
     assert {path.name for path in (trained / "policy").iterdir()} == files
@@ -224,7 +224,10 @@ def test_what_the_command_prints(folder, capsys):
     lines = out.splitlines()
     assert lines[0].startswith("evaluation  return -")
     assert "over 2 episodes" in lines[0]
-    assert lines[1:] == ["folder      runs/Pendulum-v1/pendulum-s0"]
+    assert lines[1:] == [
+        "folder      runs/Pendulum-v1/pendulum-s0",
+        "report      runs/Pendulum-v1/pendulum-s0/report.html",
+    ]
 
 
 def test_a_taken_name_gets_a_counter():

@@ -12,6 +12,7 @@ from t3d.evaluation import Evaluation, evaluate
 from t3d.making import make, spaces_of
 from t3d.policy import PolicyInfo, load
 from t3d.replay import slot_dtype
+from t3d.reports import write_report
 from t3d.runs import folder
 from t3d.runs.film import film
 from t3d.runs.seeds import Job, Seed, jobs_of, train_seeds
@@ -29,6 +30,7 @@ class Run(NamedTuple):
     best: Evaluation  # the best evaluation of the run
     best_env_steps: int  # when that was
     last: Evaluation  # the evaluation at its end
+    report: Path  # the page about it
     video: Path | None  # of the best policy; None if none was asked for or none could be drawn
     video_problem: VideoFailed | None  # why none could be drawn
 
@@ -131,12 +133,13 @@ def refuse_unknown_resume(resume: str) -> None:
 
 
 def finish(session: Session, *, video: bool, video_frames: int) -> Run:
-    """Film the best policy of a session that has run to its end, and sum the run up.
+    """Film the best policy of a session that has run to its end, write its report, and sum the run up.
 
     A machine that cannot draw has still trained: the reason stands in the result, nothing is raised.
 
     Raises:
         Stopped: a signal asked for it while it was being filmed; the run itself is complete.
+        RunRefused: the report cannot be written; the run itself is complete.
     """
     progress = session.progress
     assert progress.best is not None and progress.last is not None
@@ -149,7 +152,8 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
             filmed = film_run(session.path, "best", frames=video_frames, env=session.env)
         except VideoFailed as error:
             problem = error
-    return Run(session.path, progress.best, progress.best_env_steps, progress.last, filmed, problem)
+    report = write_report([session.path])
+    return Run(session.path, progress.best, progress.best_env_steps, progress.last, report, filmed, problem)
 
 
 def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> Path:

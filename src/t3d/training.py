@@ -168,15 +168,23 @@ class Trainer:
             Diverged: one is not finite. It names the first such update and the tensors.
         """
         losses = _as_tensor(self._seen)
-        bad = torch.nonzero(~torch.isfinite(losses[:, :4]).all(dim=1) | torch.isinf(losses[:, 4]))
+        rested = torch.tensor([info.actor_loss is None for info in self._seen], dtype=torch.bool)
+        wrong = ~torch.isfinite(losses)
+        wrong[:, 4] &= ~rested
+        bad = torch.nonzero(wrong.any(dim=1))
         tensors = [name for name, tensor in self.agent.tensors().items() if not torch.isfinite(tensor).all()]
         if not len(bad) and not tensors:
             return
-        first = self.agent.updates - len(losses) + 1 + int(bad[0]) if len(bad) else self.agent.updates
+        if len(bad):
+            update = self.agent.updates - len(losses) + 1 + int(bad[0])
+            names = [name for name, is_wrong in zip(UpdateInfo._fields, wrong[int(bad[0])], strict=True) if is_wrong]
+            where = f"update {update:,} is the first bad one: its {', '.join(names)}"
+        else:
+            where = f"update {self.agent.updates:,}, the last one, left bad weights"
+        now = f"; by update {self.agent.updates:,}: {', '.join(tensors[:8])}" if tensors else ""
         raise Diverged(
             "training has diverged: a loss or a weight is not finite",
-            got=f"first seen at update {first:,} of {self.agent.updates:,}; not finite: "
-            + (", ".join(tensors[:8]) + (" and more" if len(tensors) > 8 else "") if tensors else "losses only"),
+            got=where + now + (f" and {len(tensors) - 8} more tensors" if len(tensors) > 8 else ""),
             expected="finite numbers",
             do="lower --lr, or look at the scale of the observations and rewards with t3d check",
         )

@@ -128,10 +128,10 @@ def poison_loss(trainer):
 
 
 POISONS = {
-    "weight": (poison_weight, "not finite: "),  # by the time it is looked at all networks are
-    "actor": (poison_actor, "not finite: actor."),
+    "weight": (poison_weight, "critic_loss, q2"),
+    "actor": (poison_actor, ": actor.body.0.weight"),
     "moment": (poison_moment, "_adam."),
-    "loss": (poison_loss, "losses only"),
+    "loss": (poison_loss, "its critic_loss"),
 }
 POISONED_AT = 33
 
@@ -169,7 +169,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_are_never_saved(monkeypatc
     assert ended.code == 1
     assert isinstance(ended.error, Diverged)
     first = (POISONED_AT - TINY["random_steps"]) // 2
-    assert int(re.search(r"first seen at update (\d+) of", str(ended.error))[1]) in range(first, first + 3)
+    assert int(re.search(r"update (\d+)", str(ended.error))[1]) in range(first, first + 3)
     assert names in str(ended.error)
     assert int(newest(run).name) < POISONED_AT
     assert all_finite(run)

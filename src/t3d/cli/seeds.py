@@ -12,6 +12,7 @@ from t3d import api
 from t3d.cli.parsing import counted
 from t3d.errors import Failed, VideoFailed
 from t3d.presets import Choice
+from t3d.reports import write_report
 from t3d.runs.metrics import Row
 from t3d.runs.seeds import Seed
 
@@ -44,6 +45,7 @@ def main(env: str, choice: Choice, seeds: int, jobs: int, out: Path | None, *, v
             print(f"video       {api.film_best_seed(env, ended, frames=video_frames)}")
         except VideoFailed as error:
             print(f"no video    {error.one_line()}")
+    print(f"report      {write_report([parent])}")
 
 
 class _Lines:

@@ -128,6 +128,7 @@ def _closing(run: Run) -> str:
         f"evaluation  return {last.return_mean:,.1f} ± {last.return_std:,.1f} over {over}"
         f" (best {best.return_mean:,.1f}, after {run.best_env_steps:,} steps)",
         f"folder      {run.path}",
+        f"report      {run.report}",
     ]
     if run.video:
         lines.append(f"video       {run.video}")
