@@ -153,7 +153,8 @@ class Replay:
         assert self._transitions > 0, "the replay memory is empty"
         # Step 4: sample a batch: slots at random, those where no transition begins drawn again.
         index = self._draw_slots(rng, batch_size)
-        while (empty := np.flatnonzero(self._ended[index] == NOTHING)).size:
+        while not (ended := self._ended[index]).all():  # NOTHING is 0
+            empty = np.flatnonzero(ended == NOTHING)
             index[empty] = self._draw_slots(rng, empty.size)
         return index
 
@@ -161,7 +162,7 @@ class Replay:
         # Rings differ in how much they have written (ended episodes take extra slots); drawing from each as much
         # as from the fullest, and again where nothing stands, keeps every transition equally likely.
         drawn = rng.integers(self._n_envs * self._filled, size=size)
-        return drawn + drawn // self._filled * (self._ring - self._filled)
+        return drawn if self._n_envs == 1 else drawn + drawn // self._filled * (self._ring - self._filled)
 
     def age(self, index: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return how many env steps ago transitions were stored; an episode's extra slot counts as a step here.

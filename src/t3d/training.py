@@ -111,9 +111,10 @@ class Trainer:
         if self.env_steps < self.config.random_steps:
             return self.streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
         noise = self.streams.exploration.standard_normal(shape, np.float32)
-        scale = np.float32(self.config.exploration_noise_at(self.env_steps))
-        action = self.engine.act(self.envs.obs) + scale * noise
-        return np.minimum(np.maximum(action, np.float32(-1)), np.float32(1))
+        noise *= self.config.exploration_noise_at(self.env_steps)
+        noise += self.engine.act(self.envs.obs)
+        np.maximum(noise, -1, out=noise)
+        return np.minimum(noise, 1, out=noise)
 
     def _updates_due(self) -> int:
         learning_steps = max(0, self.env_steps - self.config.random_steps)

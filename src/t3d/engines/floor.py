@@ -107,8 +107,7 @@ def _ways(product: Product, threads: int) -> Iterator[Callable[[int], None]]:
     flat_x, flat_w, flat_y = matrix(share_rows, n_in).ravel(), w.ravel(), matrix(share_rows, n_out).ravel()
 
     def by_kernel(times: int) -> None:
-        with native.one_blas_thread():
-            kernels.repeat_product(kind, times, flat_x, flat_w, flat_y, share_rows, n_in, share_outputs)
+        native.run(kernels.repeat_product, kind, times, flat_x, flat_w, flat_y, share_rows, n_in, share_outputs)
 
     yield by_torch
     yield by_kernel

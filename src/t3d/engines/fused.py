@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import threading
 import weakref
@@ -21,6 +22,9 @@ from t3d.td3 import TD3, Actor, Critic, UpdateInfo, check_shapes
 
 # Every tensor starts here: another alignment gives other bits, and slower loads.
 ALIGNMENT_BYTES = 64
+# Blocks begin on a huge page: looking up some thousand small ones slows the update, and what comes after it, down. From
+# this size on NumPy asks Linux for them; nothing is taken that is not touched.
+HUGE_PAGE_BYTES, NUMPY_ASKS_BYTES = 2 << 20, 4 << 20
 
 
 def warn(line: str) -> None:
@@ -77,9 +81,9 @@ def refusal(agent: TD3) -> str | None:
 
 
 def _aligned(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return zeros whose first number lies on the alignment."""
-    raw = np.zeros(count * dtype.itemsize + ALIGNMENT_BYTES, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT_BYTES
+    """Return zeros whose first number lies on the alignment, in huge pages where the system has them."""
+    raw = np.zeros(max(count * dtype.itemsize, NUMPY_ASKS_BYTES) + HUGE_PAGE_BYTES, np.uint8)
+    start = -raw.ctypes.data % HUGE_PAGE_BYTES
     return raw[start : start + count * dtype.itemsize].view(dtype)
 
 
@@ -157,8 +161,7 @@ class _Team:
 
 
 def _serve(memory: k.Memory, thread: int, lock: int) -> None:
-    with native.one_blas_thread():
-        k.serve(memory, thread, lock)
+    native.run(k.serve, memory, thread, lock)
 
 
 def _stop(control: NDArray[np.int64], locks: NDArray[np.int64], workers: list[threading.Thread]) -> None:
@@ -223,6 +226,8 @@ class Fused:
         values = config.gamma, config.policy_noise, config.noise_clip, config.tau
         self._hyper = np.array(values, self._dtype)
         self._rates = np.zeros((2, 6), self._dtype)
+        self._settings: list[object] = [None, None]  # what stands in `rates` apart from the two that change
+        self._first = next(agent.actor.parameters()), next(agent.critic.parameters())
         self._adopted = self._shown()
 
     def _get_ready(self, say: Callable[[str], None]) -> None:
@@ -232,20 +237,26 @@ class Fused:
         update = k.update, (memory, np.zeros(0, np.int64), *batch, self._means)
         native.get_ready(say, [update, (k.serve, (memory, 0, 0)), (k.act, (memory, two, two))])
 
-    def _shown(self) -> tuple[list[object], list[int]]:
-        """Return objects and addresses of which one changes when somebody replaces what was adopted."""
+    def _shown(self) -> tuple[object, ...]:
+        """Return objects of which one is another when somebody has replaced what was adopted, and two addresses."""
         agent = self.agent
-        objects: list[object] = [agent.config]
-        addresses: list[int] = []
-        for optimizer in (agent.actor_optimizer, agent.critic_optimizer):
-            first = optimizer.param_groups[0]["params"][0]
-            objects += [first, optimizer.state[first].get("exp_avg")]
-            addresses.append(first.data_ptr())
-        return objects, addresses
+        actor, critic = agent.actor_optimizer, agent.critic_optimizer
+        addresses = self._first[0].data_ptr(), self._first[1].data_ptr()
+        return (
+            agent.config,
+            actor,
+            critic,
+            actor.state,
+            critic.state,
+            actor.param_groups,
+            critic.param_groups,
+            addresses,
+        )
 
     def _is_adopted(self) -> bool:
-        (objects, addresses), (before, addresses_before) = self._shown(), self._adopted
-        return addresses == addresses_before and all(a is b for a, b in zip(objects, before, strict=True))
+        *objects, addresses = self._shown()
+        *before, addresses_before = self._adopted
+        return addresses == addresses_before and all(map(operator.is_, objects, before))
 
     def _release_team(self) -> None:
         if self._team is not None:
@@ -260,8 +271,7 @@ class Fused:
             self._play = self._memory(len(obs), 1)
         memory = self._play
         action = np.empty((len(obs), int(memory.at[k.A])), self._dtype)
-        with native.one_blas_thread():
-            k.act(memory, np.ascontiguousarray(obs, self._dtype), action)
+        native.run(k.act, memory, np.ascontiguousarray(obs, self._dtype), action)
         return action
 
     def update(self, batch: Batch, noise: Any) -> UpdateInfo:
@@ -296,8 +306,7 @@ class Fused:
         if delayed:
             self._advance(k.ACTOR, agent.actor_optimizer, self._steps[: self._actor_tensors])
         locks, means = self._team.locks, self._means
-        with native.one_blas_thread():
-            k.update(self._learn, locks, obs, next_obs, action, reward, terminated, noise, means)
+        native.run(k.update, self._learn, locks, obs, next_obs, action, reward, terminated, noise, means)
         critic_loss, q1, q2, target_q, actor_loss = means.tolist()
         return UpdateInfo(critic_loss, q1, q2, target_q, actor_loss if delayed else None)
 
@@ -313,14 +322,13 @@ class Fused:
         step = float(steps[0])
         group = optimizer.param_groups[0]
         beta1, beta2 = group["betas"]
-        self._rates[which] = (
-            1 - beta1,
-            beta2,
-            1 - beta2,
-            group["lr"] / (1 - beta1**step),
-            (1 - beta2**step) ** -0.5,
-            group["eps"],
-        )
+        rates = self._rates[which]
+        if (settings := (beta1, beta2, group["eps"])) != self._settings[which]:
+            self._settings[which] = settings
+            rates[k.GRAD_SHARE], rates[k.KEEP_SQ], rates[k.GRAD_SQ_SHARE] = 1 - beta1, beta2, 1 - beta2
+            rates[k.EPS] = group["eps"]
+        rates[k.STEP_SIZE] = group["lr"] / (1 - beta1**step)
+        rates[k.INVERSE_CORRECTION] = (1 - beta2**step) ** -0.5
 
 
 def _lay_out(

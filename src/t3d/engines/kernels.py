@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.engines.native import acquire, add_and_get, compiled, entry, gemm, get, release, yield_core
+from t3d.engines.native import acquire, add_and_get, compiled, entry, gemm, get, release, set_blas_threads, yield_core
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
 # Numba's cache looks at this file alone: raise this when the compiled parts of native.py change.
-NATIVE_VERSION = 1
+NATIVE_VERSION = 2
 
 # Columns of `net`. GAIN is -1 where a layer is not normalised. PARTIAL: each thread's sums, over its rows, of the
 # gradients of bias, gain and shift, PARTIAL_SIZE apart.
@@ -417,6 +417,7 @@ def share(m: Memory, t: int) -> None:
 @entry
 def serve(m: Memory, t: int, lock: int) -> None:
     """Be thread t: whenever the lock is released, do a share of an update, until told to stop."""
+    set_blas_threads(1)
     while True:
         tries = 0
         while acquire(lock, 0) == 0:
@@ -444,6 +445,7 @@ def update(
 ) -> None:
     """Put the batch where all threads read it, start them, do the first one's share; means (5,): what it saw."""
     at, work, size, actions, batch = m.at, m.work, m.at[S], m.at[A], m.at[B]
+    blas_threads = set_blas_threads(1)
     for i in range(batch):
         start = i * (size + actions)
         for j in range(size):
@@ -459,6 +461,7 @@ def update(
     share(m, 0)
     for kind in range(means.size):
         means[kind] = m.sums[:, kind].sum() / batch
+    set_blas_threads(blas_threads)
 
 
 @entry
@@ -468,7 +471,9 @@ def act(m: Memory, obs: Floats, action: Floats) -> None:
     for i in range(batch):
         for j in range(size):
             work[at[OBS_ACTION] + i * size + j] = obs[i, j]
+    blas_threads = set_blas_threads(1)
     forward(m, 0, m.weights[0], at[OBS_ACTION], size, 0, batch, OUT)
+    set_blas_threads(blas_threads)
     for i in range(batch):
         for j in range(actions):
             action[i, j] = math.tanh(work[m.net[at[LAYERS] - 1, OUT] + i * actions + j])
@@ -477,6 +482,7 @@ def act(m: Memory, obs: Floats, action: Floats) -> None:
 @entry
 def repeat_product(kind: int, times: int, x: Floats, w: Floats, y: Floats, rows: int, n_in: int, n_out: int) -> None:
     """Do a layer's product or one of its gradients again and again, as `floor.py` wants to time it."""
+    blas_threads = set_blas_threads(1)
     for _ in range(times):
         if kind == 0:
             dense(x, n_in, w, y, rows, n_in, n_out)
@@ -484,3 +490,4 @@ def repeat_product(kind: int, times: int, x: Floats, w: Floats, y: Floats, rows:
             dense_input_gradient(y, w, n_in, x, rows, n_in, n_out)
         else:
             dense_weight_gradient(y, n_out, x, n_in, w, rows, n_in, n_out)
+    set_blas_threads(blas_threads)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,7 +95,7 @@ def _address(function: object) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
 
-def _bind() -> tuple[str, Callable[[int], int] | None]:
+def _bind() -> tuple[str, bool]:
     library = _torch_library()
     if library is not None:
         llvm.add_symbol("t3d_sgemm", _address(library.sgemm_))
@@ -109,28 +108,23 @@ def _bind() -> tuple[str, Callable[[int], int] | None]:
     llvm.add_symbol("t3d_yield", _address(system.SwitchToThread if sys.platform == "win32" else system.sched_yield))
     llvm.add_symbol("t3d_acquire", _address(ctypes.pythonapi.PyThread_acquire_lock))
     llvm.add_symbol("t3d_release", _address(ctypes.pythonapi.PyThread_release_lock))
-    if library is None:
-        return "OpenBLAS of scipy", None
-    return "MKL of PyTorch", library.MKL_Set_Num_Threads_Local
+    # OpenBLAS cannot be told for one thread alone: there the call goes to something that changes nothing.
+    setter = ctypes.pythonapi.Py_IsInitialized if library is None else library.MKL_Set_Num_Threads_Local
+    llvm.add_symbol("t3d_set_blas_threads", _address(setter))
+    return ("OpenBLAS of scipy", False) if library is None else ("MKL of PyTorch", True)
 
 
-# Whose matrix product is used, and how a thread tells it to use no others (returns what held before);
-# None where threadpoolctl must do that for the whole process.
-blas, _set_mkl_threads = _bind()
+# Whose matrix product is used, and whether `set_blas_threads` keeps it to the thread that calls it.
+blas, _settable = _bind()
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Keep matrix products of this thread to itself: the engine splits the work, not the library."""
-    if _set_mkl_threads is None:
-        with threadpool_limits(1, user_api="blas"):
-            yield
+def run(function: Callable[..., object], *args: object) -> None:
+    """Call an entry with matrix products kept to its thread: the engine splits the work, not the library."""
+    if _settable:  # entries do it themselves
+        function(*args)
         return
-    before = _set_mkl_threads(1)
-    try:
-        yield
-    finally:
-        _set_mkl_threads(before)
+    with threadpool_limits(1, user_api="blas"):
+        function(*args)
 
 
 def new_lock() -> int:
@@ -154,6 +148,8 @@ def let_go(lock: int) -> None:
 # What compiled functions call. Numba's cache does not notice a change here: touch kernels.py after one.
 acquire: Any = types.ExternalFunction("t3d_acquire", types.intc(types.intp, types.intc))
 release: Any = types.ExternalFunction("t3d_release", types.void(types.intp))
+# Takes the number of threads that this thread's products may use, 0 for the library's own; returns what held before.
+set_blas_threads: Any = types.ExternalFunction("t3d_set_blas_threads", types.intc(types.intc))
 yield_core: Any = types.ExternalFunction("t3d_yield", types.intc())
 
 
