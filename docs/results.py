@@ -7,11 +7,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from t3d.reports.statistics import compare
+
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 FIGURE = DOCS / "figures" / "learning.svg"
 
 Study = dict[str, Any]
+_REACHED = {True: "yes", False: "**no**", None: ""}
 
 _HEAD = """# Results
 
@@ -39,7 +42,8 @@ def studies() -> list[Study]:
 
 def page() -> str:
     """Return the text of docs/results.md."""
-    parts = [_HEAD, "![Learning curves, one line a seed](figures/learning.svg)\n", _summary(studies())]
+    found = studies()
+    parts = [_HEAD, "![Learning curves, one line a seed](figures/learning.svg)\n", _summary(found), _compared(found)]
     return "\n".join([*parts, *(_section(study) for study in studies())])
 
 
@@ -53,6 +57,7 @@ def readme_table() -> str:
         f"| {s['env']} | {s['steps']:,} | {s['seeds']} | {s['final_mean']:,.0f} ± {s['final_std_over_seeds']:,.0f} "
         f"| {_minutes(s)} |"
         for s in studies()
+        if s["at_least"] is not None
     ]
     return "\n".join(lines) + "\n"
 
@@ -110,10 +115,30 @@ def _summary(found: list[Study]) -> str:
     lines = ["| study | environment | goal | final over seeds | reached |", "|---|---|---|---|---|"]
     lines += [
         f"| [{s['study']}](#{s['study']}) | {s['env']} | {s['goal']} "
-        f"| {s['final_mean']:,.1f} ± {s['final_std_over_seeds']:,.1f} | {'yes' if s['reached'] else '**no**'} |"
+        f"| {s['final_mean']:,.1f} ± {s['final_std_over_seeds']:,.1f} | {_REACHED[s['reached']]} |"
         for s in found
     ]
     return "\n".join(lines) + "\n"
+
+
+def _compared(found: list[Study]) -> str:
+    """Return what the studies that are there for comparison say beside the plain one of their environment."""
+    plain = {study["env"]: study for study in found if study["at_least"] is not None}
+    others = [study for study in found if study["at_least"] is None and study["env"] in plain]
+    if not others:
+        return ""
+    lines = ["| study | compared with | difference of the final means | what Welch's test says |", "|---|---|---|---|"]
+    for study in others:
+        base = plain[study["env"]]
+        seen = compare(*([run["final"] for run in which["runs"]] for which in (study, base)))
+        around = f"{seen.mean.value:+,.0f} ({seen.mean.low:+,.0f} to {seen.mean.high:+,.0f})"
+        lines.append(f"| {study['study']} | {base['study']} | {around} | {seen.verdict} |")
+    lines += [
+        "",
+        "The intervals hold 95 %; [statistics.md](statistics.md) says what they are worth with so few seeds.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _section(study: Study) -> str:
@@ -136,8 +161,7 @@ Machine: {machine["processor"]}, {machine["cores"]} cores, Python {machine["pyth
 |---|---|---|---|
 {rows}
 
-Goal: {study["goal"]}; {"reached" if study["reached"] else "not reached"}. Over seeds: final
-{study["final_mean"]:,.1f} ± {study["final_std_over_seeds"]:,.1f}.
+Goal: {study["goal"]}. Over seeds: final {study["final_mean"]:,.1f} ± {study["final_std_over_seeds"]:,.1f}.
 
 ```
 python benchmarks/learn.py {study["study"]}
@@ -154,12 +178,22 @@ def draw() -> None:
     from matplotlib import pyplot as plt
 
     found = studies()
-    grid, axes = plt.subplots(1, len(found), figsize=(2.75 * len(found), 2.6), squeeze=False)
-    for ax, study in zip(axes[0], found, strict=True):
+    rows = -(-len(found) // 4)
+    grid, axes = plt.subplots(rows, 4, figsize=(11, 2.6 * rows), squeeze=False)
+    for ax in axes.flat[len(found) :]:
+        ax.axis("off")
+    # One environment, one scale: those panels are there to be compared.
+    tops = {
+        s["env"]: max(y for o in found if o["env"] == s["env"] for r in o["runs"] for _, y in r["curve"]) for s in found
+    }
+    for ax, study in zip(axes.flat, found, strict=False):
         for run in study["runs"]:
             steps, returns = zip(*run["curve"], strict=True)
             ax.plot([n / 1000 for n in steps], returns, color="#0f7173", alpha=0.75, linewidth=1.4)
-        ax.axhline(study["at_least"], color="#8a8f98", linewidth=0.9, linestyle=(0, (4, 3)))
+        if study["at_least"] is not None:
+            ax.axhline(study["at_least"], color="#8a8f98", linewidth=0.9, linestyle=(0, (4, 3)))
+        if tops[study["env"]] > 0:
+            ax.set_ylim(top=1.06 * tops[study["env"]])
         ax.set_title(study["study"], fontsize=10, loc="left", color="#222")
         ax.set_xlabel("thousand env steps", fontsize=8, color="#555")
         ax.tick_params(labelsize=8, colors="#555", length=0)
@@ -168,7 +202,8 @@ def draw() -> None:
         ax.set_facecolor("none")
         for side in ax.spines.values():
             side.set_visible(False)
-    axes[0][0].set_ylabel("return of an evaluation", fontsize=8, color="#555")
+    for row in axes:
+        row[0].set_ylabel("return of an evaluation", fontsize=8, color="#555")
     grid.tight_layout(w_pad=1.6)
     FIGURE.parent.mkdir(exist_ok=True)
     grid.savefig(FIGURE, metadata={"Date": None}, facecolor="#fcfcfb")
