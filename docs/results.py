@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 from pathlib import Path
@@ -209,4 +210,14 @@ def draw() -> None:
     grid.savefig(FIGURE, metadata={"Date": None}, facecolor="#fcfcfb")
 
 
-TABLES = {"results": readme_table, "checkpoints": checkpoints_table, "coverage": coverage_tables}
+def peers_table() -> str:
+    """Return how fast t3d and its peers train, as benchmarks/peers.py puts it."""
+    spec = importlib.util.spec_from_file_location("bench_peers", DOCS.parent / "benchmarks" / "peers.py")
+    assert spec is not None and spec.loader is not None
+    peers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peers)
+    table: str = peers.table(json.loads((RESULTS / "peers.json").read_text("utf-8")))
+    return table
+
+
+TABLES = {"peers": peers_table, "results": readme_table, "checkpoints": checkpoints_table, "coverage": coverage_tables}
