@@ -8,18 +8,31 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from t3d.config import Config
-from t3d.engines import Engine
+from t3d.engines import Engine, choose, choose_threads
 from t3d.engines.floor import floor_s
+from t3d.machine import usable_cores
+from t3d.making import make, spaces_of
 from t3d.replay import Batch, slot_dtype
+from t3d.td3 import TD3
 from t3d.training import Trainer
 
 _ROUNDS = 10
 _SPAN_S = 0.3  # of each engine's updates in each round
+_RANDOM_STEPS = 1_000
 _WARM_STEPS = 500
 _TIMED_STEPS = 3_000
+
+
+class Loop(NamedTuple):
+    """What the training loop did after its warm-up."""
+
+    train_steps_per_s: float  # env steps per second
+    env_us: float  # of which in envs.step, per env step
+    around_us: float  # of which neither in envs.step nor in engine.update, per env step
 
 
 class Timing(NamedTuple):
@@ -31,15 +44,13 @@ class Timing(NamedTuple):
     update_ms_p10: float
     update_ms_p90: float
     over_floor: float  # update_ms / floor_ms
-    train_steps_per_s: float  # env steps per second of the training loop after its warm-up
-    env_us: float  # of which in envs.step, per env step
-    around_us: float  # of which neither in envs.step nor in engine.update, per env step
+    loop: Loop | None  # None where sizes were given and no environment
 
 
 class Bench(NamedTuple):
     """What was measured."""
 
-    env: str
+    env: str | None
     obs_size: int
     action_size: int
     config: Config
@@ -49,45 +60,45 @@ class Bench(NamedTuple):
     timings: list[Timing]
 
 
-def bench(env: str, config: Config, engines: tuple[str, ...] = ("eager", "fused")) -> Bench:
+def bench(what: str | tuple[int, int], config: Config, engines: tuple[str, ...] = ("eager", "fused")) -> Bench:
     """Measure updates, then training, of each engine; updates and floor in turns, so that all meet the same machine.
 
     Args:
-        env: which environment, as for `making.make`.
+        what: an environment, as for `making.make`; or the lengths of observations and actions, without training.
         config: sizes, threads and everything else; its `engine` is replaced by each of `engines`.
         engines: their names.
+
+    Raises:
+        Refused: the environment or the options make it impossible.
     """
-    config = config.with_values({"random_steps": max(config.batch_size, 1_000)})
-    trainers = {name: Trainer(env, config.with_values({"engine": name})) for name in engines}
-    first = trainers[engines[0]]
-    obs_size, action_size = first.envs.spaces.obs_size, first.envs.spaces.action_size
+    env = what if isinstance(what, str) else None
+    if isinstance(what, str):
+        made = make(what)
+        spaces = spaces_of(made, what)
+        made.close()
+        what = spaces.obs_size, spaces.action_size
+    obs_size, action_size = what
+    sizes = obs_size, action_size, config.td3.hidden, config.batch_size
+    threads = choose_threads(*sizes, usable_cores()) if config.threads == "auto" else config.threads
+    torch.set_num_threads(threads)
+    agents = [TD3(obs_size, action_size, config.td3, np.random.default_rng(0)) for _ in engines]
+    chosen = [choose(name, agent, threads) for name, agent in zip(engines, agents, strict=True)]
     batch, noise = _draw(obs_size, action_size, config.batch_size)
-    spans: dict[str, list[float]] = {name: [] for name in engines}
+    spans: list[list[float]] = [[] for _ in engines]
     floors = []
     for _ in range(_ROUNDS):
-        for name, trainer in trainers.items():
-            spans[name] += _update_ms(trainer.engine, batch, noise, config.td3.policy_delay)
-        floors.append(1e3 * floor_s(obs_size, action_size, config.td3.hidden, config.batch_size, first.threads, 5))
+        for seen, one in zip(spans, chosen, strict=True):
+            seen += _update_ms(one.engine, batch, noise, config.td3.policy_delay)
+        floors.append(1e3 * floor_s(*sizes, threads, repeats=5))
     floor = statistics.median(floors)
-    for trainer in trainers.values():
-        trainer.envs.close()
-    return Bench(
-        env,
-        obs_size,
-        action_size,
-        config,
-        floor,
-        slot_dtype((obs_size,), action_size).itemsize,
-        first.replay.full_bytes,
-        [_timing(env, trainer, spans[name], floor) for name, trainer in trainers.items()],
-    )
-
-
-def _timing(env: str, used: Trainer, spans: list[float], floor: float) -> Timing:
-    median = statistics.median(spans)
-    p10, *_, p90 = statistics.quantiles(spans, n=10)
-    training = _training(Trainer(env, used.config))
-    return Timing(used.chosen.name, used.threads, median, p10, p90, median / floor, *training)
+    timings = []
+    for name, seen in zip(engines, spans, strict=True):
+        median = statistics.median(seen)
+        p10, *_, p90 = statistics.quantiles(seen, n=10)
+        loop = _train(env, config.with_values({"engine": name})) if env else None
+        timings.append(Timing(name, threads, median, p10, p90, median / floor, loop))
+    slot = slot_dtype((obs_size,), action_size).itemsize
+    return Bench(env, obs_size, action_size, config, floor, slot, slot * config.buffer_size, timings)
 
 
 def _draw(obs_size: int, action_size: int, batch_size: int) -> tuple[Batch, NDArray[np.float32]]:
@@ -141,8 +152,8 @@ class _Clocked:
         return len(self._inner)
 
 
-def _training(trainer: Trainer) -> tuple[float, float, float]:
-    """Return env steps per second, and per env step the µs in envs.step and those outside it and the update."""
+def _train(env: str, config: Config) -> Loop:
+    trainer = Trainer(env, config.with_values({"random_steps": max(config.batch_size, _RANDOM_STEPS)}))
     while trainer.env_steps < trainer.config.random_steps + _WARM_STEPS:
         trainer.step()
     trainer.losses()
@@ -153,4 +164,4 @@ def _training(trainer: Trainer) -> tuple[float, float, float]:
         trainer.step()
     seconds, steps = time.perf_counter() - began, trainer.env_steps - first
     trainer.envs.close()
-    return steps / seconds, envs.seconds / steps * 1e6, (seconds - envs.seconds - engine.seconds) / steps * 1e6
+    return Loop(steps / seconds, envs.seconds / steps * 1e6, (seconds - envs.seconds - engine.seconds) / steps * 1e6)

@@ -73,6 +73,11 @@ class Replay:
         self._slots = np.zeros(n_envs * self._ring, slot_dtype((obs_size,), action_size))
         self._obs, self._action = self._slots["obs"], self._slots["action"]
         self._reward, self._ended = self._slots["reward"], self._slots["ended"]
+        # A transition is a slot and the observation behind it; as plain bytes NumPy copies each in one piece.
+        slot = self._slots.dtype
+        self._transition = np.dtype([("slot", slot), ("next_obs", slot["obs"])])
+        as_bytes = np.dtype((np.void, self._transition.itemsize))
+        self._rows = np.ndarray((len(self._slots) - 1,), as_bytes, self._slots, strides=(slot.itemsize,))
         self._n_envs = n_envs
         self.written = [0] * n_envs  # slots that each stream has ever opened; the last of them is still open
         self._filled = 0  # slots in use, of the ring that has written most
@@ -186,11 +191,12 @@ class Replay:
         Returns:
             The batch: copies, each a field of gathered slots.
         """
-        # Whole slots in one go: one read a transition, several times faster than five gathers by field.
-        slots, next_slots = self._slots.take(index), self._slots.take(index + 1)
+        # Whole transitions in one go: one read each, several times faster than five gathers by field.
+        rows = self._rows[index].view(self._transition)
+        slots = rows["slot"]
         return Batch(
             obs=slots["obs"],
-            next_obs=next_slots["obs"],
+            next_obs=rows["next_obs"],
             action=slots["action"],
             reward=slots["reward"],
             terminated=(slots["ended"] == TERMINATED).astype(np.float32),

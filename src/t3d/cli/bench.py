@@ -5,21 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from t3d import presets
 from t3d.cli.parsing import parse
 from t3d.config import Config
+from t3d.errors import ConfigRefused
+
+if TYPE_CHECKING:
+    from t3d.benching import Timing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Measure how fast t3d trains here: updates, the training loop, and how far both are from the machine's limit."""
 
-    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = "HalfCheetah-v5"
-    """A registered id, module:Id, or path/to/file.py:Class."""
+    env: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = None
+    """A registered id, module:Id, or path/to/file.py:Class; HalfCheetah-v5 if neither this nor --sizes is given."""
+    sizes: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="OBS ACTION")] = None
+    """Lengths of observations and actions, in place of an environment: updates only, no training."""
     preset: str | None = None
     """Named set of options; the environment's own if left out."""
     json: bool = False
@@ -31,18 +37,33 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     """Measure and print."""
     asked = parse(Arguments, "bench", arguments)
-    chosen = presets.choose(asked.env, asked.preset)
+    if asked.env and asked.sizes:
+        raise ConfigRefused(
+            "an environment and sizes were given",
+            got=f"{asked.env} and --sizes {asked.sizes[0]} {asked.sizes[1]}",
+            expected="one of them",
+            do="leave one of them out",
+        )
+    if asked.sizes and min(asked.sizes) < 1:
+        raise ConfigRefused(
+            "sizes below 1",
+            got=f"--sizes {asked.sizes[0]} {asked.sizes[1]}",
+            expected="1 or more each",
+            do="raise them",
+        )
+    what = asked.sizes or asked.env or "HalfCheetah-v5"
+    chosen = presets.choose(what if isinstance(what, str) else "", asked.preset)
     args = parse(Arguments, "bench", arguments, dataclasses.replace(asked, config=chosen.config))
 
     from t3d.benching import bench
     from t3d.machine import describe
 
-    seen = bench(args.env, args.config)
+    seen = bench(what, args.config)
     if args.json:
         answer = {
             **seen._asdict(),
             "config": dataclasses.asdict(seen.config),
-            "timings": {timing.engine: timing._asdict() for timing in seen.timings},
+            "timings": {timing.engine: flat(timing) for timing in seen.timings},
             "machine": describe(),
         }
         print(json.dumps(answer))
@@ -51,15 +72,26 @@ def main(arguments: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, title=f"{seen.env}: {seen.obs_size} observations, {seen.action_size} actions")
-    for heading in ("engine", "threads", "update ms", "over the floor", "env steps/s", "env µs", "around µs"):
+    title = f"{seen.env or 'given sizes'}: {seen.obs_size} observations, {seen.action_size} actions"
+    table = Table(box=None, title=title)
+    headings = ["engine", "threads", "update ms", "over the floor"]
+    for heading in [*headings, "env steps/s", "env µs", "around µs"] if seen.env else headings:
         table.add_column(heading, justify="right")
     for t in seen.timings:
-        cells = (f"{t.update_ms:.3f}", f"{t.over_floor:.2f}x", f"{t.train_steps_per_s:,.0f}")
-        table.add_row(t.engine, str(t.threads), *cells, f"{t.env_us:.0f}", f"{t.around_us:.0f}")
+        cells = [t.engine, str(t.threads), f"{t.update_ms:.3f}", f"{t.over_floor:.2f}x"]
+        if t.loop:
+            cells += [f"{t.loop.train_steps_per_s:,.0f}", f"{t.loop.env_us:.0f}", f"{t.loop.around_us:.0f}"]
+        table.add_row(*cells)
     console = Console()
     console.print(table)
     console.print(
         f"floor {seen.floor_ms:.3f} ms: the matrix products that one update cannot do without\n"
         f"replay {seen.replay_bytes_per_slot} bytes a slot, {seen.replay_full_bytes / 1e6:,.0f} MB when full"
     )
+
+
+def flat(timing: Timing) -> dict[str, object]:
+    """Return a timing as JSON shows it: the loop's figures beside the others, absent where nothing was trained."""
+    values = timing._asdict()
+    loop = values.pop("loop")
+    return values | (loop._asdict() if loop else {})

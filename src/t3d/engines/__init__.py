@@ -16,8 +16,9 @@ from t3d.errors import ConfigRefused
 from t3d.replay import Batch
 from t3d.td3 import TD3, UpdateInfo
 
-# Multiply-adds that make waking and awaiting another thread worth its while: between 64-64 with batch 100, where two
-# threads were slower (docs/log.md), and 256-256 with batch 256. The crossing itself has not been measured.
+# Multiply-adds of an update from which on a second thread makes it 1.5 times as fast or more (measured, see
+# docs/performance.md), and how many each further thread has to itself (not measured: that took two cores).
+WORTH_TWO = 12_000_000
 WORTH_A_THREAD = 25_000_000
 
 
@@ -70,10 +71,18 @@ def choose(name: str, agent: TD3, threads: int, say: Callable[[str], None] | Non
     return Chosen(engine, "fused", f"matrix products by {native.blas}")
 
 
+def multiply_adds(obs_size: int, action_size: int, hidden: Sequence[int], batch_size: int) -> int:
+    """Return about how many multiply-adds an update takes; arguments as for `choose_threads`."""
+    widths = [obs_size + action_size, *hidden, 1]
+    weights = sum(a * b for a, b in itertools.pairwise(widths))
+    # Forward through seven networks and a half, and back through as good as five: about 11 products a weight.
+    return 11 * batch_size * weights
+
+
 def choose_threads(
     obs_size: int, action_size: int, hidden: Sequence[int], batch_size: int, cores: int, jobs: int = 1
 ) -> int:
-    """Return how many threads make an update of the fused engine fastest.
+    """Return how many threads an update of the fused engine is worth.
 
     Args:
         obs_size: S.
@@ -83,8 +92,6 @@ def choose_threads(
         cores: cores this process may use.
         jobs: processes that share those cores.
     """
-    widths = [obs_size + action_size, *hidden, 1]
-    weights = sum(a * b for a, b in itertools.pairwise(widths))
-    # Forward through seven networks and a half, and back through as good as five: about 11 products a weight.
-    multiply_adds = 11 * batch_size * weights
-    return max(1, min(cores // jobs, batch_size, round(multiply_adds / WORTH_A_THREAD)))
+    amount = multiply_adds(obs_size, action_size, hidden, batch_size)
+    wanted = max(2 if amount >= WORTH_TWO else 1, round(amount / WORTH_A_THREAD))
+    return max(1, min(cores // jobs, batch_size, wanted))

@@ -1,0 +1,84 @@
+"""`t3d bench`: what it reports, not how fast."""
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from t3d import benching
+from t3d.cli.main import run
+
+SMALL = ["--hidden", "8", "8", "--batch-size", "8", "--threads", "1", "--json"]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    threads = torch.get_num_threads()
+    for name, value in {
+        "_ROUNDS": 2,
+        "_SPAN_S": 0.01,
+        "_RANDOM_STEPS": 20,
+        "_WARM_STEPS": 5,
+        "_TIMED_STEPS": 30,
+    }.items():
+        monkeypatch.setattr(benching, name, value)
+    yield
+    torch.set_num_threads(threads)
+
+
+def bench(capsys, *arguments):
+    assert run(["bench", *arguments, *SMALL]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_environment_is_trained_and_its_updates_are_compared_with_the_floor(capsys):
+    seen = bench(capsys, "Pendulum-v1")
+    assert (seen["env"], seen["obs_size"], seen["action_size"]) == ("Pendulum-v1", 3, 1)
+    assert seen["replay_bytes_per_slot"] == 4 * (3 + 1 + 2)
+    assert seen["replay_full_bytes"] == 24 * seen["config"]["buffer_size"]
+    assert set(seen["timings"]) == {"eager", "fused"}
+    for timing in seen["timings"].values():
+        assert timing["update_ms_p10"] <= timing["update_ms"] <= timing["update_ms_p90"]
+        assert timing["over_floor"] == pytest.approx(timing["update_ms"] / seen["floor_ms"])
+        # A step consists of the environment, the updates and what is around them.
+        assert 0 < timing["env_us"] + timing["around_us"] < 1e6 / timing["train_steps_per_s"]
+    assert seen["machine"]["cores"] >= 1
+
+
+def test_sizes_stand_in_for_an_environment_and_nothing_is_trained(capsys, monkeypatch):
+    monkeypatch.setattr(benching, "Trainer", None)
+    seen = bench(capsys, "--sizes", "5", "2")
+    assert (seen["env"], seen["obs_size"], seen["action_size"]) == (None, 5, 2)
+    for timing in seen["timings"].values():
+        assert timing["update_ms"] > 0
+        assert not {"train_steps_per_s", "env_us", "around_us"} & set(timing)
+
+
+def test_people_get_a_table(capsys):
+    assert run(["bench", "--sizes", "3", "1", *SMALL[:-1]]) == 0
+    said = capsys.readouterr().out
+    assert "3 observations, 1 actions" in said
+    assert "over the floor" in said
+    assert "env steps/s" not in said
+
+
+@pytest.mark.parametrize("wrong", [["Pendulum-v1", "--sizes", "3", "1"], ["--sizes", "0", "1"]], ids=str)
+def test_what_cannot_be_measured_is_refused(wrong, capsys):
+    assert run(["bench", *wrong]) == 2
+    assert "--sizes" in capsys.readouterr().err
+
+
+def test_the_floor_counts_the_products_that_one_update_cannot_do_without():
+    from t3d.engines.floor import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Product, products
+
+    found = products(17, 6, (256, 128), 100)
+    # Two updates: a target actor, two target critics, two critics each; then once the actor and critic 1.
+    assert found[Product(FORWARD, 100, 256, 128)] == 2 * (1 + 2 + 2) + 2
+    assert found[Product(FORWARD, 100, 23, 256)] == 2 * (2 + 2) + 1
+    assert found[Product(WEIGHT_GRADIENT, 100, 256, 128)] == 2 * 2 + 1
+    assert found[Product(INPUT_GRADIENT, 100, 256, 128)] == 2 * 2 + 2
+    assert found[Product(INPUT_GRADIENT, 100, 6, 256)] == 1  # the columns of the action
+    assert found[Product(INPUT_GRADIENT, 100, 23, 256)] == 0
+    kinds = itertools.groupby(sorted(found), key=lambda product: product.kind)
+    assert {kind: sum(found[product] for product in group) for kind, group in kinds} == {0: 36, 1: 13, 2: 15}
