@@ -306,7 +306,7 @@ def test_the_option_does_what_it_says(name, tmp_path, monkeypatch):
 
 NAN, INFINITE = float("nan"), float("inf")
 IMPOSSIBLE = {
-    "steps": [0, -1, 1e6, True],
+    "steps": [0, -1, 1e6, True, 2**63],
     "seed": [-1],
     "n_envs": [0],
     "env_workers": [-1, 2, True, 1.0],
@@ -317,18 +317,18 @@ IMPOSSIBLE = {
     "exploration_noise_steps": [-1, 1.0, 1000],
     "updates_per_step": [-1, NAN, INFINITE],
     "batch_size": [0, 256.0, "256"],
-    "buffer_size": [0, 2, 255],
+    "buffer_size": [0, 2, 255, -1],
     "eval_every": [0],
     "eval_episodes": [0],
     "log_every": [0],
     "checkpoint_every": [0, 1.5],
     "checkpoint_seconds": [0.0, -1.0, NAN],
-    "device": ["tpu", "", "cuda:", "cuda:x", "cuda:-1", "CPU", "cpu:0"],
+    "device": ["tpu", "", "cuda:", "cuda:x", "cuda:-1", "CPU", "cpu:0", "cuda:100"],
     "engine": ["", "jax"],
-    "threads": [0],
+    "threads": [0, 257, True, 1.5],
     "layer_norm": ["", "actor"],
-    "hidden": [(), (0,), (256, -1)],
-    "lr": [0.0, -1e-3, NAN, INFINITE],
+    "hidden": [(), (0,), (256, -1), (8.5,), (True,), (2**20 + 1,), (1,) * 65],
+    "lr": [0.0, -1e-3, NAN, INFINITE, 2**63],
     "gamma": [-0.1, 1.1, NAN, "0.9"],
     "tau": [0.0, 1.1, NAN],
     "policy_noise": [-0.1, NAN, INFINITE],
@@ -372,7 +372,9 @@ def test_a_memory_that_would_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr("t3d.training.usable_memory_bytes", lambda: 4_000_000)
     with pytest.raises(ConfigRefused, match=r"got: .*GB(.|\n)*expected: .*80%(.|\n)*--buffer-size"):
         Trainer(PROBE, Config(buffer_size=120_000))  # 28 bytes a slot: 84 %
-    Trainer(PROBE, Config(buffer_size=100_000))
+    Trainer(PROBE, Config(buffer_size=100_000).with_values({"hidden": (8,)}))
+    with pytest.raises(ConfigRefused, match=r"networks would not fit(.|\n)*--hidden"):
+        Trainer(PROBE, Config(buffer_size=1_000))  # 3.2 MB: weights, targets and Adam's moments
 
 
 # ---- Presets

@@ -18,7 +18,8 @@ from t3d.errors import ConfigRefused
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         flag = "--" + name.replace("_", "-")
-        raise ConfigRefused(f"{name} is impossible", got=f"{name} = {value}", expected=expected, do=f"change {flag}")
+        got = f"{name} = {str(value)[:200]}"
+        raise ConfigRefused(f"{name} is impossible", got=got, expected=expected, do=f"change {flag}")
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -28,6 +29,14 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "str": (str,),
 }
+# A configuration may come from a stranger's file: what is above these limits would only fail later, and dearly.
+_MAX_INT = 2**63 - 1
+_MAX_LAYERS, _MAX_WIDTH = 64, 2**20
+_MAX_THREADS = 256
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MAX_INT
 
 
 def _require_kinds(config: TD3Config | Config) -> None:
@@ -36,6 +45,7 @@ def _require_kinds(config: TD3Config | Config) -> None:
         kinds = _KINDS.get(str(option.type))
         if kinds:
             fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+            fits = fits and (not isinstance(value, int) or abs(value) <= _MAX_INT)
             _require(fits, option.name, value, f"a value of type {option.type}")
 
 
@@ -62,7 +72,11 @@ class TD3Config:
 
     def __post_init__(self) -> None:
         _require_kinds(self)
-        _require(len(self.hidden) > 0 and min(self.hidden) > 0, "hidden", self.hidden, "one or more widths above 0")
+        widths_fit = isinstance(self.hidden, tuple | list) and all(
+            _is_whole(n) and 0 < n <= _MAX_WIDTH for n in self.hidden
+        )
+        expected = f"1 to {_MAX_LAYERS} widths, above 0 and at most {_MAX_WIDTH:,}"
+        _require(widths_fit and 0 < len(self.hidden) <= _MAX_LAYERS, "hidden", self.hidden, expected)
         _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
         _require(0 <= self.gamma <= 1, "gamma", self.gamma, "0 to 1")
         _require(0 < self.tau <= 1, "tau", self.tau, "above 0, at most 1")
@@ -146,19 +160,21 @@ class Config:
         )
         _require(0 <= self.updates_per_step < float("inf"), "updates_per_step", self.updates_per_step, "0 or above")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or above")
+        _require(self.buffer_size >= 1, "buffer_size", self.buffer_size, "1 or above")
         _require(self.eval_every >= 1, "eval_every", self.eval_every, "1 or above")
         _require(self.eval_episodes >= 1, "eval_episodes", self.eval_episodes, "1 or above")
         _require(self.log_every >= 1, "log_every", self.log_every, "1 or above")
         _require(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, "1 or above")
         _require(self.checkpoint_seconds > 0, "checkpoint_seconds", self.checkpoint_seconds, "above 0")
         _require(
-            re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None,
+            re.fullmatch(r"cpu|cuda(:\d{1,2})?", self.device) is not None,
             "device",
             self.device,
             "cpu, cuda or cuda:N",
         )
         _require(self.engine in ("auto", "eager", "fused"), "engine", self.engine, "auto, eager or fused")
-        _require(self.threads == "auto" or self.threads >= 1, "threads", self.threads, "auto, or 1 or above")
+        fits = self.threads == "auto" or (_is_whole(self.threads) and 1 <= self.threads <= _MAX_THREADS)
+        _require(fits, "threads", self.threads, f"auto, or 1 to {_MAX_THREADS}")
 
     def exploration_noise_at(self, env_steps: int) -> float:
         """Return the standard deviation of the exploration noise after so many env steps."""
