@@ -160,6 +160,66 @@ def test_nothing_runs_code_from_a_file_of_data(file):
             assert node.arg not in {"allow_pickle", "shell"}
 
 
+# What changes a disk outside runs/disk.py, and why it may.
+WRITES = {"os.open", "os.write", "os.replace", "os.rename", "os.unlink", "os.remove", "os.mkdir", "os.rmdir"}
+WRITES |= {"os.truncate", "os.ftruncate", "os.makedirs", "os.link", "os.symlink", "av.open", "Writer"}
+METHODS = {"write_text", "write_bytes", "unlink", "rename", "rmdir", "mkdir", "touch", "symlink_to", "hardlink_to"}
+MODULES = {"shutil": {"disk_usage"}, "tempfile": {"TemporaryFile"}}  # what may be called of them
+ELSEWHERE = {
+    "t3d.runs.lock": {"os.open", "os.write", "os.ftruncate"},  # the lock itself; no run is lost without its text
+    "t3d.runs.film": {"av.open"},  # FFmpeg writes beside; disk.rename makes it the video
+    "t3d.runs.metrics": {"Writer"},  # TensorBoard's files are written anew at each resume
+    "t3d.quiet": {"os.open"},  # /dev/null
+    "t3d.reports.clips": {"av.open"},  # into memory
+    "t3d.reports.page": {"out.parent.mkdir", "beside.unlink", "beside.open"},  # no part of a run, and made anew at will
+    "t3d.workers": {"os.ftruncate"},  # memory without a name
+}
+
+
+def writes(tree):
+    """Return what a file calls that can change a disk."""
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        *owner, last = called.split(".")
+        if called in WRITES or (last in METHODS and owner != ["disk"]):
+            found.add(called)
+        if owner and owner[0] in MODULES and last not in MODULES[owner[0]]:
+            found.add(called)
+        if last == "open" and called not in ("os.open", "av.open"):
+            words = [*node.args, *(keyword.value for keyword in node.keywords)]
+            modes = [word.value for word in words if isinstance(word, ast.Constant)]
+            if any(isinstance(mode, str) and re.fullmatch(r"[rwaxbt+]*[wax+][rwaxbt+]*", mode) for mode in modes):
+                found.add(called)
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_one_file_changes_the_disk(file):
+    if module_of(file) == "t3d.runs.disk":
+        assert {"os.open", "os.write", "os.replace", "os.unlink", "os.rmdir"} <= writes(TREES[file])
+    else:
+        assert writes(TREES[file]) == ELSEWHERE.get(module_of(file), set())
+
+
+def test_no_import_path_is_taken_from_a_file():
+    """Modules are imported by name in three places: the command's own, an environment's, the package's own names."""
+    calls = {
+        (module_of(file), ast.unparse(node.args[0]))
+        for file in FILES
+        for node in ast.walk(TREES[file])
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "spec_from_file_location"))
+    }
+    assert {module for module, _ in calls} == {"t3d", "t3d.making", "t3d.cli.main"}, calls
+    # And what a run folder says of its environment goes through the function that refuses a colon.
+    for file in (SOURCE / "api.py", SOURCE / "runs" / "folder.py", SOURCE / "policy.py"):
+        assert "import_module" not in file.read_text("utf-8")
+    api = (SOURCE / "api.py").read_text("utf-8")
+    assert len(re.findall(r"\binfo\.env\b", api)) == len(re.findall(r"_environment\(info\.env, env\)", api)) == 3
+
+
 def identifiers(tree):
     for node in ast.walk(tree):
         for field in ("id", "arg", "attr", "name", "asname"):
@@ -205,6 +265,10 @@ def test_the_checks_of_this_file_would_see_what_they_look_for():
     seen = [node.names[0].name for node in statements(tree) if isinstance(node, ast.Import)]
     assert seen == ["b"]
     assert {"done", "is_done"} <= set(identifiers(tree))
+    for text in ("open(p, 'w')", "p.open(mode='ab')", "p.write_bytes(b)", "os.unlink(p)", "shutil.rmtree(p)"):
+        assert writes(ast.parse(text)), text
+    for text in ("p.open('rb')", "p.open()", "disk.rename(a, b)", "shutil.disk_usage(p)", "open('p')"):
+        assert not writes(ast.parse(text)), text
     assert "t3d.envs" in imports(SOURCE / "training.py")
     assert "t3d.runs.folder" in imports(SOURCE / "api.py")  # `from t3d.runs import folder`
     assert list(itertools.chain.from_iterable(imports(f) for f in FILES)).count("gymnasium") == 1

@@ -82,7 +82,7 @@ def resume(run: Path, *, env: str | None = None, steps: int | None = None) -> Se
     Raises:
         RunRefused: it is not a run folder, or nothing in it can be continued.
     """
-    folder.refuse_links(run)
+    folder.refuse_odd_files(run)
     info = folder.read_config(run)
     config = info.config if steps is None else info.config.with_values({"steps": steps})
     choice = presets.Choice(info.preset, config, "as recorded")
@@ -108,7 +108,10 @@ def plan_seeds(
     made = make(env)
     spaces = spaces_of(made, env)
     made.close()
-    refuse_too_large(jobs * choice.config.buffer_size * slot_dtype((spaces.obs_size,), spaces.action_size).itemsize)
+    slot_bytes = slot_dtype((spaces.obs_size,), spaces.action_size).itemsize
+    refuse_too_large(
+        "the replay memory", jobs * choice.config.buffer_size * slot_bytes, "lower --buffer-size or --jobs"
+    )
     return jobs_of(env, choice, seeds, out)
 
 
@@ -152,6 +155,8 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
             filmed = film_run(session.path, "best", frames=video_frames, env=session.env)
         except VideoFailed as error:
             problem = error
+        except RunRefused as error:
+            problem = VideoFailed("the best policy cannot be filmed", got=error.one_line())
     report = write_report([session.path])
     return Run(session.path, progress.best, progress.best_env_steps, progress.last, report, filmed, problem)
 
@@ -174,10 +179,14 @@ def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> P
         RunRefused: it is not a run folder, has no such policy, or was trained in another environment.
     """
     refuse_below_one("video_frames", frames)
+    folder.refuse_odd_files(run)
     info = folder.read_config(run)
     weights = folder.policy_path(run, which)
     video = _video_path(run, which)
+    # Looked at here, so that what is wrong with it is not taken for a machine that cannot draw.
+    policy = load(weights)
     name = _environment(info.env, env)
+    _refuse_other_spaces(policy.info, name)
     with Signals() as signals:
         film(name, weights, video, seed=info.config.seed, frames=frames, between=signals.stop_here)
     return video
@@ -204,6 +213,7 @@ def evaluate_run(
     Raises:
         RunRefused: it is not a run folder, has no such policy, or was trained in another environment.
     """
+    folder.refuse_odd_files(run)
     info = folder.read_config(run)
     episodes = info.config.eval_episodes if episodes is None else episodes
     refuse_below_one("episodes", episodes)

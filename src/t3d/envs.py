@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from t3d.errors import Diverged, EnvFailed
 from t3d.instances import Broken, Instances
 from t3d.policy import to_env_units
+from t3d.sealed import finite, whole
 from t3d.workers import Workers
 
 
@@ -182,9 +183,14 @@ class Envs:
 
         Returns:
             Of each environment None, or what it did not do again; its episode is not to be continued then.
+
+        Raises:
+            KeyError, TypeError, ValueError: the facts are not those of N environments.
         """
-        self.env_steps = facts["env_steps"]
-        self._episode[:], self._return[:], self._length[:] = facts["episode"], facts["return"], facts["length"]
+        self.env_steps = whole(facts["env_steps"])
+        streams = zip(facts["episode"], facts["return"], facts["length"], played, strict=True)
+        for i, (episode, so_far, length, _) in enumerate(streams):
+            self._episode[i], self._return[i], self._length[i] = whole(episode), finite(so_far), whole(length)
         self.obs = obs.copy()
         differs = [None if rows is None else self._play_again(i, rows) for i, rows in enumerate(played)]
         return [

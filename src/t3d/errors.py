@@ -17,6 +17,13 @@ KeyboardInterrupt
 
 from __future__ import annotations
 
+import re
+
+
+def plain(text: str) -> str:
+    """Return text whose control characters are spelled out: what a stranger's file says may be shown in a terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+
 
 class T3DError(Exception):
     """Say what is wrong, what was got, what was expected and what to do about it.
@@ -34,7 +41,7 @@ class T3DError(Exception):
         self.what = what
         self.rows = {label: text for label, text in (("got", got), ("expected", expected), ("do", do)) if text}
         lines = [f"  {label + ':':<10}{text}" for label, text in self.rows.items()]
-        super().__init__("\n".join([what, *lines]))
+        super().__init__(plain("\n".join([what, *lines])))
 
     def one_line(self) -> str:
         """Return the whole message on one line."""

@@ -22,6 +22,7 @@ from t3d.errors import RunRefused
 FORMAT = 1
 _MAX_SIZES = 100
 _MAX_HEADER_BYTES = 1 << 16
+_MAX_WEIGHTS = 1 << 28  # a gigabyte
 
 
 def to_env_units(
@@ -141,10 +142,13 @@ def load(path: str | Path) -> Policy:
     weights_path = Path(path)
     if weights_path.is_dir():
         weights_path = weights_path / "policy" / "best.safetensors"
+        _refuse_links(weights_path.parent, weights_path, weights_path.with_suffix(".json"))
     info = _read_info(weights_path.with_suffix(".json"))
     # Before anything is read: a small description cannot make anybody take much memory, nor a large file.
     _refuse_unless_file(weights_path, 4 * info.weights + _MAX_HEADER_BYTES)
     try:
+        if (size := weights_path.stat().st_size) < 4 * info.weights:
+            raise RuntimeError(f"{size:,} bytes, too few for {info.weights:,} weights")
         content = weights_path.read_bytes()
         if (found := sealed.checksum(content)) != info.weights_sha256:
             raise RuntimeError(f"checksum {found}, not {info.weights_sha256}")
@@ -152,11 +156,11 @@ def load(path: str | Path) -> Policy:
         # Compared before the network is built: a description alone makes nobody allocate.
         if sum(weight.numel() for weight in weights.values()) != info.weights:
             raise RuntimeError(f"{sum(weight.numel() for weight in weights.values()):,} weights, not {info.weights:,}")
-        if not all(torch.isfinite(weight).all() for weight in weights.values()):
-            raise RuntimeError("a weight is not finite")
+        if not all(weight.dtype == torch.float32 and torch.isfinite(weight).all() for weight in weights.values()):
+            raise RuntimeError("a weight is not finite, or no float32 number")
         body = mlp(info.obs_size, info.hidden, len(info.action_low), np.random.default_rng(0), info.layer_norm)
         body.load_state_dict(weights)
-    except (safetensors.SafetensorError, RuntimeError) as error:
+    except (safetensors.SafetensorError, RuntimeError, KeyError, OSError) as error:
         raise RunRefused(
             "these weights do not fit the policy's description",
             got=f"{weights_path}: {error}",
@@ -165,6 +169,17 @@ def load(path: str | Path) -> Policy:
             do="copy both files of the policy again; if the run was killed, t3d resume writes them anew",
         ) from error
     return Policy(body.requires_grad_(False), info)
+
+
+def _refuse_links(*paths: Path) -> None:
+    for path in paths:
+        if path.is_symlink():
+            raise RunRefused(
+                "a link stands in this run folder",
+                got=str(path),
+                expected="folders and files as t3d writes them",
+                do="name the file it leads to, if you trust it",
+            )
 
 
 def _refuse_unless_file(path: Path, max_bytes: int) -> None:
@@ -210,6 +225,7 @@ def _read_info(path: Path) -> PolicyInfo:
         info.format == FORMAT
         and len(sizes) <= _MAX_SIZES
         and all(0 < n <= 1 << 20 for n in sizes)
+        and info.weights <= _MAX_WEIGHTS
         and len(info.action_low) == len(info.action_high) == math.prod(info.action_shape)
         and all(math.isfinite(high - low) and low < high for low, high in bounds)
     )

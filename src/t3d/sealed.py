@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,32 @@ def seal(content: dict[str, Any]) -> bytes:
     return (json.dumps({**plain, _SEAL: _checksum_of(plain)}, indent=2) + "\n").encode()
 
 
+def whole(value: Any, least: int = 0) -> int:
+    """Return a whole number that was read from JSON.
+
+    Raises:
+        ValueError: it is none, or is below `least` or beyond 64 bits.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 63:
+        raise ValueError(f"{str(value)[:100]!r} is not a whole number, {least} or above")
+    return value
+
+
+def finite(value: Any) -> float:
+    """Return a number that was read from JSON.
+
+    Raises:
+        ValueError: it is none, or not finite.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{str(value)[:100]!r} is not a finite number")
+    return float(value)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a finite number")
+
+
 def unseal(path: Path) -> dict[str, Any]:
     """Read what `seal` has written.
 
@@ -43,11 +70,11 @@ def unseal(path: Path) -> dict[str, Any]:
     if (size := path.stat().st_size) > MAX_BYTES:
         raise RunRefused(f"{path.name} is too large", got=f"{path}: {size:,} bytes", expected=f"at most {MAX_BYTES:,}")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
         if not isinstance(content, dict):
             raise ValueError(f"a JSON {type(content).__name__}, not an object")
         recorded, found = content.pop(_SEAL, None), _checksum_of(content)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError, OSError) as error:
         raise RunRefused(f"{path.name} cannot be read", got=f"{path}: {error!r}", do="copy it again") from error
     if recorded != found:
         raise RunRefused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,11 +19,12 @@ from t3d.envs import Envs, Episode
 from t3d.errors import ConfigRefused, Diverged
 from t3d.machine import usable_cores, usable_memory_bytes
 from t3d.replay import Replay, slot_dtype
+from t3d.sealed import whole
 from t3d.streams import Streams, episode_seed, health_generator
 from t3d.td3 import TD3, UpdateInfo
 
 # The replay may take this share of the memory that this process may use; the rest is for everything else.
-_REPLAY_SHARE = 0.8
+_MEMORY_SHARE = 0.8
 
 
 class Losses(NamedTuple):
@@ -61,7 +63,9 @@ class Trainer:
             timeout_s=config.env_timeout,
         )
         spaces = self.envs.spaces
-        refuse_too_large(config.buffer_size * slot_dtype((spaces.obs_size,), spaces.action_size).itemsize)
+        slots_bytes = config.buffer_size * slot_dtype((spaces.obs_size,), spaces.action_size).itemsize
+        refuse_too_large("the replay memory", slots_bytes, "lower --buffer-size")
+        refuse_too_large("the networks", least_state_bytes(config), "lower --hidden")
         self.replay = Replay(config.buffer_size, config.n_envs, spaces.obs_size, spaces.action_size)
         self.replay.begin(self.envs.obs, np.ones(config.n_envs, bool))
         self.agent = TD3(spaces.obs_size, spaces.action_size, config.td3, self.streams.networks, device=config.device)
@@ -226,16 +230,12 @@ class Trainer:
             have been.
 
         Raises:
-            ValueError: the tensors are those of another trainer.
+            KeyError, TypeError, ValueError: the tensors or the facts are those of another trainer, or of none.
         """
-        own = self.agent.tensors()
-        expected = {**own, **{name: tensor for name, tensor in self.state()[0].items() if name in ("obs", "ended")}}
-        for name, tensor in expected.items():
-            if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
-                raise ValueError(f"{name} is {tensors[name].dtype} {tuple(tensors[name].shape)}")
-        for name, tensor in own.items():
+        self._refuse_other_tensors(tensors)
+        for name, tensor in self.agent.tensors().items():
             tensor.copy_(tensors[name])
-        self.agent.updates = facts["updates"]
+        self.agent.updates = whole(facts["updates"])
         self.streams.restore(facts["streams"])
         obs = tensors["obs"].numpy()
         self._ended = tensors["ended"].numpy().copy()
@@ -245,15 +245,41 @@ class Trainer:
             for loss, q1, q2, target_q, actor_loss in tensors["seen"].tolist()
         ]
         self.replay = Replay(self.config.buffer_size, self.config.n_envs, obs.shape[1], self.agent.action_size)
-        self.replay.restore(facts["written"], rows, obs)
+        self.replay.restore([whole(written, 1) for written in facts["written"]], rows, obs)
         lengths = facts["envs"]["length"]
         played = [
             None if self._ended[i] else rows[i][max(0, len(rows[i]) - length) :] for i, length in enumerate(lengths)
         ]
         differs = self.envs.restore(facts["envs"], obs, played)
+        if self._updates_due():
+            raise ValueError(f"{self.agent.updates:,} updates after {self.env_steps:,} env steps")
         for i, was in enumerate(differs):
             self._ended[i] |= was is not None
         return [was for was in differs if was is not None]
+
+    def _refuse_other_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        expected = {**self.agent.tensors(), "obs": torch.from_numpy(self.envs.obs)}
+        expected |= {"ended": torch.from_numpy(self._ended), "seen": torch.zeros(len(tensors["seen"]), 5).double()}
+        if "action" in tensors:
+            expected["action"] = torch.zeros(len(self.envs), self.agent.action_size)
+        if differ := sorted(set(tensors) ^ set(expected)):
+            raise ValueError(f"tensors are missing or unknown: {', '.join(differ)[:500]}")
+        for name, tensor in expected.items():
+            given = tensors[name]
+            if given.shape != tensor.shape or given.dtype != tensor.dtype:
+                raise ValueError(f"{name} is {given.dtype} {tuple(given.shape)}")
+            if name != "seen" and not torch.isfinite(given).all():
+                raise ValueError(f"{name} is not finite")
+
+
+def least_state_bytes(config: Config) -> int:
+    """Return what the state of any run with these options takes at least: known before a network is built.
+
+    Weights, targets and Adam's moments, as if one number were observed and one played.
+    """
+    actor, critic = ([inputs, *config.td3.hidden, 1] for inputs in (1, 2))
+    weights, q_weights = (sum((a + 1) * b for a, b in itertools.pairwise(sizes)) for sizes in (actor, critic))
+    return 4 * (4 * weights + 8 * q_weights + config.n_envs)
 
 
 def slots_needed(config: Config, facts: Mapping[str, Any]) -> list[int]:
@@ -288,17 +314,17 @@ def _refuse_missing_device(device: str) -> None:
         )
 
 
-def refuse_too_large(replay_bytes: int) -> None:
-    """Refuse replay memories that will not fit into what this process may use.
+def refuse_too_large(what: str, needed_bytes: int, do: str) -> None:
+    """Refuse what will not fit into the memory that this process may use.
 
     Raises:
-        ConfigRefused: they would not.
+        ConfigRefused: it would not.
     """
     usable = usable_memory_bytes()
-    if replay_bytes > _REPLAY_SHARE * usable:
+    if needed_bytes > _MEMORY_SHARE * usable:
         raise ConfigRefused(
-            "the replay memory would not fit",
-            got=f"{replay_bytes / 1e9:.1f} GB once it is full",
-            expected=f"at most {_REPLAY_SHARE:.0%} of the {usable / 1e9:.1f} GB that this process may use",
-            do="lower --buffer-size",
+            f"{what} would not fit",
+            got=f"{needed_bytes / 1e9:.1f} GB",
+            expected=f"at most {_MEMORY_SHARE:.0%} of the {usable / 1e9:.1f} GB that this process may use",
+            do=do,
         )

@@ -55,7 +55,10 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = out.with_name(out.name + ".new")
-        beside.write_text(text, "utf-8")
+        # A link of this name in a stranger's folder must not be written through.
+        beside.unlink(missing_ok=True)
+        with beside.open("xb") as file:
+            file.write(text.encode())
         beside.replace(out)
     except OSError as error:
         raise RunRefused(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from t3d import sealed
 from t3d.errors import RunRefused
 from t3d.runs import disk
+from t3d.sealed import whole
 
 FORMAT = 1
 KEPT = 2
@@ -105,7 +107,40 @@ def manifest_of(path: Path) -> dict[str, Any]:
             expected=str(FORMAT),
             do="use the version of t3d that wrote it",
         )
+    try:
+        envs = facts["envs"]
+        whole(facts["number"])
+        whole(envs["env_steps"])
+        whole(facts["state"]["bytes"])
+        streams = [
+            (whole(written, 1), whole(length)) for written, length in zip(facts["written"], envs["length"], strict=True)
+        ]
+        if not streams:
+            raise ValueError("no env streams")
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunRefused("a checkpoint says what cannot be", got=f"{path}: {error!r}") from error
     return facts
+
+
+def newest_first(
+    folder: Path, problems: dict[Path, str], look: Callable[[Path, dict[str, Any]], None]
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the checkpoints whose manifests can be read, and those manifests.
+
+    Args:
+        folder: where they are.
+        problems: gets, of each of the others, what is wrong with it.
+        look: called with each; raises RunRefused if it cannot be one of this run.
+    """
+    found = []
+    for path in folders(folder):
+        try:
+            facts = manifest_of(path)
+            look(path, facts)
+            found.append((path, facts))
+        except RunRefused as error:
+            problems[path] = error.one_line()
+    return sorted(found, key=lambda entry: (entry[1]["number"], entry[1]["envs"]["env_steps"]), reverse=True)
 
 
 def read(path: Path, facts: dict[str, Any], max_bytes: int) -> dict[str, Tensor]:

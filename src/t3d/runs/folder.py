@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import re
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +26,8 @@ from t3d.training import Trainer
 FORMAT = 1
 # What a run writes, beside its lock; config.json first: without it there is no run.
 WRITTEN = ("config.json", "metrics.jsonl", "checkpoints", "replay", "policy", "video", "tensorboard", "report.html")
-_MAX_FILES = 10_000
+_MAX_FILES, _MAX_DEPTH = 10_000, 8
+_MAX_ENV_NAME = 5_000  # as long as paths get
 
 
 def env_name(env: str) -> str:
@@ -73,30 +77,49 @@ def create(path: Path, *, counted: bool) -> Path:
 
 def only_begun(path: Path) -> bool:
     """Return whether a run was killed here before it had its config.json, and nothing else is here."""
-    names = {inside.name for inside in path.iterdir()}
-    return "config.json" not in names and {name.removesuffix(".new") for name in names} <= {*WRITTEN, "lock"}
+    # config.json is written first and cleared last: other files without it are not a run's to remove.
+    return {inside.name for inside in path.iterdir()} <= {"config.json.new", "lock"}
 
 
 def clear(path: Path) -> None:
     """Make a run folder new again: remove everything that a run writes."""
-    for name in (*WRITTEN, *(f"{name}.new" for name in WRITTEN)):
+    # config.json last: what has none is not taken for a run, and nothing of it would be removed.
+    for name in (*(f"{name}.new" for name in WRITTEN), *reversed(WRITTEN)):
         if (path / name).exists():
             disk.remove(path / name)
 
 
-def refuse_links(path: Path) -> None:
-    """Refuse a run folder from which a link leads elsewhere: what is written into it must stay in it.
+def refuse_odd_files(path: Path) -> None:
+    """Refuse a run folder that holds anything but plain files and folders.
+
+    What is written into it must stay in it, so no link; and what is read must end, so no pipe and no device.
 
     Raises:
-        RunRefused: there is one, or there are more files than a run writes.
+        RunRefused: there is such a thing, or there are more or deeper folders than a run writes.
     """
-    for count, inside in enumerate(path.rglob("*")):
-        if inside.is_symlink() or count > _MAX_FILES:
-            raise RunRefused(
-                "this is not a run folder as t3d writes it",
-                got=f"{inside} is a link" if inside.is_symlink() else f"more than {_MAX_FILES:,} files",
-                do="look at where it comes from",
-            )
+    waiting, seen = [(path, 1)] if path.is_dir() else [], 0
+    while waiting:
+        folder, depth = waiting.pop()
+        for inside, mode in _modes(folder):
+            seen += 1
+            odd = "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else f"{inside} is no plain file or folder"
+            if seen > _MAX_FILES or depth > _MAX_DEPTH:
+                odd = f"more than {_MAX_FILES:,} files, or {_MAX_DEPTH} folders in each other"
+            if odd:
+                raise RunRefused(
+                    "this is not a run folder as t3d writes it",
+                    got="a link: " + odd if inside.is_symlink() else odd,
+                    do="look at where it comes from",
+                )
+            if stat.S_ISDIR(mode):
+                waiting.append((inside, depth + 1))
+
+
+def _modes(folder: Path) -> Iterator[tuple[Path, int]]:
+    with contextlib.suppress(FileNotFoundError):  # a run that goes on removes its older checkpoints
+        for inside in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                yield inside, inside.lstat().st_mode
 
 
 def write_config(folder: Path, env: str, preset: str, config: Config, trainer: Trainer) -> None:
@@ -154,8 +177,10 @@ def read_config(folder: Path) -> RunInfo:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
         config = config_from(content["config"])
-        engine, machine = dict(content["engine"]), dict(content["machine"])
-        return RunInfo(str(content["env"]), str(content["preset"]), config, engine, machine)
+        env, preset = content["env"], content["preset"]
+        if not (isinstance(env, str) and isinstance(preset, str) and len(env) <= _MAX_ENV_NAME):
+            raise ValueError("env and preset are not texts, or too long")
+        return RunInfo(env, preset, config, dict(content["engine"]), dict(content["machine"]))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, T3DError) as error:
         raise RunRefused(
             "config.json cannot be read", got=f"{path}: {error!r}", do="use the version of t3d that wrote it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 import sys
 from pathlib import Path
 
@@ -33,11 +34,14 @@ class Lock:
             raise _taken(folder, "this process itself")
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
-            self._file: int | None = os.open(self._path, flags, 0o666)
+            self._file: int | None = os.open(self._path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
         except OSError as error:
             raise RunRefused(
                 "the run folder cannot be locked", got=str(error), do="make room, or give --out a place to write to"
             ) from error
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            os.close(self._file)
+            raise RunRefused("the run's lock is no plain file", got=str(self._path), do="look at where it comes from")
         try:
             _lock(self._file)
         except OSError:

@@ -7,13 +7,16 @@ import importlib.util
 import json
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from t3d.errors import RunRefused
 from t3d.runs import disk
+from t3d.sealed import finite, whole
 
 Row = dict[str, Any]
+_MAX_LINE_BYTES = 1 << 20
 
 _log = logging.getLogger("t3d")
 
@@ -53,21 +56,43 @@ class Metrics:
 
         Raises:
             RunRefused: what it held then is not there any more.
+            ValueError: the manifest says what cannot be.
         """
-        length = int(facts["bytes"])
+        length, wall_s = whole(facts["bytes"]), finite(facts["wall_s"])
         size = self._path.stat().st_size if self._path.is_file() and not self._path.is_symlink() else 0
-        if not 0 <= length <= size:
-            raise RunRefused("metrics.jsonl is cut short", got=f"{size:,} bytes", expected=f"{length:,} or more")
-        with self._path.open("rb") as file:
-            self._sha256 = hashlib.sha256(file.read(length))
-        if self._sha256.hexdigest() != facts["sha256"]:
+        if length > size:
+            raise RunRefused(
+                "metrics.jsonl is cut short",
+                got=f"{self._path}: {size:,} bytes",
+                expected=f"{length:,} or more",
+            )
+        sha256 = hashlib.sha256()
+        for line in self._lines(length):
+            sha256.update(line)
+            # Here, so that a file of nothing is not read to its end, however long it says it is.
+            try:
+                _row(line)
+            except (ValueError, RecursionError) as error:
+                raise RunRefused(
+                    "metrics.jsonl is not as it was written", got=f"{self._path}: {str(error)[:200]}"
+                ) from error
+        if sha256.hexdigest() != facts["sha256"]:
             raise RunRefused(
                 "metrics.jsonl is not as it was written",
-                got=f"{self._path}: checksum {self._sha256.hexdigest()} of its first {length:,} bytes",
+                got=f"{self._path}: checksum {sha256.hexdigest()} of its first {length:,} bytes",
                 expected=str(facts["sha256"]),
             )
-        self._flushed = (length, self._sha256.copy())
-        self._length, self._began = length, time.monotonic() - float(facts["wall_s"])
+        self._length, self._sha256, self._began = length, sha256, time.monotonic() - wall_s
+        self._flushed = (length, sha256.copy())
+
+    def _lines(self, length: int) -> Iterator[bytes]:
+        """Yield the lines in the first bytes of the file."""
+        if not length:
+            return
+        with self._path.open("rb") as file:
+            while length and (line := file.readline(min(length, _MAX_LINE_BYTES))):
+                length -= len(line)
+                yield line
 
     def rows(self, kind: str) -> list[Row]:
         """Return the rows of a kind up to the position where this stands."""
@@ -83,9 +108,8 @@ class Metrics:
             disk.cut(self._path, self._length)
         if self._tensorboard_folder.exists():
             disk.remove(self._tensorboard_folder)
-        if self._length:
-            for line in self._path.read_text("utf-8").splitlines():
-                self._show(json.loads(line))
+        for line in self._lines(self._length):
+            self._show(_row(line))
 
     def close(self) -> None:
         """Close what is open."""
@@ -157,3 +181,19 @@ class Metrics:
         for name, value in row.items():
             if isinstance(value, int | float) and name not in ("env_steps", "wall_s"):
                 self._tensorboard.add_scalar(f"{row['kind']}/{name}", float(value), row["env_steps"])
+
+
+def _row(line: bytes) -> Row:
+    """Read a row back.
+
+    Raises:
+        ValueError: it is none that `write` has written.
+    """
+    row = json.loads(line)
+    if not isinstance(row, dict) or not str(row.get("kind")).isidentifier():
+        raise ValueError(f"no row of metrics.jsonl: {line[:100]!r}")
+    whole(row.get("env_steps"))
+    for value in row.values():
+        if isinstance(value, int | float):
+            finite(value)
+    return row

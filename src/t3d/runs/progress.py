@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from t3d.errors import plain
 from t3d.evaluation import Evaluation
+from t3d.sealed import finite, whole
 
 
 class Progress:
@@ -61,11 +63,27 @@ class Progress:
         }
 
     def restore(self, facts: dict[str, Any]) -> None:
-        """Be what `facts` was taken from."""
-        self.last = Evaluation(**facts["last"]) if facts["last"] else None
-        self.evaluated_at = facts["evaluated_at"]
-        self.best = Evaluation(**facts["best"]) if facts["best"] else None
-        self.best_env_steps = facts["best_env_steps"]
-        self.not_exact = list(facts["not_exact"])
-        self._log_strokes, self._evaluation_strokes = facts["log_strokes"], facts["evaluation_strokes"]
-        self._failure = dict(facts["failure"])
+        """Be what `facts` was taken from.
+
+        Raises:
+            KeyError, TypeError, ValueError: it was taken from nothing.
+        """
+        self.last, self.best = _evaluation(facts["last"]), _evaluation(facts["best"])
+        self.evaluated_at, self.best_env_steps = whole(facts["evaluated_at"], -1), whole(facts["best_env_steps"])
+        if (self.last is None) != (self.best is None) or (self.last is None) != (self.evaluated_at == -1):
+            raise ValueError("a best evaluation, a last one and when it was: one without the others")
+        if not isinstance(facts["not_exact"], list):
+            raise TypeError("not_exact is no list")
+        self.not_exact = [plain(what) for what in facts["not_exact"]]
+        self._log_strokes, self._evaluation_strokes = whole(facts["log_strokes"]), whole(facts["evaluation_strokes"])
+        failure = facts["failure"]
+        self._failure = {"env_steps": whole(failure["env_steps"], -1), "times": whole(failure["times"])}
+
+
+def _evaluation(facts: dict[str, Any] | None) -> Evaluation | None:
+    if facts is None:
+        return None
+    seen = Evaluation([finite(x) for x in facts["returns"]], [whole(n) for n in facts["lengths"]])
+    if not seen.returns or len(seen.returns) != len(seen.lengths):
+        raise ValueError("an evaluation without episodes")
+    return seen

@@ -14,6 +14,8 @@ A position counts a stream's slots from the run's beginning. The open slot is no
 from __future__ import annotations
 
 import hashlib
+import itertools
+import operator
 import re
 import struct
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 from t3d.errors import RunRefused
 from t3d.replay import Replay
 from t3d.runs import disk
+from t3d.sealed import whole
 
 _MAGIC = b"t3d-rows"
 _HEAD = struct.Struct("<8sQQQ")
@@ -51,13 +54,19 @@ class ReplayLog:
         folder: where the segments are.
         slot: the layout of a slot.
         n_envs: N, streams.
+        ring: slots a stream has in memory; no block holds more.
     """
 
-    def __init__(self, folder: Path, slot: np.dtype[Any], n_envs: int) -> None:
-        self._folder, self._slot = folder, slot
+    def __init__(self, folder: Path, slot: np.dtype[Any], n_envs: int, ring: int) -> None:
+        self._folder, self._slot, self._ring = folder, slot, ring
         self._segments: list[Segment] = []
         self._blocks = 0
         self._ends = [0] * n_envs  # positions behind the last slot on disk
+
+    @property
+    def ends(self) -> list[int]:
+        """Of each stream the position behind its last slot in here."""
+        return list(self._ends)
 
     def facts(self) -> dict[str, Any]:
         """Return what a manifest must say of the log as it now is."""
@@ -117,27 +126,38 @@ class ReplayLog:
         """
         try:
             segments = [
-                Segment(str(s["name"]), int(s["bytes"]), [int(e) for e in s["ends"]]) for s in facts["segments"]
+                Segment(str(s["name"]), whole(s["bytes"]), [whole(e) for e in s["ends"]]) for s in facts["segments"]
             ]
-            blocks = int(facts["blocks"])
+            blocks = whole(facts["blocks"])
+            # Segments are cut and removed by name, here and nowhere else.
+            if odd := [segment.name for segment in segments if not _NAME.fullmatch(segment.name)]:
+                raise ValueError(f"{odd[0]!r} is not the name of a segment")
         except (KeyError, TypeError, ValueError) as error:
             raise _bad(self._folder, f"the manifest's description of it: {error!r}") from error
         found: list[list[NDArray[Any]]] = [[] for _ in self._ends]
-        ends = [0] * len(self._ends)
+        ends, number, there = [0] * len(self._ends), 0, []
         for segment in segments:
-            if len(segment.ends) == len(first) and all(e <= f for e, f in zip(segment.ends, first, strict=True)):
-                ends = list(segment.ends)  # not needed, so it may have been removed
+            if all(e <= f for e, f in zip(segment.ends, first, strict=True)):
+                # Not needed, so it may have been removed.
+                ends, number = list(segment.ends), -1
+                there += [segment] if (self._folder / segment.name).is_file() else []
                 continue
-            for starts, rows in self._read(segment):
+            for block, starts, rows in self._read(segment):
+                if number not in (-1, block) or any(map(operator.lt, starts, ends)):
+                    raise _bad(self._folder / segment.name, f"block {block} does not follow on the one before it")
                 for env, (start, part) in enumerate(zip(starts, rows, strict=True)):
                     if start > ends[env]:
                         found[env].clear()  # a gap: what lies before it follows on nothing
                     if len(part) and start + len(part) > first[env]:
                         found[env].append(part[max(0, first[env] - start) :])
                     ends[env] = start + len(part)
-        # Of those that were not needed, some have been removed.
-        self._segments = [segment for segment in segments if (self._folder / segment.name).is_file()]
-        self._blocks, self._ends = blocks, ends
+                number = block + 1
+            if ends != segment.ends:
+                raise _bad(self._folder / segment.name, f"ends at positions {ends}, not at {segment.ends}")
+            there.append(segment)
+        if number not in (-1, blocks):
+            raise _bad(self._folder, f"it holds {number} blocks, and {blocks} were written")
+        self._segments, self._blocks, self._ends = there, blocks, ends
         nothing = np.zeros(0, self._slot)
         return [np.concatenate([nothing, *parts]) for parts in found]
 
@@ -151,37 +171,35 @@ class ReplayLog:
             if (self._folder / segment.name).stat().st_size > segment.bytes:
                 disk.cut(self._folder / segment.name, segment.bytes)
 
-    def _read(self, segment: Segment) -> Iterator[tuple[list[int], list[NDArray[Any]]]]:
-        """Yield, block by block, each stream's first position and its slots."""
+    def _read(self, segment: Segment) -> Iterator[tuple[int, list[int], list[NDArray[Any]]]]:
+        """Yield of each block its number, and each stream's first position and slots."""
         path = self._folder / segment.name
-        if not _NAME.fullmatch(segment.name) or path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file():
             raise _bad(path, "missing, or no plain file")
         if not 0 < segment.bytes <= path.stat().st_size:
             raise _bad(path, f"{path.stat().st_size:,} bytes, {segment.bytes:,} were written")
-        with path.open("rb") as file:
-            content = memoryview(file.read(segment.bytes))
-        offset, streams, number = 0, len(self._ends), int(path.stem)
+        number, streams, slot_bytes = int(path.stem), len(self._ends), self._slot.itemsize
         head_bytes = _HEAD.size + streams * _SPAN.size
-        while offset < len(content):
-            if len(content) - offset < head_bytes + _DIGEST_BYTES:
-                raise _bad(path, f"half a block at byte {offset:,}")
-            head = _HEAD.unpack_from(content, offset)
-            slot_bytes = self._slot.itemsize
-            if head != (_MAGIC, number, streams, slot_bytes):
-                raise _bad(path, f"byte {offset:,} begins with {head}, not with block {number} of {streams} streams")
-            spans = [_SPAN.unpack_from(content, offset + _HEAD.size + i * _SPAN.size) for i in range(streams)]
-            rows_at = offset + head_bytes
-            end = rows_at + sum(count for _, count in spans) * slot_bytes
-            if end + _DIGEST_BYTES > len(content):
-                raise _bad(path, f"half a block at byte {offset:,}")
-            if hashlib.sha256(content[offset:end]).digest() != content[end : end + _DIGEST_BYTES]:
-                raise _bad(path, f"bytes {offset:,} to {end:,} are not as they were written")
-            rows = []
-            for _, count in spans:
-                rows.append(np.frombuffer(content, self._slot, count, rows_at))
-                rows_at += count * slot_bytes
-            yield [start for start, _ in spans], rows
-            offset, number = end + _DIGEST_BYTES, number + 1
+        with path.open("rb") as file:
+            while (offset := file.tell()) < segment.bytes:
+                head = file.read(min(head_bytes, segment.bytes - offset))
+                if len(head) < head_bytes:
+                    raise _bad(path, f"half a block at byte {offset:,}")
+                begins = _HEAD.unpack_from(head)
+                if begins != (_MAGIC, number, streams, slot_bytes):
+                    raise _bad(path, f"byte {offset:,} begins with {begins}, not with block {number}")
+                starts, counts = zip(*_SPAN.iter_unpack(head[_HEAD.size :]), strict=True)
+                end = offset + head_bytes + sum(counts) * slot_bytes
+                # Before memory is taken: no block holds more than a stream has slots.
+                if end + _DIGEST_BYTES > segment.bytes or max(counts) > self._ring:
+                    raise _bad(path, f"half a block at byte {offset:,}")
+                rows, digest = file.read(end - offset - head_bytes), file.read(_DIGEST_BYTES)
+                if hashlib.sha256(head + rows).digest() != digest:
+                    raise _bad(path, f"bytes {offset:,} to {end:,} are not as they were written")
+                ends = list(itertools.accumulate(counts, initial=0))
+                slots = np.frombuffer(rows, self._slot)
+                yield number, list(starts), [slots[a:b] for a, b in itertools.pairwise(ends)]
+                number += 1
 
 
 def _bad(path: Path, got: str) -> RunRefused:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from t3d import health
-from t3d.errors import Diverged, EnvFailed, SaveFailed, Stopped
+from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed, Stopped
 from t3d.evaluation import Trajectory, evaluate
 from t3d.presets import Choice
 from t3d.runs.metrics import Row
@@ -32,8 +32,9 @@ class Session:
     def __init__(self, env: str, choice: Choice, out: Path | None = None, *, resume: bool = False) -> None:
         self.env = env
         self.choice, self.config = choice, choice.config
-        found = Store.find(env, choice, out) if resume else None
+        found = None
         try:
+            found = Store.find(env, choice, out) if resume else None
             self.trainer = Trainer(env, self.config)
             self.progress = Progress()
             if found is None:
@@ -42,9 +43,11 @@ class Session:
             else:
                 self._store = found
                 self.resumed_at = found.restore(self.trainer, self.progress)
-        except BaseException:
+        except BaseException as error:
             if found is not None:
                 found.close()
+            if isinstance(error, OSError):
+                raise RunRefused("the run folder cannot be used", got=str(error)) from error
             raise
         self.path = self._store.path
         self.had_ended = self.finished  # nothing is left to do

@@ -16,7 +16,7 @@ from t3d.runs.lock import Lock
 from t3d.runs.metrics import Metrics
 from t3d.runs.progress import Progress
 from t3d.runs.replaylog import ReplayLog
-from t3d.training import Trainer, slots_needed
+from t3d.training import Trainer, least_state_bytes, slots_needed
 
 _log = logging.getLogger("t3d")
 
@@ -48,7 +48,8 @@ class Store:
         self._number = 0  # of the next checkpoint
         self._committed_at, self._tried_s = 0, time.monotonic()
         # Slots are overwritten in the memory at the earliest after so many steps; until then they must be on disk.
-        ring_steps = (config.buffer_size // config.n_envs - 1) // 2 * config.n_envs
+        self._ring = config.buffer_size // config.n_envs
+        ring_steps = (self._ring - 1) // 2 * config.n_envs
         self._every = max(1, min(config.checkpoint_every, ring_steps))
 
     @classmethod
@@ -95,13 +96,15 @@ class Store:
         path = out or folder.usual(env, choice.preset, choice.config.seed)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return None
-        folder.refuse_links(path)
+        folder.refuse_odd_files(path)
         if not checkpoints.folders(path / "checkpoints") and folder.only_begun(path):
             return None
         recorded = folder.read_config(path)
         refuse_changes(path, recorded, env, choice.config)
         if not checkpoints.folders(path / "checkpoints"):
             return None
+        # Before networks are built and memory is taken: these files may be a stranger's.
+        _usable(path, choice.config, {})
         return cls(path, choice.config)
 
     def close(self) -> None:
@@ -135,7 +138,7 @@ class Store:
 
     def _log_of(self, trainer: Trainer) -> ReplayLog:
         if self._replay is None:
-            self._replay = ReplayLog(self.path / "replay", trainer.replay.slot, self._config.n_envs)
+            self._replay = ReplayLog(self.path / "replay", trainer.replay.slot, self._config.n_envs, self._ring)
         return self._replay
 
     def commit(self, trainer: Trainer, progress: Progress) -> bool:
@@ -197,7 +200,7 @@ class Store:
 
     def _restore_newest(self, trainer: Trainer, progress: Progress) -> int:
         problems: dict[Path, str] = {}
-        for path, facts in self._newest_first(problems):
+        for path, facts in _usable(self.path, self._config, problems):
             try:
                 self._restore(path, facts, trainer, progress)
             except RunRefused as error:
@@ -205,21 +208,7 @@ class Store:
             else:
                 self._tidy(path, trainer, progress, problems)
                 return trainer.env_steps
-        raise RunRefused(
-            "no checkpoint of this run can be used",
-            got="; ".join(f"{path.name}: {problem}" for path, problem in problems.items()),
-            do="copy the run again if you can, or begin a new one with another --out",
-        )
-
-    def _newest_first(self, problems: dict[Path, str]) -> list[tuple[Path, dict[str, Any]]]:
-        found = []
-        for path in checkpoints.folders(self.path / "checkpoints"):
-            try:
-                facts = checkpoints.manifest_of(path)
-                found.append(((facts["number"], facts["envs"]["env_steps"]), path, facts))
-            except RunRefused as error:
-                problems[path] = error.one_line()
-        return [(path, facts) for _, path, facts in sorted(found, key=lambda entry: entry[0], reverse=True)]
+        raise _none_left(problems)
 
     def _restore(self, path: Path, facts: dict[str, Any], trainer: Trainer, progress: Progress) -> None:
         expected = sum(tensor.nbytes for tensor in trainer.state()[0].values())
@@ -229,7 +218,9 @@ class Store:
             self.metrics.open(facts["metrics"])
             progress.restore(facts["progress"])
             not_exact = trainer.restore(state, facts, rows)
-            self._number = int(facts["number"]) + 1
+            if self._log_of(trainer).ends != [written - 1 for written in trainer.replay.written]:
+                raise ValueError(f"the replay memory on disk ends at {self._log_of(trainer).ends}")
+            self._number = facts["number"] + 1
         except _NONSENSE as error:
             raise RunRefused("a checkpoint says what cannot be", got=f"{path}: {error!r}") from error
         recorded = folder.read_config(self.path)
@@ -251,6 +242,36 @@ class Store:
         said = [*problems.values(), *(f"not bit-exact: {what}" for what in progress.not_exact)]
         for what in [*said, f"resumed from {path.name}"]:
             self.metrics.write("event", trainer.env_steps, what=what)
+
+
+def _usable(path: Path, config: Config, problems: dict[Path, str]) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the checkpoints that may be this run's and their manifests, the newest first.
+
+    Raises:
+        RunRefused: there is none.
+    """
+
+    def look(checkpoint: Path, facts: dict[str, Any]) -> None:
+        file, least = checkpoint / "state.safetensors", least_state_bytes(config)
+        size = file.stat().st_size if file.is_file() else -1
+        if size < least or len(facts["written"]) != config.n_envs:
+            raise RunRefused(
+                "a checkpoint is not of this run",
+                got=f"{file}: {size:,} bytes, {len(facts['written'])} environments",
+                expected=f"{least:,} bytes or more, {config.n_envs} environments",
+            )
+
+    if found := checkpoints.newest_first(path / "checkpoints", problems, look):
+        return found
+    raise _none_left(problems)
+
+
+def _none_left(problems: dict[Path, str]) -> RunRefused:
+    return RunRefused(
+        "no checkpoint of this run can be used",
+        got="; ".join(f"{path.name}: {problem}" for path, problem in problems.items()),
+        do="copy the run again if you can, or begin a new one with another --out",
+    )
 
 
 def refuse_changes(path: Path, recorded: folder.RunInfo, env: str, config: Config) -> None:

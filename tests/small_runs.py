@@ -1,0 +1,80 @@
+"""Runs so small that every byte of them can be damaged, and what they come to when they are opened."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import probes
+
+from t3d.config import Config
+from t3d.presets import Choice
+from t3d.runs.progress import Progress
+from t3d.runs.session import Session
+from t3d.runs.store import Store
+from t3d.training import Trainer
+
+PROBE = f"{Path(probes.__file__).resolve()}:Counting"
+# Episodes of three steps, and a ring of twelve slots a stream: it goes round several times.
+OPTIONS = {
+    "steps": 58,
+    "hidden": (3,),
+    "n_envs": 2,
+    "random_steps": 10,
+    "batch_size": 4,
+    "buffer_size": 24,
+    "eval_every": 20,
+    "eval_episodes": 1,
+    "log_every": 10,
+    "checkpoint_every": 24,
+    "checkpoint_seconds": 1e9,
+    "threads": 1,
+    "engine": "eager",
+}
+
+
+def choice(**options):
+    return Choice("td3", Config().with_values({**OPTIONS, **options}), "as asked")
+
+
+def train(folder, env=PROBE, until=None, resume=False, **options):
+    """Train in a folder to the end, or stop saved once so many env steps are done. Return the session."""
+    session = Session(env, choice(**options), folder, resume=resume)
+    rows = session.run()
+    for row in rows:
+        if until is not None and row["env_steps"] >= until:
+            rows.close()
+            break
+    return session
+
+
+def digest(trainer, progress):
+    """Return the SHA-256 of everything that decides how a run goes on, and of what it has seen."""
+    tensors, facts = trainer.state()
+    seen = hashlib.sha256(json.dumps([facts, progress.facts()], sort_keys=True).encode())
+    for name in sorted(tensors):
+        seen.update(name.encode() + tensors[name].numpy().tobytes())
+    for env, written in enumerate(trainer.replay.written):
+        seen.update(trainer.replay.rows(env, trainer.replay.oldest(env), written - 1).tobytes())
+    seen.update(json.dumps([len(trainer.replay), trainer.replay._filled]).encode())
+    return seen.hexdigest()
+
+
+class Opener:
+    """Restore a run again and again without touching its files: reading is what is tried here."""
+
+    def __init__(self, env=PROBE, **options):
+        self.env, self.choice = env, choice(**options)
+        self.trainer = Trainer(env, self.choice.config)
+
+    def open(self, folder):
+        """Return the digest of what the run is brought back as, and what was said of checkpoints that were not used."""
+        store = Store.find(self.env, self.choice, folder)
+        assert store is not None
+        said = {}
+        store._tidy = lambda path, trainer, progress, problems: said.update(problems)
+        progress = Progress()
+        try:
+            store.restore(self.trainer, progress)
+        finally:
+            store.close()
+        return digest(self.trainer, progress), list(said.values())
