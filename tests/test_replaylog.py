@@ -77,7 +77,6 @@ class Streams:
             known = max(self.on_disk[i], default=-1) + 1
             self.on_disk[i] |= {p: s for p, s in enumerate(self.completed(i)) if p >= max(known, oldest)}
         self.log.append(self.replay)
-        self.log.flush()
         whole = SimpleNamespace(**{k: v for k, v in vars(self).items() if k not in ("log", "kept", "config", "folder")})
         facts = {"written": list(self.replay.written), "envs": {"length": list(self.lengths)}}
         self.kept = [*self.kept[-1:], (self.log.facts(), facts, copy.deepcopy(vars(whole)))]

@@ -1,0 +1,193 @@
+"""Damaged files: every length a file of a run can be cut to, and flipped bits. Refused, or it makes no difference."""
+
+import logging
+import random
+import shutil
+
+import pytest
+from small_runs import PROBE, Opener, train
+
+import t3d
+from t3d.runs import folder as run_folder
+
+READ = ("config.json", "metrics.jsonl", "replay", "newest state", "newest manifest", "older state", "older manifest")
+POLICIES = ("best.safetensors", "best.json", "last.safetensors", "last.json")
+
+
+class Damaged:
+    """A run, and how it opens when one of its files is not as it was written."""
+
+    def __init__(self, path):
+        self.path = path
+        self.final = train(path).trainer.agent.tensors()
+        newest, older = sorted((path / "checkpoints").iterdir(), key=lambda p: -int(p.name))
+        (segment,) = (path / "replay").iterdir()
+        self.files = {"config.json": path / "config.json", "metrics.jsonl": path / "metrics.jsonl", "replay": segment}
+        for which, checkpoint in (("newest", newest), ("older", older)):
+            self.files[f"{which} state"] = checkpoint / "state.safetensors"
+            self.files[f"{which} manifest"] = checkpoint / "manifest.json"
+        self.files |= {name: path / "policy" / name for name in POLICIES}
+        assert set(self.files) == {*READ, *POLICIES}
+        self.whole = {name: file.read_bytes() for name, file in self.files.items()}
+        self.opener = Opener()
+        self.as_newest, problems = self.opener.open(path)
+        assert problems == []
+        newest.rename(path / "aside")
+        self.as_older, _ = self.opener.open(path)
+        (path / "aside").rename(newest)
+        assert self.as_older != self.as_newest
+        self.info = run_folder.read_config(path)
+        self.policies = {name: self.policy(name) for name in POLICIES}
+
+    def policy(self, name):
+        policy = t3d.load(self.path / "policy" / name.replace(".json", ".safetensors"))
+        return policy.info, [weight.numpy().tobytes() for weight in policy._body.state_dict().values()]
+
+    def with_content(self, name, content):
+        """Put other bytes in a file's place, open what reads it, and say what came of it."""
+        file = self.files[name]
+        file.write_bytes(content)
+        try:
+            return self.outcome(name, file)
+        except t3d.T3DError as error:
+            assert isinstance(error, t3d.Refused)
+            assert file.name in str(error), error
+            return "refused"
+        finally:
+            file.write_bytes(self.whole[name])
+
+    def outcome(self, name, file):
+        if name in POLICIES:
+            assert self.policy(name) == self.policies[name]
+            return "harmless"
+        assert run_folder.read_config(self.path) == self.info
+        state, problems = self.opener.open(self.path)
+        if state == self.as_newest:
+            assert problems == [] or (name.startswith("older") and file.name in problems[0])
+            return "harmless"
+        assert state == self.as_older
+        assert len(problems) == 1
+        assert file.name in problems[0]
+        return "older"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return Damaged(tmp_path_factory.mktemp("damage") / "run")
+
+
+def cut(run, name, lengths):
+    """Cut a file to each of some lengths; return {outcome: lengths}."""
+    outcomes = {}
+    for length in lengths:
+        outcomes.setdefault(run.with_content(name, run.whole[name][:length]), []).append(length)
+    return outcomes
+
+
+# What is behind an object's last brace is white space.
+BRACE = dict.fromkeys(("config.json", "newest manifest", "older manifest", "best.json", "last.json"), 1)
+# Nobody looks at the older checkpoint's tensors while the newest is whole.
+ALLOWED = {"newest state": "older", "newest manifest": "older", "older state": "harmless", "older manifest": "harmless"}
+
+
+def check_cuts(run, name, lengths):
+    whole = len(run.whole[name])
+    outcomes = cut(run, name, lengths)
+    harmless = [n for n in outcomes.pop("harmless", []) if n < whole - BRACE.get(name, 0)]
+    expected = ALLOWED.get(name, "refused")
+    if name in ("metrics.jsonl", "replay"):  # the older checkpoint needs less of them
+        older = outcomes.pop("older", [])
+        assert all(n > max(outcomes["refused"]) for n in older)
+    if expected == "harmless":
+        assert not outcomes
+    else:
+        assert harmless == []
+        assert set(outcomes) <= {expected}
+
+
+@pytest.mark.parametrize("name", [*READ, *POLICIES])
+def test_a_file_cut_short_is_refused_or_the_older_checkpoint_is_used(run, name):
+    whole = len(run.whole[name])
+    check_cuts(run, name, sorted({*range(12), *range(0, whole, -(-whole // 40)), *range(whole - 6, whole)}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*READ, *POLICIES])
+def test_a_file_cut_to_any_length_is_refused_or_the_older_checkpoint_is_used(run, name):
+    check_cuts(run, name, range(len(run.whole[name])))
+
+
+def flip(run, seed, times):
+    """Change one random byte of one random file, so often; return how often came what, by file."""
+    rng = random.Random(seed)
+    outcomes = {}
+    for _ in range(times):
+        name = rng.choice([*READ, *POLICIES])
+        content = bytearray(run.whole[name])
+        content[rng.randrange(len(content))] ^= rng.randrange(1, 256)
+        outcome = run.with_content(name, bytes(content))
+        outcomes[name, outcome] = outcomes.get((name, outcome), 0) + 1
+    return outcomes
+
+
+def check_flips(outcomes):
+    """White space and other spellings of the same number are harmless in JSON; nothing is anywhere else."""
+    for name in ("metrics.jsonl", "replay", "newest state", "best.safetensors", "last.safetensors"):
+        assert (name, "harmless") not in outcomes
+    assert ("older state", "harmless") in outcomes
+    for name, instead in {"newest state": "older", "newest manifest": "older", "config.json": "refused"}.items():
+        assert outcomes[name, instead] > 0
+    assert {name for name, outcome in outcomes if outcome == "older"} <= {
+        "newest state",
+        "newest manifest",
+        "metrics.jsonl",
+        "replay",
+    }
+
+
+def test_a_changed_byte_is_refused_or_makes_no_difference(run):
+    check_flips(flip(run, 0, 500))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_of_a_hundred_thousand_changed_bytes_none_gives_another_state(run, seed):
+    check_flips(flip(run, seed, 10_000))
+
+
+@pytest.mark.parametrize("name", ["newest state", "newest manifest"])
+def test_with_its_newest_checkpoint_damaged_a_run_ends_the_same_and_says_so(run, name, tmp_path, caplog):
+    whole = train(tmp_path / "whole", steps=90).trainer.agent.tensors()
+    shutil.copytree(run.path, tmp_path / "run")
+    file = tmp_path / "run" / run.files[name].relative_to(run.path)
+    file.write_bytes(run.whole[name][:-40])
+    with caplog.at_level(logging.WARNING, "t3d"):
+        session = train(tmp_path / "run", steps=90, resume=True)
+    assert session.resumed_at == 50
+    assert file.name in caplog.text
+    assert "cannot be used" in caplog.text
+    assert not file.parent.exists() or file.read_bytes() != run.whole[name][:-40]
+    assert (
+        "cannot be used" in (tmp_path / "run" / "metrics.jsonl").read_text()
+        or file.name in (tmp_path / "run" / "metrics.jsonl").read_text()
+    )
+    ended = session.trainer.agent.tensors()
+    assert {k: v.numpy().tobytes() for k, v in ended.items()} == {k: v.numpy().tobytes() for k, v in whole.items()}
+
+
+def test_with_both_damaged_it_is_refused_and_nothing_is_changed(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    for name in ("newest state", "older manifest"):
+        (tmp_path / "run" / run.files[name].relative_to(run.path)).write_bytes(b"")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(t3d.Refused, match=r"no checkpoint of this run can be used(.|\n)*50/manifest(.|\n)*58/state"):
+        train(tmp_path / "run", steps=90, resume=True)
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert {path.name for path in after if path not in before} <= {"lock"}
+    assert {path: after[path] for path in before if path.name != "lock"} == {
+        path: content for path, content in before.items() if path.name != "lock"
+    }
+
+
+def test_the_probe_is_the_one_meant():
+    assert PROBE.endswith("probes.py:Counting")
