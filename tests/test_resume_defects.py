@@ -4,11 +4,13 @@ The defects are those that users of the TD3 authors' code, Stable-Baselines3, RL
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from small_runs import train
 
+from t3d.errors import RunRefused
 from t3d.runs.progress import Progress
 from t3d.runs.store import Store
 
@@ -121,3 +123,12 @@ def test_no_file_of_a_run_is_a_pickle(undisturbed):
         if path.is_file() and path.parent.name != "tensorboard":
             assert path.suffix in (".json", ".jsonl", ".safetensors", ".rows", ""), path
             assert not path.read_bytes().startswith((b"\x80", b"PK")), path
+
+
+def test_a_run_whose_checkpoints_were_removed_is_not_begun_again(tmp_path):
+    train(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunRefused, match="the checkpoints of this run are gone"):
+        train(tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before

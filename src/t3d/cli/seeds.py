@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from t3d import api
 from t3d.cli.parsing import counted
@@ -17,8 +17,8 @@ from t3d.runs.metrics import Row
 from t3d.runs.seeds import Seed
 
 
-def main(env: str, choice: Choice, seeds: int, jobs: int, out: Path | None, *, video: bool, video_frames: int) -> None:
-    """Train the seeds, print a line for each, and film the best of them.
+def main(env: str, choice: Choice, seeds: int, jobs: int, out: Path | None, video_frames: int | None) -> None:
+    """Train the seeds, print a line for each, and film the best of them, or none without frames.
 
     Raises:
         Failed: not every seed has ended; the others are complete.
@@ -39,7 +39,7 @@ def main(env: str, choice: Choice, seeds: int, jobs: int, out: Path | None, *, v
             do="the same command with --resume auto goes on with them; what each said stands above",
         )
     print(f"folder      {parent}")
-    if video:
+    if video_frames is not None:
         print("filming the best policy of all seeds ...", file=sys.stderr)
         try:
             print(f"video       {api.film_best_seed(env, ended, frames=video_frames)}")
@@ -57,7 +57,7 @@ class _Lines:
         self._progress = Progress(*columns, TextColumn("{task.fields[seen]}"), console=console)
         self._progress.disable = not console.is_terminal
         self._steps = steps
-        self._tasks: dict[int, int] = {}
+        self._tasks: dict[int, TaskID] = {}
         self._said: dict[int, Row | None] = {}
 
     def __enter__(self) -> _Lines:

@@ -64,8 +64,8 @@ def main(arguments: list[str]) -> None:
         from t3d.cli import seeds
 
         jobs = parsed.jobs or min(parsed.seeds, usable_cores())
-        films = {"video": parsed.video, "video_frames": parsed.video_frames}
-        seeds.main(parsed.env, choice, parsed.seeds, jobs, parsed.out, **films)
+        frames = parsed.video_frames if parsed.video else None
+        seeds.main(parsed.env, choice, parsed.seeds, jobs, parsed.out, frames)
         return
     session = Session(parsed.env, choice, parsed.out, resume=parsed.resume == "auto")
     run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)

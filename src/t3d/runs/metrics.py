@@ -21,6 +21,20 @@ _MAX_LINE_BYTES = 1 << 20
 _log = logging.getLogger("t3d")
 
 
+def last_env_steps(folder: Path) -> int:
+    """Return the env steps of the last whole row in a run's metrics.jsonl; 0 if there is none.
+
+    Raises:
+        RunRefused: it is no row.
+    """
+    path = folder / "metrics.jsonl"
+    line = path.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2] if path.is_file() else b""
+    try:
+        return int(json.loads(line)["env_steps"]) if line else 0
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunRefused("metrics.jsonl cannot be read", got=f"{path}, last row: {error!r}") from error
+
+
 class Metrics:
     """Append rows to a run's metrics.jsonl as they happen; the system has each when `write` returns.
 

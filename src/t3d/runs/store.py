@@ -13,7 +13,7 @@ from t3d.machine import describe
 from t3d.presets import Choice
 from t3d.runs import checkpoints, disk, folder
 from t3d.runs.lock import Lock
-from t3d.runs.metrics import Metrics
+from t3d.runs.metrics import Metrics, last_env_steps
 from t3d.runs.progress import Progress
 from t3d.runs.replaylog import ReplayLog
 from t3d.training import Trainer, least_state_bytes, slots_needed
@@ -272,6 +272,29 @@ def _none_left(problems: dict[Path, str]) -> RunRefused:
         got="; ".join(f"{path.name}: {problem}" for path, problem in problems.items()),
         do="copy the run again if you can, or begin a new one with another --out",
     )
+
+
+def _steps_between(config: Config) -> int:
+    """Return the env steps between two checkpoints."""
+    # Slots are overwritten in the memory at the earliest after so many steps; until then they must be on disk.
+    ring_steps = (config.buffer_size // config.n_envs - 1) // 2 * config.n_envs
+    return max(1, min(config.checkpoint_every, ring_steps))
+
+
+def _refuse_if_checkpoints_are_gone(path: Path, config: Config) -> None:
+    """Refuse to begin again where a run has been longer than it can have been without a checkpoint.
+
+    Raises:
+        RunRefused: it has.
+    """
+    done = last_env_steps(path)
+    if done >= _steps_between(config) + config.n_envs:
+        raise RunRefused(
+            "the checkpoints of this run are gone",
+            got=f"{path} has rows up to env step {done:,}, and no checkpoint",
+            expected=f"one every {_steps_between(config):,} steps",
+            do="give another --out; or remove the folder, to begin again",
+        )
 
 
 def refuse_changes(path: Path, recorded: folder.RunInfo, env: str, config: Config) -> None:

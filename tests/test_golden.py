@@ -1,0 +1,51 @@
+"""Run folders of every format so far still open: loaded, played, continued. Their bits belong to the machine they were
+made on; what is looked at here does not."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import t3d
+from t3d import api
+from t3d.runs import folder
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = sorted(path for path in DATA.glob("golden-*/*") if path.is_dir())
+
+
+def test_there_is_one_for_this_format():
+    assert {path.name for path in GOLDEN if path.parent.name == f"golden-{folder.FORMAT}"} == {"finished", "stopped"}
+    assert sum(file.stat().st_size for file in DATA.rglob("*") if file.is_file()) < 300_000
+
+
+@pytest.fixture(params=GOLDEN, ids=lambda path: f"{path.parent.name}-{path.name}")
+def golden(request, tmp_path):
+    return Path(shutil.copytree(request.param, tmp_path / "run"))
+
+
+def test_it_is_loaded_and_played(golden):
+    for which in ("best", "last"):
+        policy = t3d.load(golden / "policy" / f"{which}.safetensors")
+        action = policy(np.zeros((3, 4)))
+        assert action.shape == (3, 1)
+        assert np.isfinite(action).all()
+        seen, env_steps = api.evaluate_run(golden, which)
+        assert env_steps == policy.info.env_steps > 0
+        assert len(seen.returns) == 2
+
+
+def test_it_is_continued(golden):
+    planned = folder.read_config(golden).config.steps
+    session = api.resume(golden)
+    assert session.had_ended == (session.resumed_at == planned)
+    list(session.run())
+    assert session.finished
+    assert session.trainer.env_steps == planned
+    longer = api.resume(golden, steps=planned + 50)
+    assert longer.resumed_at == planned
+    list(longer.run())
+    assert folder.read_config(golden).config.steps == planned + 50
+    assert t3d.load(golden / "policy" / "last.safetensors").info.env_steps == planned + 50
+    assert t3d.reports.write_report([golden]).stat().st_size > 10_000
