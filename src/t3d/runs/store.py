@@ -47,10 +47,8 @@ class Store:
         self._waiting: dict[Path, bytes] = {}  # policies that could not be written yet
         self._number = 0  # of the next checkpoint
         self._committed_at, self._tried_s = 0, time.monotonic()
-        # Slots are overwritten in the memory at the earliest after so many steps; until then they must be on disk.
         self._ring = config.buffer_size // config.n_envs
-        ring_steps = (self._ring - 1) // 2 * config.n_envs
-        self._every = max(1, min(config.checkpoint_every, ring_steps))
+        self._every = _steps_between(config)
 
     @classmethod
     def create(cls, env: str, choice: Choice, out: Path | None, trainer: Trainer, *, exist_ok: bool) -> Self:
@@ -102,6 +100,7 @@ class Store:
         recorded = folder.read_config(path)
         refuse_changes(path, recorded, env, choice.config)
         if not checkpoints.folders(path / "checkpoints"):
+            _refuse_if_checkpoints_are_gone(path, recorded.config)
             return None
         # Before networks are built and memory is taken: these files may be a stranger's.
         _usable(path, choice.config, {})
