@@ -147,7 +147,7 @@ def test_a_run_and_its_evaluations_are_the_same(tmp_path):
         rows = list(session.run())
         seen.append([{name: value for name, value in row.items() if name != "wall_s"} for row in rows])
     assert seen[0] == seen[1]
-    assert {row["kind"] for row in seen[0]} == {"episode", "update", "evaluation"}
+    assert {row["kind"] for row in seen[0]} == {"episode", "update", "evaluation", "health"}
 
 
 def test_an_environment_is_found_as_this_process_would_find_it(tmp_path, monkeypatch):

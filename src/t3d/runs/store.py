@@ -286,11 +286,11 @@ def _refuse_if_checkpoints_are_gone(path: Path, config: Config) -> None:
     Raises:
         RunRefused: it has.
     """
-    done = last_env_steps(path)
-    if done >= _steps_between(config) + config.n_envs:
+    reached = last_env_steps(path)
+    if reached >= _steps_between(config) + config.n_envs:
         raise RunRefused(
             "the checkpoints of this run are gone",
-            got=f"{path} has rows up to env step {done:,}, and no checkpoint",
+            got=f"{path} has rows up to env step {reached:,}, and no checkpoint",
             expected=f"one every {_steps_between(config):,} steps",
             do="give another --out; or remove the folder, to begin again",
         )
