@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_engines import make_agent
+import torch
+from test_engines import make_agent, make_batch
 
 from t3d.config import TD3Config
 from t3d.engines import kernels as k
@@ -45,3 +46,29 @@ def test_what_is_in_use_at_one_time_shares_no_memory(threads: int, layer_norm: A
         assert all(end <= start for end, (start, _) in zip(ends, [*regions[1:], (len(work), 0)], strict=True))
     last = net[layers - 1 :: layers]
     assert len(set(last[:, k.DELTA])) == len(set(last[:, k.OUT])) == 3
+
+
+@pytest.mark.parametrize("faded", [1e-39, -1e-39, 1e-42])
+def test_moments_that_fade_end_at_zero(faded: float) -> None:
+    agent = make_agent()
+    layer, engine = agent.critic.q1_body[0], Fused(agent)
+    state = agent.critic_optimizer.state[layer.weight]
+    with torch.no_grad():
+        layer.bias.fill_(-1e6)  # no unit fires
+        state["exp_avg"].fill_(faded)
+        state["exp_avg_sq"].fill_(abs(faded))
+        before = layer.weight.clone()
+    engine.update(*make_batch(1))
+    assert (state["exp_avg"] == 0).all()
+    assert (state["exp_avg_sq"] == 0).all()
+    assert (layer.weight == before).all()
+
+
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_a_moment_that_is_not_a_number_reaches_the_weights(moment: str) -> None:
+    agent = make_agent()
+    engine = Fused(agent)
+    for parameter in agent.critic.parameters():
+        agent.critic_optimizer.state[parameter][moment].fill_(np.nan)
+    engine.update(*make_batch(1))
+    assert all(parameter.isnan().all() for parameter in agent.critic.parameters())

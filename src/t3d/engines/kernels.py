@@ -37,8 +37,9 @@ DELAYED, STOP = range(2)
 CRITIC_LOSS, Q1, Q2, TARGET, ACTOR_LOSS = range(5)
 
 SPINS = 4000  # about 10 us; then the core is offered to others, in case the awaited thread has none
-PATIENCE = 2000  # about 1 ms: a thread asleep takes up to 50 us to wake, the next update is often nearer than that
+PATIENCE = 5000  # about 1 ms: a thread asleep takes up to 50 us to wake, and the next update is often nearer than that
 NORM_EPS = 1e-5  # PyTorch's
+SMALLEST_NORMAL = np.float32(1.1754944e-38)  # of float32; below it a number loses digits
 
 
 class Memory(NamedTuple):
@@ -203,14 +204,21 @@ def sum_rows(parts: Floats, stride: int, total: Floats, rows: int, width: int) -
 
 @compiled
 def adam(weights: Floats, start: int, count: int, grad: Floats, rates: Floats, follow: bool, tau: float) -> None:
-    """Move `count` online weights against their gradient; let their targets follow by the share tau if asked."""
+    """Move `count` online weights against their gradient; let their targets follow by the share tau if asked.
+
+    Moments without a gradient, as behind a unit that never fires, fade to numbers so small that processors take a
+    hundred times as long for each: they become zero, which moves a weight by less than its last bit.
+    """
+    zero = grad.dtype.type(0)
     online, target = weights[0, start : start + count], weights[1, start : start + count]
     mean, mean_sq = weights[2, start : start + count], weights[3, start : start + count]
     grad_share, keep_sq, grad_sq_share = rates[GRAD_SHARE], rates[KEEP_SQ], rates[GRAD_SQ_SHARE]
     step_size, inverse_correction, eps = rates[STEP_SIZE], rates[INVERSE_CORRECTION], rates[EPS]
     for i in range(count):
-        mean[i] += grad_share * (grad[i] - mean[i])
-        mean_sq[i] = keep_sq * mean_sq[i] + grad_sq_share * grad[i] * grad[i]
+        first = mean[i] + grad_share * (grad[i] - mean[i])
+        second = keep_sq * mean_sq[i] + grad_sq_share * grad[i] * grad[i]
+        mean[i] = zero if abs(first) < SMALLEST_NORMAL else first
+        mean_sq[i] = zero if second < SMALLEST_NORMAL else second
         online[i] -= step_size * mean[i] / (np.sqrt(mean_sq[i]) * inverse_correction + eps)
     if follow:
         for i in range(count):
@@ -234,9 +242,9 @@ def max_of(a: Any, b: Any) -> Any:
 
 @compiled
 def forward(m: Memory, first: int, params: Floats, x: int, x_stride: int, lo: int, hi: int, to: int) -> None:
-    """Carry rows lo to hi of the input at offset x through a network; what each layer says stays at its OUT.
+    """Carry rows lo to hi of the input at offset x through a network; what each layer says stays at column `to`.
 
-    Or at its DELTA, if `to` says so: a target network's gradient is never asked for, and that memory is in cache.
+    That is OUT; or, for targets, DELTA: their gradient is never asked for, and that memory is in cache.
     """
     net, work, layers, rows = m.net, m.work, m.at[LAYERS], hi - lo
     for layer in range(first, first + layers):
@@ -329,12 +337,11 @@ def look_ahead(m: Memory, lo: int, hi: int) -> None:
 def foresee(m: Memory, critic: int, lo: int, hi: int) -> None:
     """Rows lo to hi of step 7: what a critic's target says of the next observation and action."""
     at, net, work = m.at, m.net, m.work
-    first = critic * at[LAYERS]
-    forward(m, first, m.weights[1], at[NEXT], at[S] + at[A], lo, hi, DELTA)
+    forward(m, critic * at[LAYERS], m.weights[1], at[NEXT], at[S] + at[A], lo, hi, DELTA)
     # Its own place: the gradient that comes where it stands now may be there before the other critic's crew has read.
-    work[at[NEXT_Q] + (critic - 1) * at[B] + lo : at[NEXT_Q] + (critic - 1) * at[B] + hi] = work[
-        net[first + at[LAYERS] - 1, DELTA] + lo : net[first + at[LAYERS] - 1, DELTA] + hi
-    ]
+    said, place = net[(critic + 1) * at[LAYERS] - 1, DELTA], at[NEXT_Q] + (critic - 1) * at[B]
+    for i in range(lo, hi):
+        work[place + i] = work[said + i]
 
 
 @compiled
