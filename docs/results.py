@@ -86,7 +86,7 @@ def checkpoints_table() -> str:
 
 
 def coverage_tables() -> str:
-    """Return the tables of docs/statistics.md, from what benchmarks/coverage.py simulated."""
+    """Return the tables of docs/statistics.md, from what benchmarks/interval_coverage.py simulated."""
     simulated = json.loads((RESULTS / "coverage.json").read_text("utf-8"))
     shapes = list(simulated["distributions"])
     parts = [
