@@ -24,11 +24,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import performance
 import results
 
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "t3d"
 STEP_FILES = ("replay.py", "td3.py")
+PAGES_WITH_TABLES = ("durability", "performance", "statistics")
+TABLES = results.TABLES | performance.TABLES
 
 _BLOCK = re.compile(r"(?P<begin><!-- code: (?P<wanted>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 _TABLE = re.compile(r"(?P<begin><!-- table: (?P<wanted>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
@@ -38,14 +41,14 @@ _STEP = re.compile(r"(?P<indent> *)# Step (?P<number>\d+):")
 def pages() -> dict[Path, str]:
     """Return every generated page: its path, and the text it should have."""
     pages = {DOCS / "steps.md": with_code((DOCS / "steps.md").read_text("utf-8")), DOCS / "results.md": results.page()}
-    for path in (DOCS.parent / "README.md", DOCS / "durability.md", DOCS / "statistics.md"):
+    for path in (DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in PAGES_WITH_TABLES)):
         pages[path] = with_tables(path.read_text("utf-8"))
     return pages
 
 
 def with_tables(page: str) -> str:
     """Return the page with each of its tables made anew from what was measured."""
-    return _TABLE.sub(lambda block: f"{block['begin']}{results.TABLES[block['wanted']]()}{block['end']}", page)
+    return _TABLE.sub(lambda block: f"{block['begin']}{TABLES[block['wanted']]()}{block['end']}", page)
 
 
 def with_code(page: str) -> str:

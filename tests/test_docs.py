@@ -82,7 +82,7 @@ def test_check_says_whether_something_differs(tmp_path):
     script = tmp_path / "docs" / "build.py"
     script.parent.mkdir()
     script.write_text((DOCS / "build.py").read_text("utf-8"), "utf-8")
-    for file in (DOCS / "results.py", ROOT / "README.md", *DOCS.glob("*.md")):
+    for file in (DOCS / "results.py", DOCS / "performance.py", ROOT / "README.md", *DOCS.glob("*.md")):
         (tmp_path / file.relative_to(ROOT)).write_text(file.read_text("utf-8"), "utf-8")
     for folder in ("src", "benchmarks"):
         (tmp_path / folder).symlink_to(ROOT / folder)

@@ -1,0 +1,76 @@
+"""Turn what the benchmarks of the engine measured into the tables of docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+
+
+def _read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def engine() -> str:
+    """Return the table of floors, updates and what is around them."""
+    rows = []
+    for name, job in _read("engine")["jobs"].items():
+        for kind, t in job["timings"].items():
+            times = [f"{job['floor_ms']:.3f}", f"{t['update_ms']:.3f}", f"{t['over_floor']:.2f}x"]
+            loop = [f"{t['env_us']:.0f}", f"{t['around_us']:.0f}", f"{t['train_steps_per_s']:,.0f}"]
+            rows.append([name, kind, *times, *loop])
+    head = ["job", "engine", "floor, ms", "update, ms", "over the floor", "env, µs", "around, µs", "env steps/s"]
+    return _table(head, rows)
+
+
+def profile() -> str:
+    """Return a table a job: where a second goes, before and after."""
+    labels = _read("profile")
+    parts = []
+    for job in labels["after"]["jobs"]:
+        before, after = (labels[label]["jobs"][job] for label in ("before", "after"))
+        rows = [["env steps", f"{before['env_steps']:,.0f}", f"{after['env_steps']:,.0f}", "", ""]]
+        for name in [name for name in after if name not in ("env_steps", "threads")]:
+            a_step = [f"{1e3 * seen[name] / seen['env_steps']:.1f}" for seen in (before, after)]
+            rows.append([f"{name}, ms", f"{before[name]:.0f}", f"{after[name]:.0f}", *a_step])
+        head = ["in one second", "before", "after", "before, µs a step", "after, µs a step"]
+        parts.append(f"{job}, {after['threads']:.0f} thread(s):\n\n{_table(head, rows)}")
+    return "\n".join(parts)
+
+
+def threads() -> str:
+    """Return the table of one thread against two."""
+    rows = [
+        [
+            f"{r['width']}-{r['width']}",
+            str(r["batch"]),
+            f"{r['multiply_adds'] / 1e6:.1f}",
+            f"{r['ms_1']:.3f}",
+            f"{r['ms_2']:.3f}",
+            f"{r['gain']:.2f}x",
+        ]
+        for r in _read("threads")["rows"]
+    ]
+    return _table(["hidden", "batch", "million multiply-adds", "1 thread, ms", "2 threads, ms", "gain"], rows)
+
+
+def drift() -> str:
+    """Return the table of distances between engines."""
+    rows = []
+    for layer_norm, pairs in _read("drift")["relative_distance"].items():
+        for pair, distances in pairs.items():
+            name = pair if "from" in pair else f"{pair} from exact"
+            rows.append([layer_norm, name, *(f"{distance:.1e}" for distance in distances.values())])
+    updates = list(next(iter(_read("drift")["relative_distance"]["none"].values())))
+    return _table(["layer norm", "whose weights", *(f"after {count}" for count in updates)], rows)
+
+
+TABLES = {"engine": engine, "profile": profile, "threads": threads, "drift": drift}
