@@ -1,6 +1,6 @@
 """How often do the report's intervals hold the truth, and how often does its test call a difference that is none?
 
-    python benchmarks/interval_coverage.py         some minutes; writes benchmarks/results/coverage.json and the copy in src/
+    python benchmarks/interval_coverage.py    some minutes; writes results/coverage.json and its copy in src/
 
 Studies of 2 to 20 seeds are drawn from distributions whose mean and interquartile mean are known, and go through the
 report's own functions.
