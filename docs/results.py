@@ -26,7 +26,8 @@ How to read them: *final* is the mean return of the evaluation at the last step,
 exploration noise, for each seed. *best* is the largest such mean during the run; it flatters, and is given because it
 is the policy one would ship. ± is the standard deviation over seeds (not episodes). A few seeds say little: the spread
 between TD3 seeds is often as large as the difference people argue about. Wall times were taken while other work ran on
-the same machine, the Ant's above all: read them as upper bounds.
+the same machine, the Ant's above all: read them as upper bounds. The eager study's say nothing at all of its speed: its
+runs were stopped again and again to make room for other measurements, and the clock went on.
 
 What was chosen by looking: the preset `pendulum` was picked among ten sets of options on seeds 0 to 4, the very seeds
 shown here; on seeds 5 to 9, looked at once afterwards, it did as well ([log.md](log.md)). HalfCheetah and Ant are the
