@@ -44,7 +44,7 @@ class Study:
 STUDIES = {
     "inverted-pendulum": Study("InvertedPendulum-v5", 20_000, 5, "every seed >= 950", "least", 950),
     "pendulum": Study("Pendulum-v1", 20_000, 5, "mean >= -200", "mean", -200),
-    "halfcheetah": Study("HalfCheetah-v5", 100_000, 3, "mean >= 4,000", "mean", 4000),
+    "halfcheetah": Study("HalfCheetah-v5", 100_000, 5, "mean >= 4,000", "mean", 4000),
     "halfcheetah-eager": Study("HalfCheetah-v5", 100_000, 3, "compare engines", "mean", None, {"engine": "eager"}),
     "halfcheetah-layer-norm": Study(
         "HalfCheetah-v5", 100_000, 3, "compare a normalised critic", "mean", None, {"layer-norm": "critic"}
@@ -52,7 +52,8 @@ STUDIES = {
     "halfcheetah-batch-128": Study(
         "HalfCheetah-v5", 100_000, 3, "compare half the batch", "mean", None, {"batch-size": "128"}
     ),
-    "ant-bullet": Study("AntBulletEnv-v0", 100_000, 2, "mean >= 350", "mean", 350),
+    "hopper": Study("Hopper-v5", 100_000, 5, "what is seen", "mean", None),
+    "ant-bullet": Study("AntBulletEnv-v0", 100_000, 5, "mean >= 350", "mean", 350),
 }
 
 
