@@ -5,6 +5,7 @@ Inside this file actions are in the environment's own units; everywhere else the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -93,7 +94,7 @@ class Envs:
     @property
     def unstable(self) -> int:
         """How often MuJoCo has called these simulations unstable, once an episode at most."""
-        return int(self._envs.rows["unstable"].sum())
+        return int(self._envs.rows.unstable.sum())
 
     def reset(self, ended: NDArray[np.bool_]) -> None:
         """Begin a new episode in each environment whose episode has ended.
@@ -143,8 +144,7 @@ class Envs:
             self._envs.wait()
         except Broken as broken:
             raise self._failed(broken, scaled) from broken.__cause__
-        next_obs = self._seen()
-        reward, terminated, truncated = (self._envs.rows[name].copy() for name in ("reward", "terminated", "truncated"))
+        next_obs, (reward, terminated, truncated) = self._seen(), self._answers()
         self._refuse_non_finite("observation", next_obs, scaled)
         self._refuse_non_finite("reward", reward[:, None], scaled)
         self.env_steps += len(self)
@@ -203,21 +203,21 @@ class Envs:
         if len(rows) != self._length[i]:
             return f"its first {self._length[i] - len(rows):,} steps are not on disk"
         scaled = to_env_units(rows["action"], self.spaces.action_low, self.spaces.action_high)
-        answer = self._envs.rows[i]
+        answer = self._envs.rows
         try:
             self._envs.begin_reset(i, self._seed_of(i, int(self._episode[i])), anew=True)
             self._envs.wait()
             for k, (row, action) in enumerate(zip(rows, scaled, strict=True)):
-                if answer["obs"].tobytes() != row["obs"].tobytes():
+                if answer.obs[i].tobytes() != row["obs"].tobytes():
                     return f"step {k}: another observation"
                 self._envs.begin_step(i, action.reshape(self.spaces.action_shape))
                 self._envs.wait()
-                ended = answer["terminated"] or answer["truncated"]
-                if answer["reward"].tobytes() != row["reward"].tobytes() or ended:
+                ended = answer.terminated[i] or answer.truncated[i]
+                if answer.reward[i].tobytes() != row["reward"].tobytes() or ended:
                     return f"step {k + 1}: another reward, or an end"
         except Broken as broken:  # whatever is wrong, it is not the same as before
             return broken.failed.one_line()
-        same = answer["obs"].tobytes() == self.obs[i].tobytes()
+        same = answer.obs[i].tobytes() == self.obs[i].tobytes()
         return None if same else f"step {len(rows)}: another observation"
 
     def close(self) -> None:
@@ -226,7 +226,12 @@ class Envs:
 
     def _seen(self) -> NDArray[np.float32]:
         """Return a copy of all observations, (N, S)."""
-        return self._envs.rows["obs"].reshape(len(self), -1).copy()
+        return self._envs.rows.obs.reshape(len(self), -1).copy()
+
+    def _answers(self) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return copies of all rewards and flags, (N,)."""
+        rows = self._envs.rows
+        return rows.reward.copy(), rows.terminated.copy(), rows.truncated.copy()
 
     def _where(self, i: int, scaled: NDArray[np.float32] | None) -> str:
         # The counters still stand before the step that failed.
@@ -242,7 +247,7 @@ class Envs:
         return EnvFailed(broken.failed.what, **rows | {"got": got})
 
     def _refuse_non_finite(self, field: str, values: NDArray[np.float32], scaled: NDArray[np.float32] | None) -> None:
-        if np.isfinite(values).all():
+        if are_finite(values):
             return
         i = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         bad = np.flatnonzero(~np.isfinite(values[i]))
@@ -254,7 +259,14 @@ class Envs:
         )
 
 
+def are_finite(values: NDArray[np.float32]) -> bool:
+    """Return whether all of some numbers are finite."""
+    # One product finds what is not finite, in half the time; it may also overflow, so it does not judge.
+    flat = values.ravel()
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(values).all())
+
+
 def _refuse_non_finite_action(action: NDArray[np.float32]) -> None:
-    if not np.isfinite(action).all():
+    if not are_finite(action):
         do = "lower --lr, or look at the scale of the observations and rewards with t3d check"
         raise Diverged("training has diverged: the actor's action is not finite", got=f"{action.tolist()}", do=do)

@@ -5,7 +5,7 @@ No PyTorch is imported here: worker processes run this same code.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,22 @@ def row_dtype(obs_shape: tuple[int, ...], action_shape: tuple[int, ...]) -> np.d
     )
 
 
+class Rows(NamedTuple):
+    """The rows of N environments, as columns: a field of a structured array takes longer to find than to read."""
+
+    obs: NDArray[np.float32]  # (N, *obs_shape)
+    action: NDArray[np.float32]  # (N, *action_shape)
+    reward: NDArray[np.float32]  # (N,)
+    terminated: NDArray[np.bool_]  # (N,)
+    truncated: NDArray[np.bool_]  # (N,)
+    unstable: NDArray[np.int64]  # (N,)
+
+    @classmethod
+    def of(cls, rows: NDArray[np.void]) -> Rows:
+        """Return the columns of rows laid out by `row_dtype`; not copies."""
+        return cls._make(rows[name] for name in cls._fields)
+
+
 class Instances:
     """Hold N environments. Whatever is begun here is over when the call returns; `workers.Workers` is the other kind.
 
@@ -60,7 +76,7 @@ class Instances:
         self._name = env
         self._envs = [make(env) for _ in range(n_envs)]
         self.spaces: Spaces = spaces_of(self._envs[0], env)
-        self.rows = np.zeros(n_envs, row_dtype(self.spaces.obs_shape, self.spaces.action_shape))
+        self.rows = Rows.of(np.zeros(n_envs, row_dtype(self.spaces.obs_shape, self.spaces.action_shape)))
 
     def begin_reset(self, i: int, seed: int, *, anew: bool) -> None:
         """Begin an episode; its first observation will stand in row i.
@@ -81,7 +97,7 @@ class Instances:
                 obs, _ = self._envs[i].reset(seed=seed)
         except Exception as error:
             raise _raised(error, i, "reset") from error
-        self._put(i, "observation", "obs", obs)
+        self.rows.obs[i] = _numbers(i, "observation", obs, self.spaces.obs_shape)
 
     def begin_step(self, i: int, action: NDArray[np.float32]) -> None:
         """Step environment i; what it answers will stand in row i.
@@ -93,16 +109,16 @@ class Instances:
         Raises:
             Broken: it raised, or gave what it may not.
         """
-        row, unstable = self.rows[i], quiet.unstable_simulations
-        row["action"] = action
+        rows, unstable = self.rows, quiet.unstable_simulations
         try:
-            # A copy: an environment may keep its last action, and the row is written again.
-            obs, reward, row["terminated"], row["truncated"], _ = self._envs[i].step(np.array(row["action"]))
+            # A copy: an environment may keep its last action, and the memory of this one is written again.
+            obs, reward, rows.terminated[i], rows.truncated[i], _ = self._envs[i].step(action.copy())
         except Exception as error:
             raise _raised(error, i, "step") from error
-        row["unstable"] += quiet.unstable_simulations - unstable
-        self._put(i, "observation", "obs", obs)
-        self._put(i, "reward", "reward", reward)
+        if quiet.unstable_simulations != unstable:
+            rows.unstable[i] += quiet.unstable_simulations - unstable
+        rows.obs[i] = _numbers(i, "observation", obs, self.spaces.obs_shape)
+        rows.reward[i] = _numbers(i, "reward", reward, ())
 
     def wait(self) -> None:
         """Return at once: what was begun is over."""
@@ -112,22 +128,21 @@ class Instances:
         for env in self._envs:
             env.close()
 
-    def _put(self, i: int, field: str, column: str, given: Any) -> None:
-        shape = self.rows.dtype[column].shape
-        try:
-            array = np.asarray(given, np.float32)
-        except (TypeError, ValueError):
-            array = None
-        if array is None or array.shape != shape:
-            was = type(given).__name__ + ("" if array is None else f" of shape {array.shape}")
-            failed = EnvFailed(
-                f"the environment's {field} is of the wrong kind",
-                got=was,
-                expected=f"numbers of shape {shape}" if shape else "one number",
-                do="mend the environment's spaces, or what its reset and step return",
-            )
-            raise Broken(i, failed)
-        self.rows[i][column] = array
+
+def _numbers(i: int, field: str, given: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    try:
+        array = np.asarray(given, np.float32)
+    except (TypeError, ValueError):
+        array = None
+    if array is not None and array.shape == shape:
+        return array
+    failed = EnvFailed(
+        f"the environment's {field} is of the wrong kind",
+        got=type(given).__name__ + ("" if array is None else f" of shape {array.shape}"),
+        expected=f"numbers of shape {shape}" if shape else "one number",
+        do="mend the environment's spaces, or what its reset and step return",
+    )
+    raise Broken(i, failed)
 
 
 def _raised(error: Exception, i: int, doing: str) -> Broken:

@@ -25,6 +25,9 @@ _MAX_HEADER_BYTES = 1 << 16
 _MAX_WEIGHTS = 1 << 28  # a gigabyte
 
 
+_ONE, _HALF = np.float32(1), np.float32(0.5)
+
+
 def to_env_units(
     action: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -38,8 +41,11 @@ def to_env_units(
     Returns:
         (N, A) within the bounds: float32 scaling can leave them by one unit in the last place, so it is clipped.
     """
-    scaled = low + (action + np.float32(1)) * (np.float32(0.5) * (high - low))
-    return np.minimum(np.maximum(scaled, low), high)
+    scaled = action + _ONE
+    scaled *= _HALF * (high - low)
+    scaled += low
+    np.maximum(scaled, low, out=scaled)
+    return np.minimum(scaled, high, out=scaled)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,7 +158,7 @@ class Replay:
         assert self._transitions > 0, "the replay memory is empty"
         # Step 4: sample a batch: slots at random, those where no transition begins drawn again.
         index = self._draw_slots(rng, batch_size)
-        while not (ended := self._ended[index]).all():  # NOTHING is 0
+        while np.count_nonzero(ended := self._ended[index]) < batch_size:  # NOTHING is 0
             empty = np.flatnonzero(ended == NOTHING)
             index[empty] = self._draw_slots(rng, empty.size)
         return index

@@ -94,7 +94,7 @@ class Trainer:
                 same step is what `step` does next.
             Diverged: the actor's action is not finite.
         """
-        if self._ended.any():
+        if np.count_nonzero(self._ended):
             self.envs.reset(self._ended)
             self.replay.begin(self.envs.obs, self._ended)
             self._ended = np.zeros_like(self._ended)

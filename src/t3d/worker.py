@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.errors import EnvFailed, EnvRefused
-from t3d.instances import Broken, Instances, row_dtype
+from t3d.instances import Broken, Instances, Rows, row_dtype
 
 COMMAND = struct.Struct("<qq?")  # index in this worker, seed of the episode to begin, in an instance made anew?
 STEP = -1  # instead of a seed: step, with the action that stands in the row
@@ -74,7 +74,7 @@ def main(task: Task) -> None:
     try:
         shapes = json.loads(connection.recv_bytes())
         rows = map_rows(task.memory, tuple(shapes["obs_shape"]), tuple(shapes["action_shape"]), shapes["n_envs"])
-        instances.rows = rows[task.first : task.first + task.n_envs]
+        instances.rows = Rows.of(rows[task.first : task.first + task.n_envs])
         _serve(connection, instances)
     except (EOFError, ConnectionError):
         pass  # the starting process is no more, so nobody is left to tell
@@ -94,7 +94,7 @@ def _serve(connection: Connection, instances: Instances) -> None:
         answer = b""
         try:
             if seed == STEP:
-                instances.begin_step(i, instances.rows[i]["action"])
+                instances.begin_step(i, instances.rows.action[i])
             else:
                 instances.begin_reset(i, seed, anew=anew)
         except Broken as broken:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused, T3DError
-from t3d.instances import Broken, row_dtype
+from t3d.instances import Broken, Rows, row_dtype
 from t3d.making import Spaces
 from t3d.worker import COMMAND, SIGNALS, STEP, Task, map_rows
 
@@ -126,7 +126,7 @@ class Workers:
         Raises:
             Broken: a worker is dead.
         """
-        self.rows[i]["action"] = action
+        self.rows.action[i] = action
         self._send(i, COMMAND.pack(i - self._of[i].first, STEP, False))
 
     def wait(self) -> None:
@@ -146,7 +146,7 @@ class Workers:
     def close(self) -> None:
         """Close every environment and end the workers; those that do not end in two seconds are killed."""
         self._end()
-        self.rows = self.rows.copy()  # the shared memory goes back to the system
+        self.rows = Rows._make(column.copy() for column in self.rows)  # the shared memory goes back to the system
 
     def _made(self, env: str) -> Spaces:
         """Return the spaces, once all workers have made their environments."""
@@ -167,14 +167,14 @@ class Workers:
             np.array(said[0]["action_high"], np.float32),
         )
 
-    def _share(self, n_envs: int) -> NDArray[np.void]:
+    def _share(self, n_envs: int) -> Rows:
         shapes = self.spaces.obs_shape, self.spaces.action_shape
         os.ftruncate(self._memory, n_envs * row_dtype(*shapes).itemsize)
         layout = json.dumps({"obs_shape": shapes[0], "action_shape": shapes[1], "n_envs": n_envs})
         for worker in self._workers:
             with contextlib.suppress(ConnectionError):  # it died just now: the first reset will say how
                 worker.connection.send_bytes(layout.encode())
-        return map_rows(self._memory, *shapes, n_envs)
+        return Rows.of(map_rows(self._memory, *shapes, n_envs))
 
     def _send(self, i: int, command: bytes) -> None:
         if self._broken:
