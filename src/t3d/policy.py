@@ -41,11 +41,12 @@ def to_env_units(
     Returns:
         (N, A) within the bounds: float32 scaling can leave them by one unit in the last place, so it is clipped.
     """
-    scaled = action + _ONE
+    scaled: NDArray[np.float32] = action + _ONE
     scaled *= _HALF * (high - low)
     scaled += low
     np.maximum(scaled, low, out=scaled)
-    return np.minimum(scaled, high, out=scaled)
+    np.minimum(scaled, high, out=scaled)
+    return scaled
 
 
 @dataclass(frozen=True, kw_only=True)
