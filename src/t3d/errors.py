@@ -4,7 +4,8 @@ T3DError
 ├── Refused              before anything began; the command exits with 2
 │   ├── ConfigRefused    an option, or a combination of options, is impossible
 │   ├── EnvRefused       the environment does not exist, or TD3 cannot act in it
-│   └── RunRefused       a run folder or policy is missing, taken or unreadable
+│   ├── RunRefused       a run folder or policy is missing, taken or unreadable
+│   └── FormatRefused    a run is whole, and was written by a version of t3d that this one does not know
 └── Failed               while running; what was learned is saved; the command exits with 1
     ├── EnvFailed        the environment raised, or returned what it may not
     ├── Diverged         the networks' numbers are no longer finite
@@ -64,6 +65,10 @@ class EnvRefused(Refused):
 
 class RunRefused(Refused):
     """Refuse a run folder or policy that is missing, taken or unreadable."""
+
+
+class FormatRefused(Refused):
+    """Refuse what another version of t3d has written: nothing is wrong with it."""
 
 
 class Failed(T3DError):

@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from t3d import sealed
-from t3d.errors import RunRefused
+from t3d.errors import FormatRefused, RunRefused
 from t3d.runs import disk
 from t3d.sealed import whole
 
@@ -97,14 +97,15 @@ def manifest_of(path: Path) -> dict[str, Any]:
     """Read a checkpoint's manifest.
 
     Raises:
-        RunRefused: it is missing, damaged, or of another format.
+        RunRefused: it is missing, damaged, or says what cannot be.
+        FormatRefused: it is as it was written, by a version of t3d that this one does not know.
     """
     facts = sealed.unseal(path / "manifest.json")
     if facts.get("format") != FORMAT:
-        raise RunRefused(
-            "this checkpoint is of another format",
-            got=f"{path}: {facts.get('format')!r}",
-            expected=str(FORMAT),
+        raise FormatRefused(
+            "a checkpoint of this run is of a format that this version of t3d does not know",
+            got=f"{path}: format {facts.get('format')!r}",
+            expected=f"format {FORMAT}",
             do="use the version of t3d that wrote it",
         )
     try:
@@ -131,6 +132,9 @@ def newest_first(
         folder: where they are.
         problems: gets, of each of the others, what is wrong with it.
         look: called with each; raises RunRefused if it cannot be one of this run.
+
+    Raises:
+        FormatRefused: one is whole, and of a format unknown here. It is not damaged: an older one is no substitute.
     """
     found = []
     for path in folders(folder):
