@@ -12,12 +12,13 @@ import safetensors.torch
 import torch
 
 import t3d
+from t3d import policy as policy_module
 from t3d import sealed
 from t3d.config import TD3Config
 from t3d.envs import Envs
 from t3d.making import Spaces
 from t3d.policy import Policy
-from t3d.runs import disk, folder
+from t3d.runs import folder
 from t3d.td3 import TD3
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
@@ -26,17 +27,12 @@ LOW, HIGH = np.float32([0, -0.4, -2]), np.float32([1, 0.4, 2])
 OBS = np.random.default_rng(0).normal(0, 3, (5, 4))
 
 
-def saved(path, which="best", obs_shape=(4,), action_shape=(3,)):
+def saved(path, which="best", obs_shape=(4,), action_shape=(3,), seed=7, env_steps=123, return_mean=-4.5):
     """Save a fresh actor as the policy of a run folder. Return the agent."""
-    agent = TD3(4, 3, TD3Config(hidden=HIDDEN), np.random.default_rng(7))
-    write_policy(path, which, agent, "Own-v0", Spaces(obs_shape, action_shape, LOW, HIGH), 123, -4.5)
+    agent = TD3(4, 3, TD3Config(hidden=HIDDEN), np.random.default_rng(seed))
+    policy = folder.as_policy(agent, "Own-v0", Spaces(obs_shape, action_shape, LOW, HIGH), env_steps, return_mean)
+    folder.write_policy(folder.policy_path(path, which), *policy)
     return agent
-
-
-def write_policy(path, *args):
-    for file, content in folder.policy_files(path, *args).items():
-        disk.make_folder(file.parent)
-        disk.replace(file, content)
 
 
 def change_json(file, change):
@@ -128,8 +124,7 @@ def test_predict_follows_the_convention_of_stable_baselines3(tmp_path):
 
 def test_a_run_folder_gives_its_best_and_a_file_itself(tmp_path):
     saved(tmp_path, "best")
-    last = TD3(4, 3, TD3Config(hidden=HIDDEN), np.random.default_rng(8))
-    write_policy(tmp_path, "last", last, "Own-v0", Spaces((4,), (3,), LOW, HIGH), 200, None)
+    saved(tmp_path, "last", seed=8, env_steps=200, return_mean=None)
     best, last = t3d.load(str(tmp_path)), t3d.load(tmp_path / "policy" / "last.safetensors")
     assert isinstance(best, Policy)
     assert (best.info.env_steps, best.info.return_mean, best.info.env) == (123, -4.5, "Own-v0")
@@ -138,6 +133,38 @@ def test_a_run_folder_gives_its_best_and_a_file_itself(tmp_path):
     for suffix in (".safetensors", ".json"):  # the two files are all it takes
         (tmp_path / f"robot{suffix}").write_bytes((tmp_path / "policy" / f"best{suffix}").read_bytes())
     np.testing.assert_array_equal(t3d.load(tmp_path / "robot.safetensors")(OBS), best(OBS))
+
+
+def test_a_policy_that_is_written_anew_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    saved(tmp_path)
+    read = policy_module._read_infos
+    newer = iter([200, 300])
+
+    def read_and_overtaken(path):
+        described = read(path)
+        if env_steps := next(newer, None):
+            with monkeypatch.context() as patch:
+                patch.setattr(policy_module, "_read_infos", read)
+                saved(tmp_path, seed=env_steps, env_steps=env_steps)
+        return described
+
+    monkeypatch.setattr(policy_module, "_read_infos", read_and_overtaken)
+    assert t3d.load(tmp_path).info.env_steps == 300
+
+
+def test_the_policy_before_must_fit_its_description_too(policy_dir):
+    weights = (policy_dir / "best.safetensors").read_bytes()
+    fields = json.loads((policy_dir / "best.json").read_text())
+    del fields["sha256"]
+    other = {"weights_sha256": "0" * 64, "env_steps": 456}
+    change_json(policy_dir / "best.json", {**other, "before": fields})
+    assert t3d.load(policy_dir / "best.safetensors").info.env_steps == 123
+    for before in (3, "text", [], {}, {**fields, "hidden": [1 << 20, 1 << 20]}, {**fields, **other}):
+        change_json(policy_dir / "best.json", {**other, "before": before})
+        load_refused(policy_dir)
+    (policy_dir / "best.safetensors").write_bytes(weights[:-1])
+    change_json(policy_dir / "best.json", {**other, "before": fields})
+    assert "weights do not fit" in load_refused(policy_dir)
 
 
 LOAD = """

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -77,9 +78,9 @@ class PolicyInfo:
         linear = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
         return linear + (2 * sum(self.hidden) if self.layer_norm else 0)
 
-    def to_json(self) -> bytes:
-        """Return this as sealed JSON text."""
-        return sealed.seal(asdict(self))
+    def to_json(self, before: PolicyInfo | None = None) -> bytes:
+        """Return this as sealed JSON text; with what is true of the weights until those of this one stand there."""
+        return sealed.seal(asdict(self) | ({"before": asdict(before)} if before else {}))
 
 
 class Policy:
@@ -150,15 +151,30 @@ def load(path: str | Path) -> Policy:
     if weights_path.is_dir():
         weights_path = weights_path / "policy" / "best.safetensors"
         _refuse_links(weights_path.parent, weights_path, weights_path.with_suffix(".json"))
-    info = _read_info(weights_path.with_suffix(".json"))
+    described = _read_infos(weights_path.with_suffix(".json"))
+    while True:
+        try:
+            return _load(weights_path, described)
+        except RunRefused:
+            # Described anew since it was read: the run goes on, and has a new policy.
+            if described == (described := _read_infos(weights_path.with_suffix(".json"))):
+                raise
+
+
+def _load(weights_path: Path, described: list[PolicyInfo]) -> Policy:
+    """Load the policy that one of the descriptions is true of."""
+    info = described[0]
     # Before anything is read: a small description cannot make anybody take much memory, nor a large file.
-    _refuse_unless_file(weights_path, 4 * info.weights + _MAX_HEADER_BYTES)
+    _refuse_unless_file(weights_path, 4 * max(info.weights for info in described) + _MAX_HEADER_BYTES)
     try:
-        if (size := weights_path.stat().st_size) < 4 * info.weights:
+        if (size := weights_path.stat().st_size) < 4 * min(info.weights for info in described):
             raise RuntimeError(f"{size:,} bytes, too few for {info.weights:,} weights")
         content = weights_path.read_bytes()
-        if (found := sealed.checksum(content)) != info.weights_sha256:
+        found = sealed.checksum(content)
+        fitting = [info for info in described if info.weights_sha256 == found]
+        if not fitting:
             raise RuntimeError(f"checksum {found}, not {info.weights_sha256}")
+        info = fitting[0]
         weights = safetensors.torch.load(content)
         # Compared before the network is built: a description alone makes nobody allocate.
         if sum(weight.numel() for weight in weights.values()) != info.weights:
@@ -173,7 +189,7 @@ def load(path: str | Path) -> Policy:
             got=f"{weights_path}: {error}",
             expected=f"an actor with {info.obs_size} inputs, hidden layers {list(info.hidden)}, "
             f"{len(info.action_low)} outputs",
-            do="copy both files of the policy again; if the run was killed, t3d resume writes them anew",
+            do="copy both files of the policy again",
         ) from error
     return Policy(body.requires_grad_(False), info)
 
@@ -205,9 +221,14 @@ def _refuse_unless_file(path: Path, max_bytes: int) -> None:
         )
 
 
-def _read_info(path: Path) -> PolicyInfo:
+def _read_infos(path: Path) -> list[PolicyInfo]:
+    """Return what a policy's JSON says: of its weights, and of those before if they may still stand there."""
     _refuse_unless_file(path, sealed.MAX_BYTES)
     fields = sealed.unseal(path)
+    return [_info(path, described) for described in (fields, fields.get("before")) if described is not None]
+
+
+def _info(path: Path, fields: Any) -> PolicyInfo:
     try:
         info = PolicyInfo(
             env=str(fields["env"]),

@@ -18,7 +18,7 @@ from t3d.config import Config, config_from
 from t3d.errors import RunRefused, T3DError
 from t3d.machine import describe
 from t3d.making import Spaces
-from t3d.policy import PolicyInfo
+from t3d.policy import PolicyInfo, load
 from t3d.runs import disk
 from t3d.td3 import TD3
 from t3d.training import Trainer
@@ -192,14 +192,12 @@ def policy_path(folder: Path, which: str) -> Path:
     return folder / "policy" / f"{which}.safetensors"
 
 
-def policy_files(
-    folder: Path, which: str, agent: TD3, env: str, spaces: Spaces, env_steps: int, return_mean: float | None
-) -> dict[Path, bytes]:
-    """Return the files of the agent's actor as a policy that can be loaded without the run.
+def as_policy(
+    agent: TD3, env: str, spaces: Spaces, env_steps: int, return_mean: float | None
+) -> tuple[bytes, PolicyInfo]:
+    """Return the agent's actor as a policy that can be loaded without the run: its weights' file, and what it says.
 
     Args:
-        folder: the run folder.
-        which: best or last.
         agent: whose actor.
         env: the environment's name.
         spaces: its shapes and bounds.
@@ -220,5 +218,27 @@ def policy_files(
         return_mean=return_mean,
         weights_sha256=sealed.checksum(content),
     )
-    path = policy_path(folder, which)
-    return {path: content, path.with_suffix(".json"): info.to_json()}
+    return content, info
+
+
+def write_policy(path: Path, content: bytes, info: PolicyInfo) -> None:
+    """Write both files of a policy. Whoever loads it at any instant, or after a kill, gets the one before or this one.
+
+    Args:
+        path: of the weights; the description stands beside.
+        content: the weights' file.
+        info: the description.
+
+    Raises:
+        OSError: they could not be written; what could be loaded before, or this policy, still can.
+    """
+    description = path.with_suffix(".json")
+    disk.make_folder(path.parent)
+    try:
+        before: PolicyInfo | None = load(path).info
+    except RunRefused:
+        before = None  # the first one, or damaged: nothing that could be kept
+    if before and before.weights_sha256 != info.weights_sha256:
+        disk.replace(description, info.to_json(before))
+    disk.replace(path, content)
+    disk.replace(description, info.to_json())

@@ -10,6 +10,7 @@ from typing import Any, Self
 from t3d.config import Config
 from t3d.errors import RunRefused
 from t3d.machine import describe
+from t3d.policy import PolicyInfo
 from t3d.presets import Choice
 from t3d.runs import checkpoints, disk, folder
 from t3d.runs.lock import Lock
@@ -44,7 +45,7 @@ class Store:
         self._config = config
         self._lock = Lock(path)
         self._replay: ReplayLog | None = None
-        self._waiting: dict[Path, bytes] = {}  # policies that could not be written yet
+        self._waiting: dict[Path, tuple[bytes, PolicyInfo]] = {}  # policies that could not be written yet
         self._number = 0  # of the next checkpoint
         self._committed_at, self._tried_s = 0, time.monotonic()
         self._ring = config.buffer_size // config.n_envs
@@ -120,19 +121,16 @@ class Store:
 
     def save_policy(self, which: str, trainer: Trainer, env: str, return_mean: float | None) -> None:
         """Write the actor as the run's `best` or `last` policy, or try again at the next commit."""
-        spaces = trainer.envs.spaces
-        self._waiting |= folder.policy_files(
-            self.path, which, trainer.agent, env, spaces, trainer.env_steps, return_mean
-        )
+        policy = folder.as_policy(trainer.agent, env, trainer.envs.spaces, trainer.env_steps, return_mean)
+        self._waiting[folder.policy_path(self.path, which)] = policy
         try:
             self._write_waiting()
         except OSError as error:
             _log.warning("the %s policy could not be written: %s; it waits in memory", which, error)
 
     def _write_waiting(self) -> None:
-        for path, content in list(self._waiting.items()):
-            disk.make_folder(path.parent)
-            disk.replace(path, content)
+        for path, policy in list(self._waiting.items()):
+            folder.write_policy(path, *policy)
             del self._waiting[path]
 
     def _log_of(self, trainer: Trainer) -> ReplayLog:

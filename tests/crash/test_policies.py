@@ -1,0 +1,133 @@
+"""A policy is two files; whenever its run is killed, what is loaded is the policy before or the new one."""
+
+import errno
+import functools
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from crash_runs import Disk, Exits, Fails, Full, Gone, Short, live
+
+import t3d
+from t3d.policy import PolicyInfo
+from t3d.runs import disk
+from t3d.runs.folder import policy_path, write_policy
+from t3d.sealed import checksum
+
+KINDS = {
+    "gone before": functools.partial(Exits, done=0),
+    "gone within": functools.partial(Exits, done=0.5),
+    "gone after": functools.partial(Exits, done=1),
+    "EIO": functools.partial(Fails, number=errno.EIO),
+    "short write": Short,
+    "full from there on": Full,
+}
+MOST_CALLS = 30
+
+
+def policy(number):
+    """Return a policy of its own for each number, as `folder.as_policy` does."""
+    rng, sizes = np.random.default_rng(number), (2, 3, 1)
+    shapes = {f"{2 * i}.weight": shape[::-1] for i, shape in enumerate(itertools.pairwise(sizes))}
+    shapes |= {f"{2 * i}.bias": (size,) for i, size in enumerate(sizes[1:])}
+    content = safetensors.torch.save(
+        {name: torch.tensor(rng.normal(size=shape)).float() for name, shape in shapes.items()}
+    )
+    known = {"env": "Own-v0", "obs_shape": (2,), "action_low": (-1.0,), "action_high": (1.0,), "action_shape": (1,)}
+    return content, PolicyInfo(
+        **known,
+        hidden=(3,),
+        layer_norm=False,
+        env_steps=number,
+        return_mean=None,
+        weights_sha256=checksum(content),
+    )
+
+
+def write(monkeypatch, path, number, stand_in):
+    """Write a policy on a disk; return whether that was done to its end."""
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "os", stand_in)
+        try:
+            write_policy(path, *policy(number))
+        except (Gone, OSError):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_two_calls_fail_and_one_of_the_policies_is_there(monkeypatch, folder, kind):
+    """The second attempt begins from whatever the first has left."""
+    for first in range(1, MOST_CALLS):
+        whole = folder / "whole" / "policy" / "best.safetensors"
+        assert write(monkeypatch, whole, 1, Disk())
+        done = write(monkeypatch, whole, 2, KINDS[kind](first))
+        left = t3d.load(folder / "whole").info.env_steps
+        assert left in ((2,) if done else (1, 2)), first
+        for second in range(1, MOST_CALLS):
+            run = shutil.copytree(folder / "whole", folder / "run")
+            again = write(monkeypatch, run / "policy" / "best.safetensors", 3, KINDS[kind](second))
+            assert t3d.load(run).info.env_steps in ((3,) if again else (left, 3)), (first, second)
+            assert write(monkeypatch, run / "policy" / "best.safetensors", 4, Disk())
+            assert t3d.load(run).info.env_steps == 4
+            assert {path.name for path in (run / "policy").iterdir()} == {"best.safetensors", "best.json"}
+            shutil.rmtree(run)
+            if again:
+                break
+        shutil.rmtree(folder / "whole")
+        if done:
+            assert first > 10
+            return
+    raise AssertionError("a policy takes too many calls")
+
+
+class Watched(Exits):
+    """A disk that loads a run's policies before and after each call that changes a name of theirs.
+
+    Args:
+        run: the run folder.
+        seen: of each policy the env steps last loaded.
+        at: the process is gone in this call.
+    """
+
+    def __init__(self, run, seen, at=10**9):
+        super().__init__(at, done=1)
+        self._run, self._seen, self.looks = run, seen, []
+
+    def call(self, name, arguments):
+        concerned = name in ("open", "replace", "unlink") and "policy" in str(arguments[0])
+        if concerned:
+            self.looks.append(self.calls + 1)
+            self.look()
+        try:
+            return super().call(name, arguments)
+        finally:
+            if concerned:
+                self.look()
+
+    def look(self):
+        for which in ("best", "last"):
+            try:
+                env_steps = t3d.load(policy_path(self._run, which)).info.env_steps
+            except t3d.Refused as error:
+                assert which not in self._seen, error
+            else:
+                assert env_steps in (11, 22, 33, 44, 45)
+                self._seen[which] = env_steps
+        if "best" in self._seen:
+            assert t3d.load(self._run).info.env_steps == self._seen["best"]
+
+
+def test_while_a_run_is_killed_and_resumed_there_is_always_a_policy(monkeypatch, folder):
+    often = {"eval_every": 11, "checkpoint_every": 10}
+    watched = Watched(folder / "undisturbed", {})
+    assert live(monkeypatch, folder / "undisturbed", watched, **often).code == 0
+    assert len(watched.looks) > 60
+    for at in watched.looks[::13]:
+        seen = {}
+        assert live(monkeypatch, folder / str(at), Watched(folder / str(at), seen, at), **often).code == -9
+        assert live(monkeypatch, folder / str(at), Watched(folder / str(at), seen), **often).code == 0
+        assert seen["last"] == 45
