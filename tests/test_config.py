@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from t3d import instances, presets, workers
-from t3d.config import Config, TD3Config
+from t3d.config import MAX_UNLOGGED_UPDATES, Config, TD3Config
 from t3d.errors import ConfigRefused
 from t3d.presets import Choice
 from t3d.runs import checkpoints
 from t3d.runs.session import Session
-from t3d.training import Trainer
+from t3d.runs.store import _SPARE_STATE_BYTES
+from t3d.td3 import UpdateInfo
+from t3d.training import Trainer, _as_tensor
 
 PROBE = f"{Path(probes.__file__).resolve()}:Counting"
 SMALL = {"steps": 40, "random_steps": 10, "batch_size": 8, "buffer_size": 100, "hidden": (8, 8), "eval_episodes": 2}
@@ -355,12 +357,26 @@ def test_an_impossible_value_is_refused(name, value):
 
 @pytest.mark.parametrize(
     "options",
-    [{"batch_size": 101, "buffer_size": 100}, {"n_envs": 4, "buffer_size": 11}, {"n_envs": 2, "env_workers": 3}],
+    [
+        {"batch_size": 101, "buffer_size": 100},
+        {"n_envs": 4, "buffer_size": 11},
+        {"n_envs": 2, "env_workers": 3},
+        {"steps": 2_000_000, "log_every": 1_600_000},
+        {"log_every": 10, "updates_per_step": 150_000.0},
+    ],
 )
 def test_options_that_are_impossible_together_are_refused_before_anything_is_made(options, monkeypatch):
     monkeypatch.setattr(instances, "make", lambda env: pytest.fail("an environment was made"))
     with pytest.raises(ConfigRefused, match=r"got: .*\n.*expected: "):
         Trainer(PROBE, Config().with_values(SMALL | options))
+
+
+def test_as_many_losses_may_wait_as_a_checkpoint_is_read_with():
+    most = MAX_UNLOGGED_UPDATES
+    Config().with_values({"steps": most * 9, "log_every": most - 1}).check_together()
+    Config().with_values({"steps": most - 1, "log_every": most * 9}).check_together()
+    losses = [UpdateInfo(*torch.zeros(5))] * 1_000
+    assert _as_tensor(losses).nbytes * most // 1_000 < _SPARE_STATE_BYTES
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_known_one():

@@ -33,6 +33,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
 _MAX_INT = 2**63 - 1
 _MAX_LAYERS, _MAX_WIDTH = 64, 2**20
 _MAX_THREADS = 256
+# A checkpoint holds the losses of each since the last log line, and nobody reads one that may be of any size.
+MAX_UNLOGGED_UPDATES = 1_500_000
 
 
 def _is_whole(value: object) -> bool:
@@ -214,7 +216,7 @@ class Config:
 
         Raises:
             ConfigRefused: the batch, or the environments' shares, do not fit into the replay; a worker would have
-                no environment; or half of a schedule is given.
+                no environment; too many updates lie between two log lines; or half of a schedule is given.
         """
         if (self.exploration_noise_final is None) != (self.exploration_noise_steps == 0):
             raise ConfigRefused(
@@ -237,6 +239,15 @@ class Config:
                 got=f"buffer_size = {self.buffer_size}, n_envs = {self.n_envs}",
                 expected="3 slots or more for each environment",
                 do="raise --buffer-size",
+            )
+        # A log line comes at the first vector step that reaches it, or at the end.
+        unlogged = (min(self.log_every, self.steps) + self.n_envs) * self.updates_per_step
+        if unlogged > MAX_UNLOGGED_UPDATES:
+            raise ConfigRefused(
+                "too many updates would lie between two log lines: a checkpoint holds the losses of each",
+                got=f"log_every = {self.log_every}, updates_per_step = {self.updates_per_step}: {unlogged:,.0f}",
+                expected=f"at most {MAX_UNLOGGED_UPDATES:,}",
+                do="lower --log-every",
             )
         if self.env_workers > self.n_envs:
             raise ConfigRefused(

@@ -57,6 +57,8 @@ class Lock:
         """Let go of it."""
         if self._file is not None:
             _held.discard(self._path)
+            with contextlib.suppress(OSError):  # a name in there holds nothing
+                os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = None
 

@@ -117,21 +117,30 @@ class Metrics:
         return [row for row in found if row["kind"] == kind]
 
     def cut(self) -> None:
-        """Remove the rows behind the position that was opened, and write TensorBoard's events anew from the others."""
-        if self._path.exists():
+        """Remove the rows behind the position that was opened."""
+        if self._path.exists() and self._path.stat().st_size > self._length:
             disk.cut(self._path, self._length)
+
+    def show_if_gone(self) -> None:
+        """Write TensorBoard's events anew if somebody has removed them."""
+        if not self._tensorboard_folder.exists():
+            self.show_anew()
+
+    def show_anew(self) -> None:
+        """Write TensorBoard's events anew from the rows up to the position that was opened."""
         if self._tensorboard_folder.exists():
             disk.remove(self._tensorboard_folder)
         for line in self._lines(self._length):
             self._show(_row(line))
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close TensorBoard's files; a row written later begins another."""
         if self._tensorboard is not None:
             try:
                 self._tensorboard.close()
             except OSError as error:
-                _log.warning("TensorBoard's files are not complete, a resumed run writes them anew: %s", error)
+                _log.warning("TensorBoard's files are not complete: %s", error)
+            self._tensorboard = None
 
     def write(self, kind: str, env_steps: int, **fields: Any) -> Row:
         """Append one row.
@@ -185,7 +194,7 @@ class Metrics:
             self._add(row)
         except OSError as error:
             self._shown, self._tensorboard = False, None
-            _log.warning("TensorBoard's files end here, a resumed run writes them anew: %s", error)
+            _log.warning("TensorBoard's files end here; once removed, t3d resume writes them anew: %s", error)
 
     def _add(self, row: Row) -> None:
         if self._tensorboard is None:

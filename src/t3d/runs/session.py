@@ -61,9 +61,7 @@ class Session:
     @property
     def finished(self) -> bool:
         """Whether all steps are done, judged and logged."""
-        trainer = self.trainer
-        judged = self.progress.evaluated_at == trainer.env_steps
-        return trainer.env_steps >= self.config.steps and judged and not trainer.has_unlogged_updates
+        return self._store.ended(self.trainer, self.progress)
 
     def rows(self, kind: str) -> list[Row]:
         """Return the rows of metrics.jsonl of a kind, as far as the run is."""
@@ -138,6 +136,7 @@ class Session:
         if self.progress.evaluated_at != self.trainer.env_steps:
             yield from self._evaluate(signals)
         self._save("last")
+        self._store.metrics.close()  # once the run has ended nobody writes TensorBoard's files anew
         if not self._store.commit(self.trainer, self.progress):
             raise SaveFailed(
                 "the run has ended, but its final state could not be saved",

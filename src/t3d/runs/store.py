@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from t3d.config import Config
+from t3d.config import MAX_UNLOGGED_UPDATES, Config
 from t3d.errors import RunRefused
 from t3d.machine import describe
 from t3d.policy import PolicyInfo
@@ -21,8 +21,8 @@ from t3d.training import Trainer, least_state_bytes, slots_needed
 
 _log = logging.getLogger("t3d")
 
-# A state's size beyond the tensors themselves: losses since the last log line, names.
-_SPARE_STATE_BYTES = 64 << 20
+# A state's size beyond the tensors themselves: five losses of each update since the last log line, names.
+_SPARE_STATE_BYTES = 5 * 8 * MAX_UNLOGGED_UPDATES + (1 << 20)
 # What a manifest from a stranger can make happen when it is believed; none of it has touched the disk.
 _NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, AssertionError, RuntimeError)
 
@@ -111,6 +111,11 @@ class Store:
         """Let go of the folder."""
         self.metrics.close()
         self._lock.close()
+
+    def ended(self, trainer: Trainer, progress: Progress) -> bool:
+        """Return whether all steps are done, judged and logged."""
+        judged = progress.evaluated_at == trainer.env_steps
+        return trainer.env_steps >= self._config.steps and judged and not trainer.has_unlogged_updates
 
     def due(self, env_steps: int) -> bool:
         """Return whether it is time for a checkpoint."""
@@ -229,13 +234,18 @@ class Store:
         self._log_of(trainer).cut()
         self.metrics.cut()
         checkpoints.remove_begun(self.path / "checkpoints")
+        folder.change_steps(self.path, self._config.steps)
+        if self.ended(trainer, progress) and not problems:
+            # Whoever looks at a result changes nothing. TensorBoard's files were closed before the last commit.
+            self.metrics.show_if_gone()
+            return
+        self.metrics.show_anew()
         for bad, problem in problems.items():
             disk.remove(bad)
             _log.warning("a checkpoint cannot be used, and was removed: %s", problem)
         for what in progress.not_exact:
             _log.warning("from here on the run is not bit for bit what it would have been: %s", what)
         self._committed_at = trainer.env_steps
-        folder.change_steps(self.path, self._config.steps)
         said = [*problems.values(), *(f"not bit-exact: {what}" for what in progress.not_exact)]
         for what in [*said, f"resumed from {path.name}"]:
             self.metrics.write("event", trainer.env_steps, what=what)
