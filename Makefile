@@ -20,8 +20,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+# A line a test. A file's tests need not stay together: a few files are most of the time.
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -vv --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
