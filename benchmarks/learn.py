@@ -39,6 +39,7 @@ class Study:
     statistic: str  # what must reach `at_least`: the mean over seeds, or the least seed
     at_least: float | None  # None where the study is there to be compared with another
     options: dict[str, str] = field(default_factory=dict)
+    script: str | None = None  # of the repository, that trains in place of the command t3d train
 
 
 STUDIES = {
@@ -53,6 +54,9 @@ STUDIES = {
         "HalfCheetah-v5", 100_000, 3, "compare half the batch", "mean", None, {"batch-size": "128"}
     ),
     "hopper": Study("Hopper-v5", 100_000, 5, "what is seen", "mean", None),
+    "hopper-one-critic": Study(
+        "Hopper-v5", 100_000, 5, "compare one critic", "mean", None, script="examples/one_critic.py"
+    ),
     "ant-bullet": Study("AntBulletEnv-v0", 100_000, 5, "mean >= 350", "mean", 350),
 }
 
@@ -62,7 +66,11 @@ def train(name: str, study: Study, seed: int) -> Path:
     out = RUNS / name / f"s{seed}"
     options = {"steps": str(study.steps), "seed": str(seed), "threads": "1", **study.options, "out": str(out)}
     flags = [part for flag, value in options.items() for part in (f"--{flag}", value)]
-    command = [str(Path(sys.executable).with_name("t3d")), "train", study.env, *flags, "--no-video", "--resume", "auto"]
+    if study.script is None:
+        t3d = str(Path(sys.executable).with_name("t3d"))
+        command = [t3d, "train", study.env, *flags, "--no-video", "--resume", "auto"]
+    else:
+        command = [sys.executable, str(HERE.parent / study.script), study.env, *flags]
     began = time.monotonic()
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.with_suffix(".log").open("w") as log:
@@ -75,6 +83,13 @@ def rows(run: Path, kind: str) -> list[dict[str, Any]]:
     """Return a run's rows of one kind."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def promises(run: Path) -> list[list[float | None]]:
+    """Return of each evaluation: env steps, what was obtained, and the bias of Q1 and of the least critic."""
+    told = ("env_steps", "obtained", "q1_bias", "min_q_bias")
+    # A run from before a run looked at its health has none.
+    return [[row[name] for name in told] for row in rows(run, "health") if row["of"] == "evaluation"]
 
 
 def collect(name: str, study: Study, runs: list[Path]) -> None:
@@ -91,6 +106,7 @@ def collect(name: str, study: Study, runs: list[Path]) -> None:
                 "best": max(row["return_mean"] for row in evaluations),
                 "wall_s": evaluations[-1]["wall_s"],
                 "curve": [[row["env_steps"], row["return_mean"]] for row in evaluations],
+                "promises": promises(run),
             }
         )
     finals = [float(run["final"]) for run in seen]

@@ -238,10 +238,12 @@ def test_step_9_the_target_is_detached_and_no_gradient_reaches_a_target_network(
 
 def test_steps_10_to_12_by_hand():
     agent = hand_made_agent()
-    loss, q1, q2 = agent.update_critic(hand_made_batch(), torch.tensor(HAND_MADE_TARGET))
+    q1, q2 = agent.critic(hand_made_batch().obs, hand_made_batch().action)
+    loss, *means = agent.update_critic(hand_made_batch(), torch.tensor(HAND_MADE_TARGET))
     # Step 10, at a = 0, 0.5, -0.25:
     assert numbers(q1) == near([2.0, 3.0, 1.5])
     assert numbers(q2) == near([2.0, 2.5, 1.75])
+    assert list(map(float, means)) == [near(6.5 / 3), near(6.25 / 3)]
     # Step 11: errors -.6 -1 -1.5 and -.6 -1.5 -1.25; squares .36 1 2.25 and .36 2.25 1.5625; means; their sum.
     assert float(loss) == near(3.61 / 3 + 4.1725 / 3)
     # Step 12: every gradient is negative (Q1 by a's weight: 2/3 * (-.6*0 - 1*.5 + 1.5*.25) * 2 = -1/6, and so on),
@@ -351,11 +353,12 @@ def test_every_value_is_a_flat_row_of_the_batch(size, action_size):
     tensors = Batch(*(torch.as_tensor(part) for part in batch))
     q1, q2 = agent.critic(tensors.obs, tensors.action)
     target = agent.target_q(tensors, torch.as_tensor(noise))
-    loss, seen_q1, seen_q2 = agent.update_critic(tensors, target)
-    flat = (q1, q2, agent.critic.q1(tensors.obs, tensors.action), target, seen_q1, seen_q2)
+    seen = agent.update_critic(tensors, target)
+    flat = (q1, q2, agent.critic.q1(tensors.obs, tensors.action), target)
     assert {tuple(value.shape) for value in flat} == {(size,)}
     assert agent.actor(tensors.obs).shape == (size, action_size)
-    assert loss.shape == ()
+    assert {tuple(value.shape) for value in seen} == {()}
+    assert not any(value.requires_grad for value in seen)
     info = agent.update(batch, noise)
     assert {tuple(value.shape) for value in info} == {()}
     assert not any(value.requires_grad for value in info)

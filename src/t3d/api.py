@@ -18,6 +18,7 @@ from t3d.runs.film import film
 from t3d.runs.seeds import Job, Seed, jobs_of, train_seeds
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
+from t3d.td3 import TD3
 from t3d.training import refuse_too_large
 
 __all__ = ["train_seeds"]
@@ -41,6 +42,7 @@ def train(
     preset: str | None = None,
     out: str | Path | None = None,
     resume: Literal["no", "auto"] = "no",
+    algorithm: type[TD3] = TD3,
     video: bool = True,
     video_frames: int = 300,
     **options: Any,
@@ -52,6 +54,7 @@ def train(
         preset: named set of options; None takes the environment's.
         out: the run folder; None takes runs/<env>/<preset>-s<seed>.
         resume: auto continues the run in that folder, if there is one.
+        algorithm: a subclass of TD3 that changes it; it runs on the engine eager.
         video: film the best policy at the end.
         video_frames: at most so many.
         options: any option of `Config` and `TD3Config`, by its name.
@@ -64,7 +67,7 @@ def train(
     refuse_below_one("video_frames", video_frames)
     refuse_unknown_resume(resume)
     choice = presets.choose(env, preset, options)
-    session = Session(env, choice, Path(out) if out else None, resume=resume == "auto")
+    session = Session(env, choice, Path(out) if out else None, resume=resume == "auto", algorithm=algorithm)
     with closing(session.run()) as rows:
         for _ in rows:
             pass

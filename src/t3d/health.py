@@ -27,6 +27,8 @@ Numbers = dict[str, float | None]
 # An action beyond this is at its bound: where tanh(x) = 0.99, its slope, and so the actor's gradient, is 2 % of that
 # at 0.
 AT_THE_BOUND = 0.99
+# Of what an algorithm does not have, such as a second critic.
+NO_NUMBER = torch.tensor(math.nan)
 # Below this share of the discount, more of a promise lies beyond the time limit than before it.
 PLAYED = 0.5
 
@@ -81,12 +83,12 @@ def _networks(agent: TD3, batch: Batch) -> dict[str, Tensor]:
     """Return what the actor and the critics answer to the batch, and how many of their units never do."""
     pre_tanh, dead_actor = _through(agent.actor.body, batch.obs)  # (B, A)
     obs_action = torch.cat([batch.obs, batch.action], dim=1)  # (B, S + A)
+    critics = {name: getattr(agent.critic, f"{name}_body", None) for name in ("q1", "q2")}
     return {
         "saturated_share": (torch.tanh(pre_tanh).abs() > AT_THE_BOUND).double().mean(),
         "pre_tanh": pre_tanh.double().abs().mean(),
         "dead_actor": dead_actor,
-        "dead_q1": _through(agent.critic.q1_body, obs_action)[1],
-        "dead_q2": _through(agent.critic.q2_body, obs_action)[1],
+        **{f"dead_{n}": NO_NUMBER if body is None else _through(body, obs_action)[1] for n, body in critics.items()},
     }
 
 
@@ -105,25 +107,31 @@ def _targets(agent: TD3, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
     """Return how often steps 6 and 8 of the batch's update bite."""
     config = agent.config
     next_action = smooth(agent.actor_target(batch.next_obs), noise, config.policy_noise, config.noise_clip)  # (B, A)
-    next_q1, next_q2 = agent.critic_target(batch.next_obs, next_action)  # (B,), (B,)
+    next_q = _opinions(agent.critic_target, batch.next_obs, next_action)
     return {
         "noise_clipped_share": ((config.policy_noise * noise).abs() > config.noise_clip).double().mean(),
-        "q1_target_share": (next_q1 < next_q2).double().mean(),
+        "q1_target_share": (next_q[0] < next_q[1]).double().mean() if len(next_q) == 2 else NO_NUMBER,
     }
+
+
+def _opinions(critic: nn.Module, obs: Tensor, action: Tensor) -> tuple[Tensor, ...]:
+    """Return what each of the critics says, (B,): two in TD3 itself, one or more in a changed algorithm."""
+    said = critic(obs, action)
+    return (said,) if isinstance(said, Tensor) else tuple(said)
 
 
 def _moves(agent: TD3, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
     """Let a copy of the agent make the update; return what its critics said, and how far its weights moved."""
     moved = copy.deepcopy(agent)
-    target_q = moved.target_q(batch, noise)  # (B,)
-    _, q1, q2 = moved.update_critic(batch, target_q)  # (B,), (B,)
+    with torch.no_grad():
+        said = [q.double() for q in _opinions(moved.critic, batch.obs, batch.action)]  # each (B,)
+    moved.update_critic(batch, moved.target_q(batch, noise))
     moved.update_actor(batch)
-    q1, q2 = q1.double(), q2.double()
-    q_scale = (q1.abs() + q2.abs()).mean() / 2  # ()
+    q_scale = torch.stack(said).abs().mean()  # ()
     return {
         "q_scale": q_scale,
         # 0 / 0 where both say 0 of everything: no number.
-        "disagreement": (q1 - q2).abs().mean() / q_scale,
+        "disagreement": (said[0] - said[1]).abs().mean() / q_scale if len(said) == 2 else NO_NUMBER,
         **_move("critic", agent.critic, moved.critic),
         **_move("actor", agent.actor, moved.actor),
     }
@@ -183,17 +191,17 @@ def of_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
 
 
 def _states(agent: TD3, played: Trajectory) -> NDArray[np.float64]:
-    """Return (T, 4): what each state gave, what Q1 and min(Q1, Q2) promised of that, and 1 - gamma^n."""
+    """Return (T, 4): what each state gave, what Q1 and the smallest Q promised of that, and 1 - gamma^n."""
     gamma, steps = agent.config.gamma, len(played.reward)
-    q1, q2 = agent.critic(_tensor(agent, played.obs), _tensor(agent, played.action))  # (T,), (T,)
+    q = torch.stack(_opinions(agent.critic, _tensor(agent, played.obs), _tensor(agent, played.action)))  # (critics, T)
     final_obs = _tensor(agent, played.final_obs[None])  # (1, S)
-    final_q1, final_q2 = agent.critic(final_obs, agent.actor(final_obs))  # (1,), (1,)
+    final_q = torch.stack(_opinions(agent.critic, final_obs, agent.actor(final_obs)))  # (critics, 1)
     tail = np.zeros(steps) if played.terminated else gamma ** np.arange(steps, 0, -1.0)  # (T,)
     obtained = np.zeros(steps + 1)
     for t in reversed(range(steps)):
         obtained[t] = played.reward[t] + gamma * obtained[t + 1]
-    promised_q1 = _array(q1) - tail * _array(final_q1)
-    promised_min_q = _array(torch.minimum(q1, q2)) - tail * _array(torch.minimum(final_q1, final_q2))
+    promised_q1 = _array(q[0]) - tail * _array(final_q[0])
+    promised_min_q = _array(q.amin(0)) - tail * _array(final_q.amin(0))
     return np.stack([obtained[:-1], promised_q1, promised_min_q, 1 - tail], axis=1)
 
 

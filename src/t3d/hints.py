@@ -146,7 +146,7 @@ def _dead(batches: Sequence[Row]) -> Hint | None:
     rows = _lasting(batches, lambda row: any(_above(row, f"dead_{name}", DEAD_SHARE) for name in networks))
     if not rows:
         return None
-    worst = max(networks, key=lambda name: rows[-1][f"dead_{name}"])
+    worst = max(networks, key=lambda name: rows[-1][f"dead_{name}"] or 0.0)
     since = rows[0]["env_steps"]
     return Hint(
         "dead units",

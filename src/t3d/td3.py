@@ -57,7 +57,7 @@ class Critic(nn.Module):
         self.q1_body = mlp(obs_size + action_size, config.hidden, 1, rng, layer_norm)
         self.q2_body = mlp(obs_size + action_size, config.hidden, 1, rng, layer_norm)
 
-    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, ...]:
         """Return Q1 (B,) and Q2 (B,) for obs (B, S) and action (B, A)."""
         obs_action = torch.cat([obs, action], dim=1)  # (B, S + A)
         return self.q1_body(obs_action).squeeze(1), self.q2_body(obs_action).squeeze(1)  # (B,), (B,)
@@ -131,7 +131,7 @@ class UpdateInfo(NamedTuple):
 
     critic_loss: Tensor | float
     q1: Tensor | float  # mean over the batch
-    q2: Tensor | float  # mean over the batch
+    q2: Tensor | float | None  # mean over the batch; None for a subclass without a second critic
     target_q: Tensor | float  # mean over the batch
     actor_loss: Tensor | float | None  # None where the actor rested
 
@@ -146,6 +146,8 @@ class TD3:
         rng: the stream the networks' first weights are drawn from: actor, then Q1, then Q2.
         device: where the networks live.
     """
+
+    critic_class = Critic  # a subclass may judge in another way
 
     def __init__(
         self,
@@ -163,7 +165,7 @@ class TD3:
         self.actor = Actor(obs_size, action_size, config, rng).to(self.device)
         self.actor_target = copy.deepcopy(self.actor)
         # Step 3: two critics that start different from each other, and two critic targets that start as copies.
-        self.critic = Critic(obs_size, action_size, config, rng).to(self.device)
+        self.critic = self.critic_class(obs_size, action_size, config, rng).to(self.device)
         self.critic_target = copy.deepcopy(self.critic)
         # fused: one call moves all weights of a network, by the same formula.
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.lr, fused=True)
@@ -224,7 +226,7 @@ class TD3:
         if self.updates % self.config.policy_delay == 0:
             actor_loss = self.update_actor(batch)
             self.update_targets()
-        return UpdateInfo(critic_loss, q1.mean(), q2.mean(), target_q.mean(), actor_loss)
+        return UpdateInfo(critic_loss, q1, q2, target_q.mean(), actor_loss)
 
     @torch.no_grad()
     def target_q(self, batch: Batch, noise: Tensor) -> Tensor:
@@ -240,8 +242,8 @@ class TD3:
         # Step 9: the Bellman target, detached from the graph by no_grad. Only a true end stops the bootstrap.
         return bellman(batch.reward, batch.terminated, next_q, self.config.gamma)  # (B,)
 
-    def update_critic(self, batch: Batch, target_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Move both critics towards target_q (B,): steps 10 to 12. Return the loss (), Q1 and Q2 (B,), detached."""
+    def update_critic(self, batch: Batch, target_q: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Move both critics towards target_q (B,): steps 10 to 12. Return the loss, the means of Q1 and Q2, all ()."""
         # Step 10: the two critics value (s, a).
         q1, q2 = self.critic(batch.obs, batch.action)  # (B,), (B,)
         # Step 11: the sum of their two mean squared errors.
@@ -250,7 +252,7 @@ class TD3:
         self.critic_optimizer.zero_grad()
         loss.backward()
         self.critic_optimizer.step()
-        return loss.detach(), q1.detach(), q2.detach()
+        return loss.detach(), q1.detach().mean(), q2.detach().mean()
 
     def update_actor(self, batch: Batch) -> Tensor:
         """Move the actor uphill on Q1: step 13. Return the loss (), detached."""

@@ -21,7 +21,7 @@ from t3d.machine import usable_cores, usable_memory_bytes
 from t3d.replay import Replay, slot_dtype
 from t3d.sealed import whole
 from t3d.streams import Streams, episode_seed, health_generator
-from t3d.td3 import TD3, UpdateInfo
+from t3d.td3 import TD3, Actor, UpdateInfo
 
 # The replay may take this share of the memory that this process may use; the rest is for everything else.
 _MEMORY_SHARE = 0.8
@@ -34,7 +34,7 @@ class Losses(NamedTuple):
     critic_loss: float
     actor_loss: float | None
     q1: float
-    q2: float
+    q2: float | None  # None where the algorithm has no second critic
     target_q: float
 
 
@@ -44,12 +44,13 @@ class Trainer:
     Args:
         env: which environment, as for `making.make`.
         config: how to train.
+        algorithm: TD3, or a subclass that changes it.
 
     Raises:
-        Refused: the environment, the options or this machine's memory make it impossible.
+        Refused: the algorithm, the environment, the options or this machine's memory make it impossible.
     """
 
-    def __init__(self, env: str, config: Config) -> None:
+    def __init__(self, env: str, config: Config, algorithm: type[TD3] = TD3) -> None:
         config.check_together()
         _refuse_missing_device(config.device)
         self.config = config
@@ -68,9 +69,11 @@ class Trainer:
         refuse_too_large("the networks", least_state_bytes(config), "lower --hidden")
         self.replay = Replay(config.buffer_size, config.n_envs, spaces.obs_size, spaces.action_size)
         self.replay.begin(self.envs.obs, np.ones(config.n_envs, bool))
-        self.agent = TD3(spaces.obs_size, spaces.action_size, config.td3, self.streams.networks, device=config.device)
-        sizes = spaces.obs_size, spaces.action_size, config.td3.hidden, config.batch_size
-        self.threads = choose_threads(*sizes, usable_cores()) if config.threads == "auto" else config.threads
+        sizes = spaces.obs_size, spaces.action_size
+        self.agent = algorithm(*sizes, config.td3, self.streams.networks, device=config.device)
+        _refuse_other_actor(self.agent)
+        work = *sizes, config.td3.hidden, config.batch_size
+        self.threads = choose_threads(*work, usable_cores()) if config.threads == "auto" else config.threads
         torch.set_num_threads(self.threads)  # for what PyTorch computes itself, whichever the engine
         self.chosen = choose(config.engine, self.agent, self.threads)
         self.engine = self.chosen.engine
@@ -156,13 +159,12 @@ class Trainer:
             return None
         self.refuse_non_finite()
         seen, self._seen = self._seen, []
-        actor = [info.actor_loss for info in seen if info.actor_loss is not None]
         return Losses(
             updates=self.agent.updates,
             critic_loss=_mean([info.critic_loss for info in seen]),
-            actor_loss=_mean(actor) if actor else None,
+            actor_loss=_mean_of_any([info.actor_loss for info in seen]),
             q1=_mean([info.q1 for info in seen]),
-            q2=_mean([info.q2 for info in seen]),
+            q2=_mean_of_any([info.q2 for info in seen]),
             target_q=_mean([info.target_q for info in seen]),
         )
 
@@ -173,9 +175,8 @@ class Trainer:
             Diverged: one is not finite. It names the first such update and the tensors.
         """
         losses = _as_tensor(self._seen)
-        rested = torch.tensor([info.actor_loss is None for info in self._seen], dtype=torch.bool)
-        wrong = ~torch.isfinite(losses)
-        wrong[:, 4] &= ~rested
+        absent = [[value is None for value in info] for info in self._seen]
+        wrong = ~torch.isfinite(losses) & ~torch.tensor(absent, dtype=torch.bool).reshape(-1, 5)
         bad = torch.nonzero(wrong.any(dim=1))
         tensors = [name for name, tensor in self.agent.tensors().items() if not torch.isfinite(tensor).all()]
         if not len(bad) and not tensors:
@@ -241,7 +242,7 @@ class Trainer:
         self._ended = tensors["ended"].numpy().copy()
         self._action = tensors["action"].numpy().copy() if "action" in tensors else None
         self._seen = [
-            UpdateInfo(loss, q1, q2, target_q, None if math.isnan(actor_loss) else actor_loss)
+            UpdateInfo(loss, q1, _or_none(q2), target_q, _or_none(actor_loss))
             for loss, q1, q2, target_q, actor_loss in tensors["seen"].tolist()
         ]
         self.replay = Replay(self.config.buffer_size, self.config.n_envs, obs.shape[1], self.agent.action_size)
@@ -275,11 +276,11 @@ class Trainer:
 def least_state_bytes(config: Config) -> int:
     """Return what the state of any run with these options takes at least: known before a network is built.
 
-    Weights, targets and Adam's moments, as if one number were observed and one played.
+    Weights, targets and Adam's moments of an actor and one critic, as if one number were observed and one played.
     """
     actor, critic = ([inputs, *config.td3.hidden, 1] for inputs in (1, 2))
     weights, q_weights = (sum((a + 1) * b for a, b in itertools.pairwise(sizes)) for sizes in (actor, critic))
-    return 4 * (4 * weights + 8 * q_weights + config.n_envs)
+    return 4 * (4 * (weights + q_weights) + config.n_envs)
 
 
 def slots_needed(config: Config, facts: Mapping[str, Any]) -> list[int]:
@@ -292,13 +293,32 @@ def slots_needed(config: Config, facts: Mapping[str, Any]) -> list[int]:
 
 
 def _as_tensor(seen: Sequence[UpdateInfo]) -> torch.Tensor:
-    """Return (updates, 5) float64; NaN where the actor rested."""
+    """Return (updates, 5) float64; NaN where there was no such number, as where the actor rested."""
     rows = [[float("nan") if value is None else float(value) for value in info] for info in seen]
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
 
 
 def _mean(values: Sequence[torch.Tensor | float]) -> float:
     return float(torch.stack([torch.as_tensor(value) for value in values]).mean(dtype=torch.float64))
+
+
+def _mean_of_any(values: Sequence[torch.Tensor | float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return _mean(found) if found else None
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _refuse_other_actor(agent: TD3) -> None:
+    if type(agent.actor) is not Actor:
+        raise ConfigRefused(
+            "a policy is saved and loaded as an actor of t3d",
+            got=f"{type(agent).__name__} with an actor of its own, {type(agent.actor).__name__}",
+            expected="another update, or another critic",
+            do="leave the actor as it is; or edit Actor in td3.py and policy.py together",
+        )
 
 
 def _refuse_missing_device(device: str) -> None:

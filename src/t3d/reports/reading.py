@@ -26,7 +26,7 @@ class Run:
     path: Path
     env: str
     preset: str
-    options: dict[str, Any]  # every option by its flag's name, the algorithm's among them
+    options: dict[str, Any]  # every option by its flag's name, the algorithm's among them; and the algorithm
     engine: dict[str, Any]
     machine: dict[str, Any]
     rows: dict[str, list[Row]]  # by kind, each in the order of env steps
@@ -113,6 +113,7 @@ def read(folder: Path) -> Run:
     fields = dict(config["config"])
     options = {**fields, **fields.pop("td3")}
     options.pop("td3")
+    options["algorithm"] = config["algorithm"]
     return Run(
         path=folder,
         env=config["env"],
@@ -134,7 +135,8 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         json.dumps(content, allow_nan=False)
         fields = content["config"]
-        for name in ("env", "preset"):
+        content.setdefault("algorithm", "TD3")  # runs begun before it was recorded
+        for name in ("env", "preset", "algorithm"):
             if not isinstance(content[name], str):
                 raise TypeError(f"{name} = {content[name]!r}")
         for name in ("seed", "steps"):

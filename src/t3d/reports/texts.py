@@ -101,10 +101,13 @@ def command(runs: list[Run]) -> str:
     """Write the commands that repeat some runs of one group; every option that its preset does not set.
 
     Engine and thread count are those that ran, since they decide the last bits. Texts from a run folder are quoted
-    for the shell. Empty if one would be read as something else, or holds what a terminal might obey.
+    for the shell. Empty if one would be read as something else, or holds what a terminal might obey; and for an
+    algorithm that no command line can name.
     """
     first = runs[0]
     options = {**first.options}
+    if options.pop("algorithm") != "TD3":
+        return ""
     options.update({name: first.engine[key] for name, key in _RAN.items() if key in first.engine})
     try:
         chosen = presets.choose(first.env, first.preset).config

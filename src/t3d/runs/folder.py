@@ -28,6 +28,7 @@ FORMAT = 1
 WRITTEN = ("config.json", "metrics.jsonl", "checkpoints", "replay", "policy", "video", "tensorboard", "report.html")
 _MAX_FILES, _MAX_DEPTH = 10_000, 8
 _MAX_ENV_NAME = 5_000  # as long as paths get
+_ALGORITHM = re.compile(r"[\w.<>]{1,200}")
 
 
 def env_name(env: str) -> str:
@@ -35,6 +36,14 @@ def env_name(env: str) -> str:
     module, _, name = env.rpartition(":")
     full = f"{Path(module).name.removesuffix('.py')}.{name}" if module else name
     return re.sub(r"[^A-Za-z0-9._-]", "_", full)
+
+
+def algorithm_name(algorithm: type[TD3]) -> str:
+    """Return how a run records its algorithm, a plain fact that is never looked up.
+
+    Without the module: a class has another one in the script that is run than where that script is imported.
+    """
+    return algorithm.__qualname__
 
 
 def usual(env: str, preset: str, seed: int) -> Path:
@@ -128,6 +137,7 @@ def write_config(folder: Path, env: str, preset: str, config: Config, trainer: T
         "format": FORMAT,
         "env": env,
         "preset": preset,
+        "algorithm": algorithm_name(type(trainer.agent)),
         "config": dataclasses.asdict(config),
         "engine": {
             "name": trainer.chosen.name,
@@ -153,6 +163,7 @@ class RunInfo(NamedTuple):
 
     env: str
     preset: str
+    algorithm: str  # as `algorithm_name` gave it
     config: Config
     engine: dict[str, Any]  # name, threads, reason
     machine: dict[str, Any]  # as `machine.describe` gave it
@@ -178,9 +189,13 @@ def read_config(folder: Path) -> RunInfo:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
         config = config_from(content["config"])
         env, preset = content["env"], content["preset"]
+        # Runs begun before this was recorded are TD3's.
+        algorithm = content.get("algorithm", algorithm_name(TD3))
         if not (isinstance(env, str) and isinstance(preset, str) and len(env) <= _MAX_ENV_NAME):
             raise ValueError("env and preset are not texts, or too long")
-        return RunInfo(env, preset, config, dict(content["engine"]), dict(content["machine"]))
+        if not (isinstance(algorithm, str) and _ALGORITHM.fullmatch(algorithm)):
+            raise ValueError("algorithm is no class's name")
+        return RunInfo(env, preset, algorithm, config, dict(content["engine"]), dict(content["machine"]))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, T3DError) as error:
         raise RunRefused(
             "config.json cannot be read", got=f"{path}: {error!r}", do="use the version of t3d that wrote it"

@@ -13,6 +13,7 @@ from t3d.runs.metrics import Row
 from t3d.runs.progress import Progress
 from t3d.runs.signals import Signals
 from t3d.runs.store import Store
+from t3d.td3 import TD3
 from t3d.training import Trainer
 
 
@@ -24,18 +25,27 @@ class Session:
         choice: preset and configuration.
         out: the run folder; None takes the usual place.
         resume: continue the run that is there, if one is.
+        algorithm: TD3, or a subclass that changes it.
 
     Raises:
         Refused: before anything is written.
     """
 
-    def __init__(self, env: str, choice: Choice, out: Path | None = None, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        env: str,
+        choice: Choice,
+        out: Path | None = None,
+        *,
+        resume: bool = False,
+        algorithm: type[TD3] = TD3,
+    ) -> None:
         self.env = env
         self.choice, self.config = choice, choice.config
         found = None
         try:
-            found = Store.find(env, choice, out) if resume else None
-            self.trainer = Trainer(env, self.config)
+            found = Store.find(env, choice, out, algorithm) if resume else None
+            self.trainer = Trainer(env, self.config, algorithm)
             self.progress = Progress()
             if found is None:
                 self._store = Store.create(env, choice, out, self.trainer, exist_ok=resume)

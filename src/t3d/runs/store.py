@@ -17,6 +17,7 @@ from t3d.runs.lock import Lock
 from t3d.runs.metrics import Metrics, last_env_steps
 from t3d.runs.progress import Progress
 from t3d.runs.replaylog import ReplayLog
+from t3d.td3 import TD3
 from t3d.training import Trainer, least_state_bytes, slots_needed
 
 _log = logging.getLogger("t3d")
@@ -86,11 +87,12 @@ class Store:
         return store
 
     @classmethod
-    def find(cls, env: str, choice: Choice, out: Path | None) -> Self | None:
+    def find(cls, env: str, choice: Choice, out: Path | None, algorithm: type[TD3] = TD3) -> Self | None:
         """Open the folder of a run that can be continued; None if there is none, or one without a checkpoint.
 
         Raises:
-            RunRefused: it holds something else, a run with other options, or is held by another process.
+            RunRefused: it holds something else, a run with other options or of another algorithm, or is held by
+                another process.
         """
         path = out or folder.usual(env, choice.preset, choice.config.seed)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -99,6 +101,7 @@ class Store:
         if not checkpoints.folders(path / "checkpoints") and folder.only_begun(path):
             return None
         recorded = folder.read_config(path)
+        refuse_another_algorithm(path, recorded, algorithm)
         refuse_changes(path, recorded, env, choice.config)
         if not checkpoints.folders(path / "checkpoints"):
             _refuse_if_checkpoints_are_gone(path, recorded.config)
@@ -302,6 +305,24 @@ def _refuse_if_checkpoints_are_gone(path: Path, config: Config) -> None:
             expected=f"one every {_steps_between(config):,} steps",
             do="give another --out; or remove the folder, to begin again",
         )
+
+
+def refuse_another_algorithm(path: Path, recorded: folder.RunInfo, algorithm: type[TD3]) -> None:
+    """Refuse to continue a run with another algorithm than the one that it was begun with.
+
+    Raises:
+        RunRefused: with what to do. A class is never looked up by the name that a file gives it.
+    """
+    now = folder.algorithm_name(algorithm)
+    if now == recorded.algorithm:
+        return
+    give = f'give the class: t3d.train(..., algorithm={recorded.algorithm}, out=..., resume="auto")'
+    raise RunRefused(
+        "the run in this folder was trained by another algorithm",
+        got=f"{path}: it was {recorded.algorithm}, now {now}",
+        do=("leave algorithm out" if recorded.algorithm == folder.algorithm_name(TD3) else give)
+        + "; or begin a new run in another folder",
+    )
 
 
 def refuse_changes(path: Path, recorded: folder.RunInfo, env: str, config: Config) -> None:

@@ -1,0 +1,287 @@
+"""A changed algorithm, a subclass of TD3 given to the library: one critic instead of two, from its first step on."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_runs
+import torch
+
+import t3d
+from t3d import health, sealed
+from t3d.cli import progress
+from t3d.cli.main import run as t3d_command
+from t3d.errors import ConfigRefused, RunRefused
+from t3d.hints import hints
+from t3d.reports import write_report
+from t3d.runs.session import Session
+from t3d.td3 import TD3, Actor
+from t3d.training import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+_spec = importlib.util.spec_from_file_location("one_critic", ROOT / "examples" / "one_critic.py")
+one_critic = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(one_critic)
+OneCritic = one_critic.OneCritic
+
+
+class OneTensor(one_critic.OneOpinion):
+    def forward(self, obs, action):
+        return self.q1(obs, action)
+
+
+class SaysATensor(OneCritic):
+    critic_class = OneTensor
+
+
+class Thrice(t3d.Critic):
+    def forward(self, obs, action):
+        q1, q2 = super().forward(obs, action)
+        return q1, q2, torch.minimum(q1, q2) - 1
+
+
+class OtherActor(Actor):
+    pass
+
+
+class ChangedActor(TD3):
+    def __init__(self, obs_size, action_size, config, rng, device="cpu"):
+        super().__init__(obs_size, action_size, config, rng, device)
+        self.actor = OtherActor(obs_size, action_size, config, rng)
+
+
+def session(folder, algorithm=OneCritic, resume=False, **options):
+    return Session(small_runs.PROBE, small_runs.choice(**options), folder, resume=resume, algorithm=algorithm)
+
+
+def rows_of(folder, kind):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one-critic") / "run"
+    list(session(folder).run())
+    return folder
+
+
+def agents(*algorithms, **options):
+    config = t3d.TD3Config(**{"hidden": (8, 8), "policy_delay": 1} | options)
+    return [algorithm(3, 2, config, np.random.default_rng(0)) for algorithm in algorithms]
+
+
+def batch_of(rows=16, seed=0):
+    rng = np.random.default_rng(seed)
+    obs, next_obs = rng.standard_normal((2, rows, 3)).astype(np.float32)
+    action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
+    reward, ends = rng.standard_normal(rows).astype(np.float32), np.float32(rng.random(rows) < 0.2)
+    return t3d.Batch(obs, next_obs, action, reward, ends), rng.standard_normal((rows, 2)).astype(np.float32)
+
+
+def tensors(batch, noise):
+    return t3d.Batch(*map(torch.from_numpy, batch)), torch.from_numpy(noise)
+
+
+# ---- The example's algorithm
+
+
+def test_it_begins_as_td3_does_without_the_second_critic():
+    one, two = agents(OneCritic, TD3)
+    left_out = {name for name in two.tensors() if ".q2_body." in name}
+    assert set(one.tensors()) == set(two.tensors()) - left_out
+    assert len(left_out) == 6 * (2 + 3)  # weights of critic and target; step and two moments of the critic's
+    for name, tensor in one.tensors().items():
+        assert torch.equal(tensor, two.tensors()[name]), name
+
+
+def test_its_target_is_the_first_critics_word():
+    one, two = agents(OneCritic, TD3)
+    batch, noise = tensors(*batch_of())
+    mine, theirs = one.target_q(batch, noise), two.target_q(batch, noise)
+    assert (mine >= theirs).all() and (mine > theirs).any() and (mine == theirs).any()
+    # With a second critic that never says less, TD3's target is the same.
+    with torch.no_grad():
+        two.critic_target.q2_body[-1].bias += 1e6
+    assert torch.equal(mine, two.target_q(batch, noise))
+
+
+def test_its_first_critic_learns_as_td3s_does_from_the_same_target():
+    one, two = agents(OneCritic, TD3)
+    batch, noise = tensors(*batch_of())
+    target_q = one.target_q(batch, noise)
+    loss, q1, q2 = one.update_critic(batch, target_q)
+    both, also_q1, _ = two.update_critic(batch, target_q)
+    assert q2 is None and float(q1) == float(also_q1)
+    assert 0 < float(loss) < float(both)
+    for mine, theirs in zip(one.critic.q1_body.parameters(), two.critic.q1_body.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_what_its_update_saw():
+    (agent,) = agents(OneCritic)
+    info = agent.update(*batch_of())
+    assert info.q2 is None
+    assert all(np.isfinite(float(value)) for value in info if value is not None)
+
+
+# ---- A run
+
+
+def test_a_run_records_the_class_and_runs_eagerly(trained):
+    config = sealed.unseal(trained / "config.json")
+    assert config["algorithm"] == "OneCritic"
+    assert config["engine"]["name"] == "eager"
+    assert all(row["q2"] is None and row["q1"] is not None for row in rows_of(trained, "update"))
+
+
+def test_auto_says_why_it_is_not_fused_and_fused_is_refused():
+    made = Trainer(small_runs.PROBE, small_runs.choice(engine="auto").config, OneCritic)
+    assert made.chosen.name == "eager"
+    assert "OneCritic is not t3d's own TD3" in made.chosen.reason
+    with pytest.raises(ConfigRefused, match="OneCritic is not t3d's own TD3"):
+        Trainer(small_runs.PROBE, small_runs.choice(engine="fused").config, OneCritic)
+
+
+def test_another_actor_is_refused_as_its_policy_could_not_be_loaded(tmp_path):
+    with pytest.raises(ConfigRefused, match="OtherActor"):
+        session(tmp_path / "run", ChangedActor)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_is_the_undisturbed_one(trained, tmp_path):
+    folder = tmp_path / "run"
+    # Within a log interval: what was seen since the last line, q2 left out, is part of the state.
+    rows = (first := session(folder)).run()
+    for row in rows:
+        if row["env_steps"] >= 33:
+            rows.close()
+            break
+    assert first.trainer.has_unlogged_updates
+    list((second := session(folder, resume=True)).run())
+    assert second.resumed_at == first.trainer.env_steps < 58
+    whole = session(trained, resume=True)
+    assert small_runs.digest(second.trainer, second.progress) == small_runs.digest(whole.trainer, whole.progress)
+    whole._store.close()
+    without_time = [
+        [{k: v for k, v in row.items() if k != "wall_s"} for row in rows_of(path, "update")]
+        for path in (trained, folder)
+    ]
+    assert without_time[0] == without_time[1]
+
+
+def test_a_run_goes_on_with_its_own_algorithm_alone(trained, tmp_path, capsys):
+    with pytest.raises(RunRefused, match=re.escape('t3d.train(..., algorithm=OneCritic, out=..., resume="auto")')):
+        session(trained, TD3, resume=True)
+    with pytest.raises(RunRefused, match="it was OneCritic, now SaysATensor"):
+        session(trained, SaysATensor, resume=True)
+    list(session(tmp_path / "two", TD3, steps=30).run())
+    with pytest.raises(RunRefused, match=r"it was TD3, now OneCritic(.|\n)*leave algorithm out"):
+        session(tmp_path / "two", OneCritic, resume=True)
+    assert t3d_command(["resume", str(trained), "--env", small_runs.PROBE]) == 2
+    assert "algorithm=OneCritic" in capsys.readouterr().err
+
+
+def test_before_its_first_checkpoint_too(tmp_path):
+    folder = tmp_path / "run"
+    begun = session(folder)
+    begun._store.close()
+    assert not (folder / "checkpoints").exists()
+    with pytest.raises(RunRefused, match="it was OneCritic, now TD3"):
+        session(folder, TD3, resume=True)
+    assert session(folder, resume=True).resumed_at is None
+
+
+def test_a_run_from_before_the_algorithm_was_recorded_is_td3s(tmp_path):
+    folder = tmp_path / "run"
+    list(session(folder, TD3, steps=30).run())
+    config = sealed.unseal(folder / "config.json")
+    del config["algorithm"]
+    (folder / "config.json").write_bytes(sealed.seal(config))
+    list(session(folder, TD3, resume=True).run())
+    write_report([folder])
+    with pytest.raises(RunRefused, match="it was TD3"):
+        session(folder, resume=True)
+
+
+@pytest.mark.parametrize("name", [None, 3, "", "os; rm", "x" * 300, "\x1b[2J"])
+def test_an_algorithm_that_is_no_name_is_refused(trained, tmp_path, name):
+    config = sealed.unseal(trained / "config.json") | {"algorithm": name}
+    (tmp_path / "config.json").write_bytes(sealed.seal(config))
+    from t3d.runs.folder import read_config
+
+    with pytest.raises(RunRefused, match="algorithm is no class's name"):
+        read_config(tmp_path)
+
+
+def test_the_library_trains_and_goes_on_with_it(tmp_path):
+    options = {key: value for key, value in small_runs.OPTIONS.items() if key != "steps"}
+    out = tmp_path / "run"
+    run = t3d.train(small_runs.PROBE, algorithm=OneCritic, out=out, video=False, steps=40, **options)
+    again = t3d.train(small_runs.PROBE, algorithm=OneCritic, out=out, resume="auto", video=False, steps=58, **options)
+    assert run.path == again.path == out
+    assert rows_of(out, "evaluation")[-1]["env_steps"] == 58
+
+
+def test_its_policy_needs_only_the_policy(trained, capsys):
+    policy = t3d.load(trained)
+    assert policy(np.zeros(4, np.float32)).shape == (1,)
+    assert t3d_command(["evaluate", str(trained), "--env", small_runs.PROBE]) == 0
+    assert "return" in capsys.readouterr().out
+
+
+# ---- What looks at a run
+
+
+def test_health_leaves_out_what_takes_two_critics(trained):
+    rows = rows_of(trained, "health")
+    batches = [row for row in rows if row["of"] == "batch"]
+    assert len(batches) > 3
+    for row in batches:
+        missing = {name for name, value in row.items() if value is None}
+        assert missing == {"dead_q2", "q1_target_share", "disagreement"}
+    for row in rows:
+        if row["of"] == "evaluation":
+            assert row["q1_bias"] == row["min_q_bias"] is not None
+    hints(rows)
+
+
+def test_health_takes_a_critic_by_what_it_answers():
+    batch, noise = batch_of()
+    looks = {}
+    for critic in (OneTensor, Thrice):
+        (agent,) = agents(type("Any", (OneCritic,), {"critic_class": critic}))
+        looks[critic] = health.of_batch(agent, batch, noise, np.ones(len(batch.reward), int))
+    (same,) = agents(OneCritic)
+    assert looks[OneTensor] == health.of_batch(same, batch, noise, np.ones(len(batch.reward), int))
+    three = looks[Thrice]
+    assert (three["q1_target_share"], three["disagreement"]) == (None, None)
+    assert three["dead_q2"] is not None and three["q_scale"] > 0
+
+
+def test_dead_units_are_told_of_the_critic_that_is_there():
+    row = {"kind": "health", "of": "batch", "dead_actor": 0.1, "dead_q1": 0.95, "dead_q2": None}
+    rest = dict.fromkeys(
+        ["terminated_share", "reward_std", "reward_mean", "obs_scale", "saturated_share", "q_scale"], 0.1
+    )
+    rows = [{**rest, **row, "value_bound": None, "env_steps": step, "reward_std": 1.0} for step in (1, 2, 3)]
+    (found,) = hints(rows)
+    assert (found.name, "of q1 " in found.evidence) == ("dead units", True)
+
+
+def test_the_progress_line_and_the_report_show_such_a_run(trained, tmp_path):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        progress.watch(session(tmp_path / "s0"))
+    assert "evaluation" in said.getvalue()
+    list(session(tmp_path / "two", TD3).run())
+    page = write_report([tmp_path / "s0", tmp_path / "two"], tmp_path / "report.html").read_text()
+    assert "algorithm OneCritic" in page
+    assert "an algorithm of its own" in page
+    assert "--algorithm" not in page
+    write_report([trained])
