@@ -1,4 +1,4 @@
-"""Turn what benchmarks/learn.py measured into docs/results.md, the README's table and the figure of curves."""
+"""Turn what benchmarks/learn.py measured into docs/results.md, the README's table and its figures."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import importlib.util
 import json
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from t3d.reports.statistics import compare
 
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 FIGURE = DOCS / "figures" / "learning.svg"
+PROMISES_FIGURE = DOCS / "figures" / "over-estimation.svg"
+ONE_CRITIC = "examples/one_critic.py"
 
 Study = dict[str, Any]
+Floats = NDArray[np.float64]
 _REACHED = {True: "yes", False: "**no**", None: ""}
 
 _HEAD = """# Results
@@ -46,6 +52,7 @@ def page() -> str:
     """Return the text of docs/results.md."""
     found = studies()
     parts = [_HEAD, "![Learning curves, one line a seed](figures/learning.svg)\n", _summary(found), _compared(found)]
+    parts.append(_promises(found))
     return "\n".join([*parts, *(_section(study) for study in studies())])
 
 
@@ -125,22 +132,90 @@ def _summary(found: list[Study]) -> str:
 
 def _compared(found: list[Study]) -> str:
     """Return what the studies that are there for comparison say beside the plain one of their environment."""
-    plain = {study["env"]: study for study in found if study["at_least"] is not None}
-    others = [study for study in found if study["at_least"] is None and study["env"] in plain]
+    plain = {study["env"]: study for study in found if not _changes(study)}
+    others = [study for study in found if _changes(study) and study["env"] in plain]
     if not others:
         return ""
-    lines = ["| study | compared with | difference of the final means | what Welch's test says |", "|---|---|---|---|"]
+    lines = [
+        "| study | compared with | difference of the final means | a seed of the study beats one of the other "
+        "| what Welch's test says |",
+        "|---|---|---|---|---|",
+    ]
     for study in others:
         base = plain[study["env"]]
         seen = compare(*([run["final"] for run in which["runs"]] for which in (study, base)))
         around = f"{seen.mean.value:+,.0f} ({seen.mean.low:+,.0f} to {seen.mean.high:+,.0f})"
-        lines.append(f"| {study['study']} | {base['study']} | {around} | {seen.verdict} |")
+        share, low, high = (f"{100 * part:.0f} %" for part in seen.improvement)
+        beats = f"{share} ({low} to {high})"
+        lines.append(f"| {study['study']} | {base['study']} | {around} | {beats} | {seen.verdict} |")
     lines += [
         "",
         "The intervals hold 95 %; [statistics.md](statistics.md) says what they are worth with so few seeds.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _changes(study: Study) -> bool:
+    """Return whether a study is there to be compared with the plain one of its environment."""
+    return bool(study["options"] or study.get("script"))
+
+
+class Promises(NamedTuple):
+    """What the critics of a study promised at its evaluations, and what came; (n, P): a row a seed."""
+
+    env_steps: Floats  # (P,), where every seed has its numbers
+    obtained: Floats
+    q1_bias: Floats
+    min_q_bias: Floats
+
+
+def _promised(study: Study) -> Promises | None:
+    """Return a study's promises; None if its runs are from before they were recorded."""
+    if not all(run.get("promises") for run in study["runs"]):
+        return None
+    rows = np.array([run["promises"] for run in study["runs"]], np.float64)  # (n, evaluations, 4); None is NaN
+    rows = rows[:, np.isfinite(rows).all(axis=(0, 2))]
+    return Promises(rows[0, :, 0], *np.moveaxis(rows[:, :, 1:], 2, 0)) if rows.size else None
+
+
+def _arms(found: list[Study]) -> dict[str, Promises]:
+    """Return what two critics promised, and what one did; nothing unless both were studied."""
+    alone = [study for study in found if study.get("script") == ONE_CRITIC]
+    both = [study for study in found if not _changes(study) and study["env"] in {s["env"] for s in alone}]
+    arms = {"two critics": _promised(both[0]), "one critic": _promised(alone[0])} if alone and both else {}
+    kept = {name: promised for name, promised in arms.items() if promised is not None}
+    return kept if len(kept) == 2 else {}
+
+
+def _promises(found: list[Study]) -> str:
+    """Return the section on what the second critic is for."""
+    arms = _arms(found)
+    if not arms:
+        return ""
+    lines = [
+        "| at the last evaluation | obtained | bias of Q1 | bias of the least Q |",
+        "|---|---|---|---|",
+    ]
+    for name, promised in arms.items():
+        numbers = (
+            f"{values[:, -1].mean():+,.1f} ± {values[:, -1].std(ddof=1):,.1f}"
+            for values in (promised.q1_bias, promised.min_q_bias)
+        )
+        obtained = promised.obtained[:, -1]
+        lines.append(f"| {name} | {obtained.mean():,.1f} ± {obtained.std(ddof=1):,.1f} | {' | '.join(numbers)} |")
+    seen = compare(*(arms[name].q1_bias[:, -1] for name in ("one critic", "two critics")))
+    return (
+        "## over-estimation\n\n"
+        "What the critics promised of the states of each evaluation, and the discounted return obtained from them\n"
+        "([health.md](health.md#from-an-evaluation)); the bias is what was promised too much. One critic alone is\n"
+        f"[`{ONE_CRITIC}`](../{ONE_CRITIC}). Lines are means over the seeds, bands reach from the\n"
+        "least to the largest; ± is the standard deviation over seeds.\n\n"
+        "![Promised and obtained, with two critics and with one, and the bias of both]"
+        f"(figures/{PROMISES_FIGURE.name})\n\n" + "\n".join(lines) + "\n\n"
+        f"The bias of Q1 at the end, one critic less two: {seen.mean.value:+,.1f} ({seen.mean.low:+,.1f} to "
+        f"{seen.mean.high:+,.1f}, Welch's\n95 % interval). {seen.verdict}\n"
+    )
 
 
 def _section(study: Study) -> str:
@@ -172,14 +247,21 @@ python benchmarks/learn.py {study["study"]}
 
 
 def draw() -> None:
-    """Write the figure of learning curves: a panel a study, a line a seed."""
+    """Write the figures."""
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "t3d"
+    found = studies()
+    _draw_curves(found)
+    if arms := _arms(found):
+        _draw_promises(arms)
+
+
+def _draw_curves(found: list[Study]) -> None:
+    """Write the figure of learning curves: a panel a study, a line a seed."""
     from matplotlib import pyplot as plt
 
-    found = studies()
     rows = -(-len(found) // 4)
     grid, axes = plt.subplots(rows, 4, figsize=(11, 2.6 * rows), squeeze=False)
     for ax in axes.flat[len(found) :]:
@@ -196,19 +278,60 @@ def draw() -> None:
             ax.axhline(study["at_least"], color="#8a8f98", linewidth=0.9, linestyle=(0, (4, 3)))
         if tops[study["env"]] > 0:
             ax.set_ylim(top=1.06 * tops[study["env"]])
-        ax.set_title(study["study"], fontsize=10, loc="left", color="#222")
-        ax.set_xlabel("thousand env steps", fontsize=8, color="#555")
-        ax.tick_params(labelsize=8, colors="#555", length=0)
-        ax.grid(axis="y", color="#e6e8eb", linewidth=0.8)
-        ax.set_axisbelow(True)
-        ax.set_facecolor("none")
-        for side in ax.spines.values():
-            side.set_visible(False)
+        _plain_axes(ax, study["study"])
     for row in axes:
         row[0].set_ylabel("return of an evaluation", fontsize=8, color="#555")
     grid.tight_layout(w_pad=1.6)
     FIGURE.parent.mkdir(exist_ok=True)
     grid.savefig(FIGURE, metadata={"Date": None}, facecolor="#fcfcfb")
+
+
+def _plain_axes(ax: Any, title: str) -> None:
+    ax.set_title(title, fontsize=10, loc="left", color="#222")
+    ax.set_xlabel("thousand env steps", fontsize=8, color="#555")
+    ax.tick_params(labelsize=8, colors="#555", length=0)
+    ax.grid(axis="y", color="#e6e8eb", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.set_facecolor("none")
+    for side in ax.spines.values():
+        side.set_visible(False)
+
+
+_COLOURS = {"two critics": "#0f7173", "one critic": "#c2571a"}
+_OBTAINED = "#8a8f98"
+_LEGEND = {"facecolor": "#fcfcfb", "edgecolor": "none", "framealpha": 1}
+
+
+def _draw_promises(arms: dict[str, Promises]) -> None:
+    """Write the figure of over-estimation: promised and obtained for each arm, and the bias of both."""
+    from matplotlib import pyplot as plt
+
+    grid, axes = plt.subplots(1, 3, figsize=(11, 3.1))
+    for ax, (name, promised) in zip(axes, arms.items(), strict=False):
+        _band(ax, promised.env_steps, promised.obtained, _OBTAINED, "obtained")
+        _band(ax, promised.env_steps, promised.obtained + promised.q1_bias, _COLOURS[name], "promised by Q1")
+        _plain_axes(ax, name)
+        _band(axes[2], promised.env_steps, promised.q1_bias, _COLOURS[name], name)
+    axes[1].sharey(axes[0])
+    axes[0].autoscale(axis="y")
+    _plain_axes(axes[2], "bias of Q1: promised less obtained")
+    axes[2].axhline(0, color=_OBTAINED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    for ax in axes:
+        ax.legend(fontsize=8, labelcolor="#555", handlelength=1.4, borderaxespad=0.2, loc="upper left", **_LEGEND)
+        # Room for it above the lines.
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.22 * (high - low) * (ax is not axes[1]))
+    axes[0].set_ylabel("discounted return", fontsize=8, color="#555")
+    grid.tight_layout(w_pad=1.6)
+    PROMISES_FIGURE.parent.mkdir(exist_ok=True)
+    grid.savefig(PROMISES_FIGURE, metadata={"Date": None}, facecolor="#fcfcfb")
+
+
+def _band(ax: Any, env_steps: Floats, values: Floats, colour: str, label: str) -> None:
+    """Draw the mean over the seeds, and from the least to the largest of them."""
+    thousands = env_steps / 1000
+    ax.fill_between(thousands, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.14, linewidth=0)
+    ax.plot(thousands, values.mean(axis=0), color=colour, linewidth=1.6, label=label)
 
 
 def peers_table() -> str:
