@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +263,20 @@ def test_health_takes_a_critic_by_what_it_answers():
     three = looks[Thrice]
     assert (three["q1_target_share"], three["disagreement"]) == (None, None)
     assert three["dead_q2"] is not None and three["q_scale"] > 0
+
+
+def test_a_study_keeps_what_the_critics_promised(trained):
+    spec = importlib.util.spec_from_file_location("learn", ROOT / "benchmarks" / "learn.py")
+    learn = sys.modules["learn"] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    spec.loader.exec_module(learn)
+    del sys.modules["learn"]
+    rows = [row for row in rows_of(trained, "health") if row["of"] == "evaluation"]
+    assert learn.promises(trained) == [
+        [row["env_steps"], row["obtained"], row["q1_bias"], row["min_q_bias"]] for row in rows
+    ]
+    assert len(rows) == 3
+    script = learn.STUDIES["hopper-one-critic"].script
+    assert (ROOT / script).samefile(one_critic.__file__)
 
 
 def test_dead_units_are_told_of_the_critic_that_is_there():

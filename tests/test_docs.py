@@ -78,6 +78,40 @@ def test_stale_code_is_replaced():
     assert build.with_code(build.with_code(page)) == build.with_code(page)
 
 
+def study(name, biases, **fields):
+    """Return a study with two evaluations, whose seeds end with these biases of Q1."""
+    runs = [
+        {"final": 10.0 * seed, "promises": [[5_000, 1.0, None, 0.0], [10_000, 7.0 + seed, bias, bias - 1]]}
+        for seed, bias in enumerate(biases)
+    ]
+    return {"study": name, "env": "Hopper-v5", "options": {}, "runs": runs, **fields}
+
+
+def test_promises_of_one_critic_stand_beside_those_of_two():
+    two, one = study("two", [0, 1, 2]), study("one", [10, 14, 18], script=build.results.ONE_CRITIC)
+    text = build.results._promises([one, two])
+    assert "| two critics | 8.0 ± 1.0 | +1.0 ± 1.0 | +0.0 ± 1.0 |" in text
+    assert "| one critic | 8.0 ± 1.0 | +14.0 ± 4.0 | +13.0 ± 4.0 |" in text
+    assert "one critic less two: +13.0" in text
+    arms = build.results._arms([one, two])
+    assert {name: arm.env_steps.tolist() for name, arm in arms.items()} == {
+        "two critics": [10_000],
+        "one critic": [10_000],
+    }
+    assert build.results._promises([two]) == build.results._promises([one]) == ""
+    for run in two["runs"]:
+        run["promises"] = []
+    assert build.results._promises([one, two]) == ""
+
+
+def test_a_study_that_changes_something_is_compared_with_the_plain_one():
+    plain, other = study("plain", [0] * 5), study("other", [0] * 5, options={"lr": "1"})
+    script, elsewhere = study("script", [0] * 5, script="x.py"), study("else", [0] * 5, env="Ant-v5")
+    lines = build.results._compared([elsewhere, other, plain, script]).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| other", "plain"], ["| script", "plain"]]
+    assert "50 % (" in lines[2]
+
+
 def test_check_says_whether_something_differs(tmp_path):
     script = tmp_path / "docs" / "build.py"
     script.parent.mkdir()
