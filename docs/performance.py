@@ -73,4 +73,14 @@ def drift() -> str:
     return _table(["layer norm", "whose weights", *(f"after {count}" for count in updates)], rows)
 
 
-TABLES = {"engine": engine, "profile": profile, "threads": threads, "drift": drift}
+def cold() -> str:
+    """Return the table of parts right behind an update, and once more."""
+    rows = [
+        [job, part, *(f"{call:.1f}" for call in calls)]
+        for job, parts in _read("cold")["microseconds"].items()
+        for part, calls in parts.items()
+    ]
+    return _table(["job", "part", "right behind an update, µs", "again, µs", "once more, µs"], rows)
+
+
+TABLES = {"engine": engine, "profile": profile, "threads": threads, "drift": drift, "cold": cold}
