@@ -18,6 +18,7 @@ from t3d import health, sealed
 from t3d.cli import progress
 from t3d.cli.main import run as t3d_command
 from t3d.errors import ConfigRefused, RunRefused
+from t3d.evaluation import Trajectory
 from t3d.hints import hints
 from t3d.reports import write_report
 from t3d.runs.session import Session
@@ -221,7 +222,7 @@ def test_an_algorithm_that_is_no_name_is_refused(trained, tmp_path, name):
 
 
 def test_the_library_trains_and_goes_on_with_it(tmp_path):
-    options = {key: value for key, value in small_runs.OPTIONS.items() if key != "steps"}
+    options = {key: value for key, value in small_runs.OPTIONS.items() if key != "steps"} | {"hidden": (32, 32)}
     out = tmp_path / "run"
     run = t3d.train(small_runs.PROBE, algorithm=OneCritic, out=out, video=False, steps=40, **options)
     again = t3d.train(small_runs.PROBE, algorithm=OneCritic, out=out, resume="auto", video=False, steps=58, **options)
@@ -253,13 +254,16 @@ def test_health_leaves_out_what_takes_two_critics(trained):
 
 
 def test_health_takes_a_critic_by_what_it_answers():
-    batch, noise = batch_of()
+    batch, noise = batch_of(rows=2)  # as many as TD3 has critics: rows must not be taken for them
     looks = {}
     for critic in (OneTensor, Thrice):
         (agent,) = agents(type("Any", (OneCritic,), {"critic_class": critic}))
         looks[critic] = health.of_batch(agent, batch, noise, np.ones(len(batch.reward), int))
     (same,) = agents(OneCritic)
     assert looks[OneTensor] == health.of_batch(same, batch, noise, np.ones(len(batch.reward), int))
+    played = [Trajectory(batch.obs, batch.action, batch.reward, batch.obs[0], True)]
+    (tensor,) = agents(SaysATensor)
+    assert health.of_evaluation(tensor, played) == health.of_evaluation(same, played)
     three = looks[Thrice]
     assert (three["q1_target_share"], three["disagreement"]) == (None, None)
     assert three["dead_q2"] is not None and three["q_scale"] > 0
