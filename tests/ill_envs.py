@@ -1,5 +1,6 @@
 """Environments in which training goes wrong in a known way. Used as "path/to/ill_envs.py:Class"."""
 
+import gymnasium
 import numpy as np
 from own_envs import Walk
 
@@ -38,3 +39,14 @@ class EndsAtOnce(Walk):
     def step(self, action):
         obs, reward, _, truncated, info = super().step(action)
         return obs, reward, self.steps >= 2, truncated, info
+
+
+class HugePendulum(gymnasium.ObservationWrapper):
+    """Gymnasium's pendulum, its speed in other units: a third number around 10,000."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(gymnasium.make("Pendulum-v1", render_mode=render_mode))
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+    def observation(self, obs):
+        return obs * np.float32([1, 1, 1e4])

@@ -70,6 +70,7 @@ CHANGES_WEIGHTS = {
     "policy_noise": 0.4,
     "noise_clip": 0.1,
     "policy_delay": 3,
+    "normalize_obs": True,
 }
 
 
@@ -317,6 +318,7 @@ IMPOSSIBLE = {
     "exploration_noise": [-0.1, NAN, INFINITE],
     "exploration_noise_final": [-0.1, NAN, INFINITE, "0.1", True, 0.05],
     "exploration_noise_steps": [-1, 1.0, 1000],
+    "normalize_obs": [1, "yes"],
     "updates_per_step": [-1, NAN, INFINITE],
     "batch_size": [0, 256.0, "256"],
     "buffer_size": [0, 2, 255, -1],

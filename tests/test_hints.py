@@ -10,7 +10,7 @@ import own_envs
 import pytest
 import torch
 
-from t3d import health, presets
+from t3d import presets
 from t3d.config import Config, TD3Config
 from t3d.evaluation import evaluate
 from t3d.hints import LOOKS, hints
@@ -51,10 +51,10 @@ def rows(env, steps, every, **options):
         made.step()
         if made.env_steps % every == 0 and made.agent.updates:
             played = []
-            evaluate(made.agent.act, env, episodes=3, seed=0, fresh=False, trajectories=played)
+            evaluate(made.act, env, episodes=3, seed=0, fresh=False, trajectories=played)
             for of, numbers in (
                 ("batch", made.health()),
-                ("evaluation", health.of_evaluation(made.agent, played)),
+                ("evaluation", made.health_of(played)),
             ):
                 found.append({"kind": "health", "of": of, "env_steps": made.env_steps, **numbers})
     made.envs.close()
@@ -205,6 +205,16 @@ def test_the_cure_names_the_observations_only_where_they_are_the_reason():
     assert hint.cure.startswith("lower --lr")
 
 
+@pytest.mark.parametrize("env", [ill_envs.HugeObs, ill_envs.HugePendulum])
+def test_the_flag_that_the_cure_names_is_one(env):
+    wrong, cured = (rows(spec(env), 1500, 250, **SMALL, normalize_obs=on) for on in (False, True))
+    assert "--normalize-obs" in said(wrong)["actions at the bound"].cure
+    assert said(cured) == {}
+    scales = [row["obs_scale"] for row in cured if row["of"] == "batch"]
+    assert len(scales) >= LOOKS
+    assert max(scales) < 3  # as the networks take them
+
+
 def test_the_documentation_lists_every_number_and_every_hint():
     page = (Path(__file__).resolve().parents[1] / "docs" / "health.md").read_text("utf-8")
     numbers = {name for row in huge_observations() for name in row} - {"kind", "of", "env_steps"}
@@ -222,5 +232,4 @@ def test_every_flag_that_a_hint_names_exists():
     text = Path(hints.__code__.co_filename).read_text("utf-8")
     named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", text)}
     assert {"lr", "normalize_obs", "layer_norm", "updates_per_step"} <= named
-    # The option that normalises observations comes with the same release; then it is no exception any more.
-    assert named - options <= {"normalize_obs"}
+    assert named <= options

@@ -114,6 +114,8 @@ class Config:
     """What it moves to in a straight line; None: it stays as it is."""
     exploration_noise_steps: int = 0
     """Env steps, after the random ones, in which it gets there."""
+    normalize_obs: bool = False
+    """Normalise what the networks see: minus the mean of all observations so far, over their standard deviation."""
     updates_per_step: float = 1.0
     """Updates per env step after the random ones, whatever n_envs is."""
     batch_size: int = 256

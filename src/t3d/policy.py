@@ -19,8 +19,12 @@ from torch import nn
 from t3d import sealed
 from t3d.encoders import mlp
 from t3d.errors import RunRefused
+from t3d.normalizer import normalize
 
 FORMAT = 1
+# Beside the weights, (S,) float64 each, where the actor takes normalised observations. No description mentions them:
+# they stand under the weights' checksum, and who does not know them refuses the file instead of acting without them.
+STATISTICS = ("obs_mean", "obs_std")
 _MAX_SIZES = 100
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_WEIGHTS = 1 << 28  # a gigabyte
@@ -89,17 +93,26 @@ class Policy:
     Args:
         body: the actor's network before its tanh, from (B, S) to (B, A).
         info: shapes, bounds and origin.
+        statistics: mean and standard deviation, (S,) each, that observations are normalised by; None takes them raw.
     """
 
-    def __init__(self, body: nn.Module, info: PolicyInfo) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        info: PolicyInfo,
+        statistics: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    ) -> None:
         self.info = info
+        self._statistics = statistics
         self._body = body
         self._low = np.asarray(info.action_low, np.float32)
         self._high = np.asarray(info.action_high, np.float32)
 
     @torch.no_grad()
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return actions (N, A) in [-1, 1] for obs (N, S)."""
+        """Return actions (N, A) in [-1, 1] for obs (N, S), raw as an environment gives them."""
+        if self._statistics is not None:
+            obs = normalize(obs, *self._statistics)
         action: NDArray[np.float32] = torch.tanh(self._body(torch.from_numpy(obs))).numpy()
         return action
 
@@ -165,7 +178,8 @@ def _load(weights_path: Path, described: list[PolicyInfo]) -> Policy:
     """Load the policy that one of the descriptions is true of."""
     info = described[0]
     # Before anything is read: a small description cannot make anybody take much memory, nor a large file.
-    _refuse_unless_file(weights_path, 4 * max(info.weights for info in described) + _MAX_HEADER_BYTES)
+    most_bytes = max(4 * info.weights + 8 * len(STATISTICS) * info.obs_size for info in described)
+    _refuse_unless_file(weights_path, most_bytes + _MAX_HEADER_BYTES)
     try:
         if (size := weights_path.stat().st_size) < 4 * min(info.weights for info in described):
             raise RuntimeError(f"{size:,} bytes, too few for {info.weights:,} weights")
@@ -176,6 +190,7 @@ def _load(weights_path: Path, described: list[PolicyInfo]) -> Policy:
             raise RuntimeError(f"checksum {found}, not {info.weights_sha256}")
         info = fitting[0]
         weights = safetensors.torch.load(content)
+        statistics = _take_statistics(weights, info.obs_size)
         # Compared before the network is built: a description alone makes nobody allocate.
         if sum(weight.numel() for weight in weights.values()) != info.weights:
             raise RuntimeError(f"{sum(weight.numel() for weight in weights.values()):,} weights, not {info.weights:,}")
@@ -191,7 +206,23 @@ def _load(weights_path: Path, described: list[PolicyInfo]) -> Policy:
             f"{len(info.action_low)} outputs",
             do="copy both files of the policy again",
         ) from error
-    return Policy(body.requires_grad_(False), info)
+    return Policy(body.requires_grad_(False), info, statistics)
+
+
+def _take_statistics(
+    tensors: dict[str, torch.Tensor], obs_size: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Take what observations are normalised by out of a file's tensors, and return it; None if there is nothing."""
+    found = [tensors.pop(name) for name in STATISTICS if name in tensors]
+    if not found:
+        return None
+    fit = all(t.dtype == torch.float64 and t.shape == (obs_size,) and torch.isfinite(t).all() for t in found)
+    if len(found) != len(STATISTICS) or not fit or not (found[1] > 0).all():
+        raise RuntimeError(
+            f"{' and '.join(STATISTICS)} are not {obs_size} finite float64 numbers each, obs_std above 0"
+        )
+    mean, std = found
+    return mean.numpy(), std.numpy()
 
 
 def _refuse_links(*paths: Path) -> None:

@@ -17,8 +17,10 @@ from t3d.config import Config
 from t3d.engines import choose, choose_threads
 from t3d.envs import Envs, Episode
 from t3d.errors import ConfigRefused, Diverged
+from t3d.evaluation import Trajectory
 from t3d.machine import usable_cores, usable_memory_bytes
-from t3d.replay import Replay, slot_dtype
+from t3d.normalizer import Normalizer
+from t3d.replay import Batch, Replay, slot_dtype
 from t3d.sealed import whole
 from t3d.streams import Streams, episode_seed, health_generator
 from t3d.td3 import TD3, Actor, UpdateInfo
@@ -69,6 +71,8 @@ class Trainer:
         refuse_too_large("the networks", least_state_bytes(config), "lower --hidden")
         self.replay = Replay(config.buffer_size, config.n_envs, spaces.obs_size, spaces.action_size)
         self.replay.begin(self.envs.obs, np.ones(config.n_envs, bool))
+        self.normalizer = Normalizer(spaces.obs_size) if config.normalize_obs else None
+        self._observe(self.envs.obs)
         sizes = spaces.obs_size, spaces.action_size
         self.agent = algorithm(*sizes, config.td3, self.streams.networks, device=config.device)
         _refuse_other_actor(self.agent)
@@ -100,6 +104,7 @@ class Trainer:
         if np.count_nonzero(self._ended):
             self.envs.reset(self._ended)
             self.replay.begin(self.envs.obs, self._ended)
+            self._observe(self.envs.obs[self._ended])
             self._ended = np.zeros_like(self._ended)
         if self._action is None:
             self._action = self._draw_action()
@@ -107,11 +112,27 @@ class Trainer:
         step = self.envs.step(action)
         self._action = None
         self.replay.add(action, step.reward, step.terminated, step.truncated, step.next_obs)
+        self._observe(step.next_obs)
         if step.episodes:
             self._ended = step.terminated | step.truncated
         for _ in range(self._updates_due()):
             self._update()
         return step.episodes
+
+    def _observe(self, obs: NDArray[np.float32]) -> None:
+        if self.normalizer is not None:
+            self.normalizer.observe(obs)
+
+    def as_seen(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return observations (B, S) as the networks take them: normalised, if that is asked for."""
+        return obs if self.normalizer is None else self.normalizer(obs)
+
+    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the actor's actions (N, A), without noise, for observations (N, S) as an environment gives them.
+
+        `TD3` computes them, whatever the engine: a policy loaded later then repeats an evaluation bit by bit.
+        """
+        return self.agent.act(self.as_seen(obs))
 
     def _draw_action(self) -> NDArray[np.float32]:
         shape = (len(self.envs), self.envs.spaces.action_size)
@@ -119,7 +140,7 @@ class Trainer:
             return self.streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
         noise = self.streams.exploration.standard_normal(shape, np.float32)
         noise *= self.config.exploration_noise_at(self.env_steps)
-        noise += self.engine.act(self.envs.obs)
+        noise += self.engine.act(self.as_seen(self.envs.obs))
         np.maximum(noise, -1, out=noise)
         return np.minimum(noise, 1, out=noise)
 
@@ -131,7 +152,18 @@ class Trainer:
         size = self.config.batch_size
         index = self.replay.draw(self.streams.index, size)
         noise = self.streams.target_noise.standard_normal((size, self.envs.spaces.action_size), np.float32)
-        self._seen.append(self.engine.update(self.replay.sample(index), noise))
+        self._seen.append(self.engine.update(self._batch(index), noise))
+
+    def _batch(self, index: NDArray[np.intp]) -> Batch:
+        batch = self.replay.sample(index)
+        if self.normalizer is None:
+            return batch
+        return batch._replace(obs=self.as_seen(batch.obs), next_obs=self.as_seen(batch.next_obs))
+
+    def health_of(self, played: Sequence[Trajectory]) -> health.Numbers:
+        """Return what `health.of_evaluation` says of episodes that `act` has played."""
+        seen = (p._replace(obs=self.as_seen(p.obs), final_obs=self.as_seen(p.final_obs[None])[0]) for p in played)
+        return health.of_evaluation(self.agent, list(seen))
 
     def health(self) -> health.Numbers:
         """Look at the agent through a batch drawn for that alone: no weight changes, no stream of training is touched.
@@ -142,7 +174,7 @@ class Trainer:
         rng, size = health_generator(self.config.seed, self.env_steps), self.config.batch_size
         index = self.replay.draw(rng, size)
         noise = rng.standard_normal((size, self.envs.spaces.action_size), np.float32)
-        return health.of_batch(self.agent, self.replay.sample(index), noise, self.replay.age(index))
+        return health.of_batch(self.agent, self._batch(index), noise, self.replay.age(index))
 
     @property
     def has_unlogged_updates(self) -> bool:
@@ -206,6 +238,7 @@ class Trainer:
         tensors["obs"] = torch.from_numpy(self.envs.obs)
         tensors["ended"] = torch.from_numpy(self._ended)
         tensors["seen"] = _as_tensor(self._seen)
+        tensors |= self._statistics()
         if self._action is not None:
             tensors["action"] = torch.from_numpy(self._action)
         facts = {
@@ -237,6 +270,8 @@ class Trainer:
         for name, tensor in self.agent.tensors().items():
             tensor.copy_(tensors[name])
         self.agent.updates = whole(facts["updates"])
+        if self.normalizer is not None:
+            self.normalizer.restore({name: tensors[name].numpy() for name in self._statistics()})
         self.streams.restore(facts["streams"])
         obs = tensors["obs"].numpy()
         self._ended = tensors["ended"].numpy().copy()
@@ -258,8 +293,13 @@ class Trainer:
             self._ended[i] |= was is not None
         return [was for was in differs if was is not None]
 
+    def _statistics(self) -> dict[str, torch.Tensor]:
+        if self.normalizer is None:
+            return {}
+        return {name: torch.from_numpy(array) for name, array in self.normalizer.state().items()}
+
     def _refuse_other_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        expected = {**self.agent.tensors(), "obs": torch.from_numpy(self.envs.obs)}
+        expected = {**self.agent.tensors(), **self._statistics(), "obs": torch.from_numpy(self.envs.obs)}
         expected |= {"ended": torch.from_numpy(self._ended), "seen": torch.zeros(len(tensors["seen"]), 5).double()}
         if "action" in tensors:
             expected["action"] = torch.zeros(len(self.envs), self.agent.action_size)

@@ -37,8 +37,8 @@ def kill(life, where, rng, usual_s):
     return life.wait()
 
 
-def kill_often(server, folder, kills, env, n_envs, engine):
-    options = [env, *flags({**LEARNS, "n_envs": n_envs, "engine": engine}), "--resume", "auto", "--out"]
+def kill_often(server, folder, kills, env, n_envs, engine, *more):
+    options = [env, *flags({**LEARNS, "n_envs": n_envs, "engine": engine}), *more, "--resume", "auto", "--out"]
     began = time.monotonic()
     life = server.start("train", *options, folder / "undisturbed")
     assert life.wait() == 0, life.said
@@ -65,6 +65,11 @@ def kill_often(server, folder, kills, env, n_envs, engine):
 @pytest.mark.parametrize(("case", "kills"), [(CASES[0], 4), (CASES[3], 5), (CASES[7], 2)], ids=str)
 def test_a_few_kills(server, folder, case, kills):
     kill_often(server, folder, kills, *case)
+
+
+@pytest.mark.parametrize(("n_envs", "engine"), [(1, "eager"), (4, "fused")])
+def test_a_few_kills_of_a_run_that_normalises(server, folder, n_envs, engine):
+    kill_often(server, folder, 3, "InvertedPendulum-v5", n_envs, engine, "--normalize-obs")
 
 
 @pytest.mark.slow

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
+import torch
 
 from t3d import sealed
 from t3d.config import Config, config_from
 from t3d.errors import RunRefused, T3DError
 from t3d.machine import describe
 from t3d.making import Spaces
-from t3d.policy import PolicyInfo, load
+from t3d.normalizer import Normalizer
+from t3d.policy import STATISTICS, PolicyInfo, load
 from t3d.runs import disk
 from t3d.td3 import TD3
 from t3d.training import Trainer
@@ -208,7 +210,12 @@ def policy_path(folder: Path, which: str) -> Path:
 
 
 def as_policy(
-    agent: TD3, env: str, spaces: Spaces, env_steps: int, return_mean: float | None
+    agent: TD3,
+    env: str,
+    spaces: Spaces,
+    env_steps: int,
+    return_mean: float | None,
+    normalizer: Normalizer | None = None,
 ) -> tuple[bytes, PolicyInfo]:
     """Return the agent's actor as a policy that can be loaded without the run: its weights' file, and what it says.
 
@@ -218,8 +225,12 @@ def as_policy(
         spaces: its shapes and bounds.
         env_steps: how long it had trained.
         return_mean: what its evaluation gave, if it had one.
+        normalizer: what the actor's observations went through; None if it took them as they were.
     """
     weights = {name: tensor.cpu().contiguous() for name, tensor in agent.actor.body.state_dict().items()}
+    if normalizer is not None:
+        statistics = zip(STATISTICS, (normalizer.mean, normalizer.std), strict=True)
+        weights |= {name: torch.from_numpy(array) for name, array in statistics}
     content = safetensors.torch.save(weights)
     info = PolicyInfo(
         env=env,

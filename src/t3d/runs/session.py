@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from t3d import health
 from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed, Stopped
 from t3d.evaluation import Trajectory, evaluate
 from t3d.presets import Choice
@@ -173,7 +172,7 @@ class Session:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
         seen = evaluate(
-            self.trainer.agent.act,
+            self.trainer.act,
             self.env,
             episodes=config.eval_episodes,
             seed=config.seed,
@@ -189,7 +188,7 @@ class Session:
         means = {"return_mean": seen.return_mean, "return_std": seen.return_std}
         rows = [self._store.metrics.write("evaluation", env_steps, **seen._asdict(), **means)]
         if self.trainer.agent.updates:  # before the first one the critics have promised nothing
-            promised = health.of_evaluation(self.trainer.agent, trajectories)
+            promised = self.trainer.health_of(trajectories)
             rows.append(self._store.metrics.write("health", env_steps, of="evaluation", **promised))
         return rows
 

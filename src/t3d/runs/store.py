@@ -129,7 +129,8 @@ class Store:
 
     def save_policy(self, which: str, trainer: Trainer, env: str, return_mean: float | None) -> None:
         """Write the actor as the run's `best` or `last` policy, or try again at the next commit."""
-        policy = folder.as_policy(trainer.agent, env, trainer.envs.spaces, trainer.env_steps, return_mean)
+        spaces, env_steps = trainer.envs.spaces, trainer.env_steps
+        policy = folder.as_policy(trainer.agent, env, spaces, env_steps, return_mean, trainer.normalizer)
         self._waiting[folder.policy_path(self.path, which)] = policy
         try:
             self._write_waiting()
