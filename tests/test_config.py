@@ -186,15 +186,14 @@ def device_is_where_the_networks_live(folder, monkeypatch):
     def build(*sizes, device):
         raise Seen(device)
 
-    monkeypatch.setattr("t3d.training.TD3", build)
     for count, refused, accepted in ((0, ["cuda", "cuda:0"], ["cpu"]), (1, ["cuda:1"], ["cpu", "cuda", "cuda:0"])):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
         for device in refused:
             with pytest.raises(ConfigRefused, match=rf"{device}, .*{count} CUDA devices\n.*expected: +cpu"):
-                Trainer(PROBE, Config(device=device))
+                Trainer(PROBE, Config(device=device), build)
         for device in accepted:
             with pytest.raises(Seen, match=f"^{device}$"):
-                Trainer(PROBE, Config(device=device))
+                Trainer(PROBE, Config(device=device), build)
 
 
 def engine_runs_the_updates(folder, monkeypatch):
@@ -392,7 +391,8 @@ def test_a_memory_that_would_not_fit_is_refused(monkeypatch):
         Trainer(PROBE, Config(buffer_size=120_000))  # 28 bytes a slot: 84 %
     Trainer(PROBE, Config(buffer_size=100_000).with_values({"hidden": (8,)}))
     with pytest.raises(ConfigRefused, match=r"networks would not fit(.|\n)*--hidden"):
-        Trainer(PROBE, Config(buffer_size=1_000))  # 3.2 MB: weights, targets and Adam's moments
+        # 5.2 MB: weights, targets and Adam's moments of an actor and one critic
+        Trainer(PROBE, Config(buffer_size=1_000).with_values({"hidden": (400, 400)}))
 
 
 # ---- Presets

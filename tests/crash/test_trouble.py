@@ -42,7 +42,7 @@ def check_what_was_said(said, run, problem):
     assert len(set(tried)) == len(tried), "at each attempt, once"
     assert "but its final state could not be saved" in said
     assert f"make room, then t3d resume {run}" in said
-    assert "Traceback" not in said
+    assert "Traceback" not in said, said
     assert "the run has ended" in said
 
 

@@ -54,6 +54,7 @@ class Metrics:
         self._began = time.monotonic()
         self._tensorboard: Any = None
         self._shown = True  # until its files cannot be written
+        self._troubled = False  # rows wait, and it has been said
         self._tensorboard_folder = folder / "tensorboard"
 
     @property
@@ -139,6 +140,7 @@ class Metrics:
             try:
                 self._tensorboard.close()
             except OSError as error:
+                self._shown = False
                 _log.warning("TensorBoard's files are not complete: %s", error)
             self._tensorboard = None
 
@@ -157,8 +159,12 @@ class Metrics:
         self._waiting += (json.dumps(row, allow_nan=False) + "\n").encode()
         try:
             self._write_waiting()
+            self._troubled = False
         except OSError as error:
-            _log.warning("metrics.jsonl: %s; its rows wait in memory", error)
+            if not self._troubled:
+                _log.warning("metrics.jsonl: %s; its rows wait in memory, TensorBoard's files end here", error)
+            # TensorBoard would fail as well, in a thread of its own that nobody can catch.
+            self._troubled, self._shown = True, False
         self._show(row)
         return row
 
