@@ -98,11 +98,15 @@ def small(groups: Sequence[Group], kinds: Sequence[str]) -> list[dict[str, Any]]
     return charts
 
 
+# Clocks, and numbers that name something: an environment, a dimension.
+_NO_QUANTITIES = {"env_steps", "wall_s", "updates", "env", "obs_scale_at"}
+
+
 def _fields(run: Run, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
     order = list(_TITLES)
     for kind in kinds:
         names = {name for row in run.rows[kind] for name, value in row.items() if is_number(value)}
-        found = [(kind, name) for name in sorted(names - {"env_steps", "wall_s", "env", "updates"})]
+        found = [(kind, name) for name in sorted(names - _NO_QUANTITIES)]
         yield from sorted(found, key=lambda entry: order.index(entry) if entry in order else len(order))
 
 
