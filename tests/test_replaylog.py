@@ -179,6 +179,14 @@ def test_a_ring_gone_round_many_times_leaves_few_segments_and_reopens_anywhere(t
     assert first > 10
 
 
+def test_it_opens_while_the_oldest_segment_left_is_still_needed(tmp_path, monkeypatch):
+    # As in any long run: a segment holds the blocks of many checkpoints, and the one before it is gone.
+    monkeypatch.setattr(replaylog, "_SEGMENT_BYTES", 4 * SMALL_SEGMENT)
+    steps = ("steps", [(STEP, STEP, STEP), (STEP, TERMINATED, STEP), (TRUNCATED, STEP, TERMINATED)])
+    play(tmp_path / "replay", 3, 5, [steps, ("save", True), ("reopen", 1)] * 20)
+    assert min(int(path.stem) for path in (tmp_path / "replay").iterdir()) > 0
+
+
 def test_what_was_not_saved_in_time_is_a_gap_and_what_follows_it_comes_back(tmp_path):
     long = ("steps", [(STEP, STEP, STEP)] * 23)
     streams = play(tmp_path / "replay", 2, 6, [("steps", [(STEP, STEP, STEP)]), ("save", True), long, ("save", True)])

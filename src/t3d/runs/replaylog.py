@@ -107,8 +107,12 @@ class ReplayLog:
 
     def trim(self, needed: list[int]) -> None:
         """Remove the segments that hold nothing at or behind a position, for each stream the one in `needed`."""
-        while len(self._segments) > 1 and all(e <= n for e, n in zip(self._segments[0].ends, needed, strict=True)):
-            disk.remove(self._folder / self._segments.pop(0).name)
+        past = [all(e <= n for e, n in zip(segment.ends, needed, strict=True)) for segment in self._segments[:-1]]
+        for segment in self._segments[: sum(past)]:
+            if (path := self._folder / segment.name).exists():
+                disk.remove(path)
+        # The last of them stays named: it says where the first one that is left must begin.
+        del self._segments[: max(0, sum(past) - 1)]
 
     def open(self, facts: dict[str, Any], first: list[int]) -> list[NDArray[Any]]:
         """Stand where a manifest says the log stood, and read each stream's slots from a position on.
@@ -135,12 +139,11 @@ class ReplayLog:
         except (KeyError, TypeError, ValueError) as error:
             raise _bad(self._folder, f"the manifest's description of it: {error!r}") from error
         found: list[list[NDArray[Any]]] = [[] for _ in self._ends]
-        ends, number, there = [0] * len(self._ends), 0, []
+        ends, number = [0] * len(self._ends), 0
         for segment in segments:
             if all(e <= f for e, f in zip(segment.ends, first, strict=True)):
                 # Not needed, so it may have been removed.
                 ends, number = list(segment.ends), -1
-                there += [segment] if (self._folder / segment.name).is_file() else []
                 continue
             for block, starts, rows in self._read(segment):
                 if number not in (-1, block) or any(map(operator.lt, starts, ends)):
@@ -154,10 +157,9 @@ class ReplayLog:
                 number = block + 1
             if ends != segment.ends:
                 raise _bad(self._folder / segment.name, f"ends at positions {ends}, not at {segment.ends}")
-            there.append(segment)
         if number not in (-1, blocks):
             raise _bad(self._folder, f"it holds {number} blocks, and {blocks} were written")
-        self._segments, self._blocks, self._ends = there, blocks, ends
+        self._segments, self._blocks, self._ends = segments, blocks, ends
         nothing = np.zeros(0, self._slot)
         return [np.concatenate([nothing, *parts]) for parts in found]
 
@@ -168,8 +170,9 @@ class ReplayLog:
             if path.name not in known and _NAME.fullmatch(path.name):
                 disk.remove(path)
         for segment in self._segments:
-            if (self._folder / segment.name).stat().st_size > segment.bytes:
-                disk.cut(self._folder / segment.name, segment.bytes)
+            path = self._folder / segment.name
+            if path.exists() and path.stat().st_size > segment.bytes:
+                disk.cut(path, segment.bytes)
 
     def _read(self, segment: Segment) -> Iterator[tuple[int, list[int], list[NDArray[Any]]]]:
         """Yield of each block its number, and each stream's first position and slots."""
