@@ -196,8 +196,8 @@ class Fused:
         self._learn: k.Memory | None = None
         self._play: k.Memory | None = None
         self._team: _Team | None = None
+        self._say = say
         self.adopt()
-        self._get_ready(say)
 
     def adopt(self) -> None:
         """Move the agent's numbers into this engine's memory, and point the agent at them."""
@@ -229,13 +229,15 @@ class Fused:
         self._settings: list[object] = [None, None]  # what stands in `rates` apart from the two that change
         self._first = next(agent.actor.parameters()), next(agent.critic.parameters())
         self._adopted = self._shown()
+        self._get_ready()
 
-    def _get_ready(self, say: Callable[[str], None]) -> None:
+    def _get_ready(self) -> None:
         memory = self._memory(1, self.threads)
         two, one = np.zeros((1, 1), self._dtype), np.zeros(1, self._dtype)
         batch = two, two, two, one, one, two
         update = k.update, (memory, np.zeros(0, np.int64), *batch, self._means)
-        native.get_ready(say, [update, (k.serve, (memory, 0, 0)), (k.act, (memory, two, two))])
+        calls = [update, (k.act, (memory, two, two)), (k.serve, (memory, 0, 0))]
+        self._compiled_update, self._compiled_act, _ = native.get_ready(self._say, calls)
 
     def _shown(self) -> tuple[object, ...]:
         """Return objects of which one is another when somebody has replaced what was adopted, and two addresses."""
@@ -271,7 +273,7 @@ class Fused:
             self._play = self._memory(len(obs), 1)
         memory = self._play
         action = np.empty((len(obs), int(memory.at[k.A])), self._dtype)
-        native.run(k.act, memory, np.ascontiguousarray(obs, self._dtype), action)
+        native.run(self._compiled_act, memory, np.ascontiguousarray(obs, self._dtype), action)
         return action
 
     def update(self, batch: Batch, noise: Any) -> UpdateInfo:
@@ -306,7 +308,7 @@ class Fused:
         if delayed:
             self._advance(k.ACTOR, agent.actor_optimizer, self._steps[: self._actor_tensors])
         locks, means = self._team.locks, self._means
-        native.run(k.update, self._learn, locks, obs, next_obs, action, reward, terminated, noise, means)
+        native.run(self._compiled_update, self._learn, locks, obs, next_obs, action, reward, terminated, noise, means)
         critic_loss, q1, q2, target_q, actor_loss = means.tolist()
         return UpdateInfo(critic_loss, q1, q2, target_q, actor_loss if delayed else None)
 

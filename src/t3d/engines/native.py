@@ -52,18 +52,22 @@ def entry(function: F) -> F:
     return result
 
 
-def get_ready(say: Callable[[str], None], calls: Sequence[tuple[Any, tuple[object, ...]]]) -> None:
+def get_ready(
+    say: Callable[[str], None], calls: Sequence[tuple[Any, tuple[object, ...]]]
+) -> list[Callable[..., object]]:
     """Compile functions, or read them from the cache, before they are first called.
 
     Args:
         say: told in one line if compiling begins, as it takes some seconds.
         calls: functions that `entry` returned, each with arguments of the types it will be called with.
+
+    Returns:
+        Each function for arguments of those types alone: no call of it looks at types to find the right version.
     """
     where = f"not kept, as {no_cache_because}" if no_cache_because else "kept for later runs"
     line = f"compiling the update for this machine, half a minute, {where}"
     with numba_events.install_listener("numba:compile", _listener(lambda: say(line))):
-        for function, arguments in calls:
-            function.compile(tuple(numba.typeof(argument) for argument in arguments))
+        return [function.compile(tuple(map(numba.typeof, arguments))) for function, arguments in calls]
 
 
 def _listener(call: Callable[[], None]) -> Any:
