@@ -91,6 +91,21 @@ def test_slots_behind_the_checkpoint_are_cut(tmp_path, monkeypatch, segment_byte
     assert {k: v.numpy().tobytes() for k, v in ended.items()} == {k: v.numpy().tobytes() for k, v in whole.items()}
 
 
+def test_a_run_whose_memory_went_round_comes_back(tmp_path, monkeypatch):
+    # Segments of many checkpoints, the first of them removed, and the oldest that is left still needed.
+    monkeypatch.setattr("t3d.runs.replaylog._SEGMENT_BYTES", 1500)
+    options = {"buffer_size": 60, "steps": 200, "checkpoint_every": 10, "batch_size": 4}
+    whole = train(tmp_path / "whole", **options).trainer.agent.tensors()
+    gone_at(tmp_path / "run", 150, **options)
+    _, told, _ = position(tmp_path / "run")
+    assert min(sizes(tmp_path / "run")) > "00000000.rows"
+    assert min(told) < min(sizes(tmp_path / "run"))  # one more is told of than there is
+    session = Session(PROBE, small_runs.choice(**options), tmp_path / "run", resume=True)
+    list(session.run())
+    ended = session.trainer.agent.tensors()
+    assert {k: v.numpy().tobytes() for k, v in ended.items()} == {k: v.numpy().tobytes() for k, v in whole.items()}
+
+
 def test_rows_behind_the_end_are_cut(tmp_path):
     """No row of a finished run that is looked at would ever be written over them."""
     train(tmp_path / "run")
