@@ -31,14 +31,16 @@ Every number on this page comes from a file in [`benchmarks/results`](../benchma
 How to read them: *final* is the mean return of the evaluation at the last step, over its 10 episodes without
 exploration noise, for each seed. *best* is the largest such mean during the run; it flatters, and is given because it
 is the policy one would ship. ± is the standard deviation over seeds (not episodes). A few seeds say little: the spread
-between TD3 seeds is often as large as the difference people argue about. Wall times were taken while other work ran on
-the same machine, the Ant's above all: read them as upper bounds. The eager study's say nothing at all of its speed: its
-runs were stopped again and again to make room for other measurements, and the clock went on.
+between TD3 seeds is often as large as the difference people argue about. Wall times were taken with two runs at a time
+on two cores, with other work beside them, and with pauses to make room for measurements during which the clock went on:
+they are upper bounds, and say nothing of speed ([performance.md](performance.md) does).
 
 What was chosen by looking: the preset `pendulum` was picked among ten sets of options on seeds 0 to 4, the very seeds
-shown here; on seeds 5 to 9, looked at once afterwards, it did as well ([log.md](log.md)). HalfCheetah and Ant are the
-first and only options tried. Their runs, made before the compiled engine's last change to rounding, will not repeat to
-the last bit.
+shown here; on seeds 5 to 9, looked at once afterwards, it did as well ([log.md](log.md)). The others are the first and
+only options tried on their environment.
+
+[example-report.html](example-report.html) is what `t3d report` makes of the runs on HalfCheetah, Hopper and the bullet
+Ant, five seeds each, beside the published returns: save it and open it in a browser.
 """
 
 
