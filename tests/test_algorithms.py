@@ -15,12 +15,14 @@ import torch
 
 import t3d
 from t3d import health, sealed
+from t3d.algorithms import name_of
 from t3d.cli import progress
 from t3d.cli.main import run as t3d_command
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.evaluation import Trajectory
 from t3d.hints import hints
 from t3d.reports import write_report
+from t3d.runs.folder import _ALGORITHM
 from t3d.runs.session import Session
 from t3d.td3 import TD3, Actor
 from t3d.training import Trainer
@@ -235,6 +237,90 @@ def test_its_policy_needs_only_the_policy(trained, capsys):
     assert policy(np.zeros(4, np.float32)).shape == (1,)
     assert t3d_command(["evaluate", str(trained), "--env", small_runs.PROBE]) == 0
     assert "return" in capsys.readouterr().out
+
+
+# ---- What a run must be able to rely on
+
+
+class Linear(t3d.Critic):
+    """Smaller than any network of `hidden`, and of another kind."""
+
+    def __init__(self, obs_size, action_size, config, rng):
+        super().__init__(obs_size, action_size, config, rng)
+        self.q1_body, self.q2_body = (torch.nn.Linear(obs_size + action_size, 1) for _ in range(2))
+
+
+class Smooth(t3d.Critic):
+    def __init__(self, obs_size, action_size, config, rng):
+        super().__init__(obs_size, action_size, config, rng)
+        for body in (self.q1_body, self.q2_body):
+            body[1] = body[3] = torch.nn.SiLU()
+
+
+class Normalised(t3d.Critic):
+    """Learns more than parameters: running means."""
+
+    def __init__(self, obs_size, action_size, config, rng):
+        super().__init__(obs_size, action_size, config, rng)
+        for body in (self.q1_body, self.q2_body):
+            body.insert(1, torch.nn.BatchNorm1d(config.hidden[0]))
+
+
+@pytest.mark.parametrize("critic", [Linear, Smooth, Normalised])
+def test_a_critic_built_in_another_way_trains_and_comes_back(critic, tmp_path):
+    algorithm = type("Own", (TD3,), {"critic_class": critic})
+    options = {"hidden": (16, 16)}
+    torch.manual_seed(0)
+    list(session(tmp_path / "whole", algorithm, **options).run())
+    torch.manual_seed(0)
+    cut = session(tmp_path / "run", algorithm, **options)
+    rows = cut.run()
+    for row in rows:
+        if row["env_steps"] >= 40:
+            rows.close()
+    back = session(tmp_path / "run", algorithm, resume=True, **options)
+    list(back.run())
+    whole = session(tmp_path / "whole", algorithm, resume=True, **options)
+    for name, tensor in whole.trainer.agent.tensors().items():
+        assert torch.equal(tensor, back.trainer.agent.tensors()[name]), name
+    assert any("running_mean" in name for name in back.trainer.agent.tensors()) == (critic is Normalised)
+    health_rows = [row for row in rows_of(tmp_path / "run", "health") if row["of"] == "batch"]
+    assert (health_rows[-1]["dead_q1"] is None) == (critic is not Normalised)
+
+
+class Learns(TD3):
+    """Learns a temperature that no checkpoint would hold."""
+
+    def __init__(self, obs_size, action_size, config, rng, device="cpu"):
+        super().__init__(obs_size, action_size, config, rng, device)
+        self.temperature = torch.zeros(())
+
+
+class LearnsAndSays(Learns):
+    def tensors(self):
+        return super().tensors() | {"temperature": self.temperature}
+
+
+def test_what_a_checkpoint_would_leave_out_is_refused():
+    config = small_runs.choice().config
+    with pytest.raises(ConfigRefused, match=r"Learns has temperature(.|\n)*override tensors"):
+        Trainer(small_runs.PROBE, config, Learns)
+    tensors, _ = Trainer(small_runs.PROBE, config, LearnsAndSays).state()
+    assert "temperature" in tensors
+
+
+@pytest.mark.parametrize("wrong", ["TD3", t3d.Actor, lambda *a, **k: None, None])
+def test_what_is_no_algorithm_is_refused_before_anything_is_made(wrong, tmp_path):
+    with pytest.raises(ConfigRefused, match="not an algorithm"):
+        session(tmp_path / "run", wrong, resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_says_whose_it_is():
+    assert name_of(TD3) == "TD3"
+    assert name_of(type("TD3", (TD3,), {})) == "<own>.TD3"
+    for odd in ("TD3-no clip", "x" * 400):
+        assert _ALGORITHM.fullmatch(name_of(type(odd, (TD3,), {})))
 
 
 # ---- What looks at a run

@@ -242,8 +242,8 @@ class Config:
                 expected="3 slots or more for each environment",
                 do="raise --buffer-size",
             )
-        # A log line comes at the first vector step that reaches it, or at the end.
-        unlogged = (min(self.log_every, self.steps) + self.n_envs) * self.updates_per_step
+        # A log line comes at the first vector step that reaches it. Whatever --steps says: it may grow.
+        unlogged = (self.log_every + self.n_envs) * self.updates_per_step
         if unlogged > MAX_UNLOGGED_UPDATES:
             raise ConfigRefused(
                 "too many updates would lie between two log lines: a checkpoint holds the losses of each",

@@ -263,7 +263,8 @@ def are_finite(values: NDArray[np.float32]) -> bool:
     """Return whether all of some numbers are finite."""
     # One product finds what is not finite, in half the time; it may also overflow, so it does not judge.
     flat = values.ravel()
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(values).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(flat.dot(flat)) or bool(np.isfinite(values).all())
 
 
 def _refuse_non_finite_action(action: NDArray[np.float32]) -> None:

@@ -48,10 +48,19 @@ def of_batch(agent: TD3, batch: Batch, noise: Any, age: NDArray[np.intp]) -> Num
     batch = Batch(*(torch.as_tensor(part, device=agent.device) for part in batch))
     noise = torch.as_tensor(noise, device=agent.device)
     with torch.no_grad():
-        found = _data(batch, agent.config.gamma) | _networks(agent, batch) | _targets(agent, batch, noise)
+        still = _still(agent)
+        found = _data(batch, agent.config.gamma) | _networks(still, batch) | _targets(still, batch, noise)
     found |= _moves(agent, batch, noise)
     found["replay_age"] = torch.as_tensor(age, dtype=torch.float64).mean()
     return _finite({name: float(value) for name, value in found.items()})
+
+
+def _still(agent: TD3) -> TD3:
+    """Return a copy that plays and judges as a finished one would: looking changes nothing, whatever its layers count."""
+    copied = copy.deepcopy(agent)
+    for network in copied.networks().values():
+        network.eval()
+    return copied
 
 
 def _finite(numbers: dict[str, float]) -> Numbers:
@@ -88,7 +97,7 @@ def _networks(agent: TD3, batch: Batch) -> dict[str, Tensor]:
         "saturated_share": (torch.tanh(pre_tanh).abs() > AT_THE_BOUND).double().mean(),
         "pre_tanh": pre_tanh.double().abs().mean(),
         "dead_actor": dead_actor,
-        **{f"dead_{n}": NO_NUMBER if body is None else _through(body, obs_action)[1] for n, body in critics.items()},
+        **{f"dead_{name}": _dead(body, obs_action) for name, body in critics.items()},
     }
 
 
@@ -100,7 +109,13 @@ def _through(body: nn.Sequential, rows: Tensor) -> tuple[Tensor, Tensor]:
         rows = layer(rows)
         if isinstance(layer, nn.ReLU):
             dead.append((rows == 0).all(0).double().mean())
-    return rows, torch.stack(dead).max()
+    return rows, torch.stack(dead).max() if dead else NO_NUMBER
+
+
+def _dead(body: object, obs_action: Tensor) -> Tensor:
+    """Return what `_through` says of a critic's dead units; no number if it is missing, or built in another way."""
+    takes_it = isinstance(body, nn.Sequential) and getattr(body[0], "in_features", None) == obs_action.shape[1]
+    return _through(body, obs_action)[1] if takes_it else NO_NUMBER  # type: ignore[arg-type]
 
 
 def _targets(agent: TD3, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
@@ -173,6 +188,7 @@ def of_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
         The numbers that docs/health.md explains under "From an evaluation"; all but `states` are None where there is
         no state to compare.
     """
+    agent = _still(agent)
     # A row a state: obtained, promised by Q1, promised by the smaller of the two, share of the discount played.
     rows = np.concatenate([_states(agent, trajectory) for trajectory in trajectories])  # (states, 4)
     rows = rows[rows[:, 3] >= PLAYED]

@@ -112,7 +112,7 @@ class Instances:
         rows, unstable = self.rows, quiet.unstable_simulations
         try:
             # A copy: an environment may keep its last action, and the memory of this one is written again.
-            obs, reward, rows.terminated[i], rows.truncated[i], _ = self._envs[i].step(action.copy())
+            obs, reward, rows.terminated[i], rows.truncated[i], _ = self._envs[i].step(np.array(action))
         except Exception as error:
             raise _raised(error, i, "step") from error
         if quiet.unstable_simulations != unstable:

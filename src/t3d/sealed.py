@@ -63,19 +63,46 @@ def unseal(path: Path) -> dict[str, Any]:
     """Read what `seal` has written.
 
     Raises:
-        RunRefused: there is no such file, it is too large, no JSON object, or not as it was written.
+        RunRefused: there is no such file, it cannot be read, is too large, no JSON object, or not as it was written.
+    """
+    try:
+        content = read(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return opened(path, content)
+
+
+def read(path: Path) -> bytes:
+    """Return the bytes of a file that `opened` may take.
+
+    Raises:
+        RunRefused: there is no such file, or it is too large.
+        OSError: it cannot be read, which need not be its fault.
     """
     if not path.is_file():
         raise RunRefused("a file of the run is missing", got=f"no {path}", do="name a folder that t3d train has made")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise RunRefused(f"{path.name} is too large", got=f"{path}: {size:,} bytes", expected=f"at most {MAX_BYTES:,}")
+    return path.read_bytes()
+
+
+def opened(path: Path, sealed: bytes) -> dict[str, Any]:
+    """Return what was sealed.
+
+    Args:
+        path: where it stands, for messages.
+        sealed: what `seal` has returned.
+
+    Raises:
+        RunRefused: it is no JSON object, or not as it was written.
+    """
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        content = json.loads(sealed, parse_constant=_refuse_constant)
         if not isinstance(content, dict):
             raise ValueError(f"a JSON {type(content).__name__}, not an object")
         recorded, found = content.pop(_SEAL, None), _checksum_of(content)
-    except (ValueError, OverflowError, RecursionError, OSError) as error:
-        raise RunRefused(f"{path.name} cannot be read", got=f"{path}: {error!r}", do="copy it again") from error
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise _unreadable(path, error) from error
     if recorded != found:
         raise RunRefused(
             f"{path.name} is not as it was written",
@@ -84,3 +111,7 @@ def unseal(path: Path) -> dict[str, Any]:
             do="copy it again; it is a record, not a place to change options",
         )
     return content
+
+
+def _unreadable(path: Path, error: Exception) -> RunRefused:
+    return RunRefused(f"{path.name} cannot be read", got=f"{path}: {error!r}", do="copy it again")

@@ -9,6 +9,7 @@ Nothing here draws a random number: whoever calls `update` brings the noise.
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -181,11 +182,14 @@ class TD3:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything the agent has learned, by name: weights, targets and Adam's moments; not copies."""
+        """Return everything the agent has learned, by name: weights, targets and Adam's moments; not copies.
+
+        A subclass that learns more than that adds it here: it is what a checkpoint holds.
+        """
         found = {
             f"{name}.{weight_name}": weight.detach()
             for name, network in self.networks().items()
-            for weight_name, weight in network.named_parameters()
+            for weight_name, weight in itertools.chain(network.named_parameters(), network.named_buffers())
         }
         for name, optimizer in (("actor", self.actor_optimizer), ("critic", self.critic_optimizer)):
             for weight_name, weight in self.networks()[name].named_parameters():

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from t3d import health
+from t3d.algorithms import refuse_other_than_td3, refuse_what_is_not_kept
 from t3d.config import Config
 from t3d.engines import choose, choose_threads
 from t3d.envs import Envs, Episode
@@ -23,7 +24,7 @@ from t3d.normalizer import Normalizer
 from t3d.replay import Batch, Replay, slot_dtype
 from t3d.sealed import whole
 from t3d.streams import Streams, episode_seed, health_generator
-from t3d.td3 import TD3, Actor, UpdateInfo
+from t3d.td3 import TD3, UpdateInfo
 
 # The replay may take this share of the memory that this process may use; the rest is for everything else.
 _MEMORY_SHARE = 0.8
@@ -54,6 +55,7 @@ class Trainer:
 
     def __init__(self, env: str, config: Config, algorithm: type[TD3] = TD3) -> None:
         config.check_together()
+        refuse_other_than_td3(algorithm)
         _refuse_missing_device(config.device)
         self.config = config
         self.streams = Streams.from_seed(config.seed)
@@ -75,7 +77,7 @@ class Trainer:
         self._observe(self.envs.obs)
         sizes = spaces.obs_size, spaces.action_size
         self.agent = algorithm(*sizes, config.td3, self.streams.networks, device=config.device)
-        _refuse_other_actor(self.agent)
+        refuse_what_is_not_kept(self.agent)
         work = *sizes, config.td3.hidden, config.batch_size
         self.threads = choose_threads(*work, usable_cores()) if config.threads == "auto" else config.threads
         torch.set_num_threads(self.threads)  # for what PyTorch computes itself, whichever the engine
@@ -316,11 +318,11 @@ class Trainer:
 def least_state_bytes(config: Config) -> int:
     """Return what the state of any run with these options takes at least: known before a network is built.
 
-    Weights, targets and Adam's moments of an actor and one critic, as if one number were observed and one played.
+    Weights, target and Adam's moments of the actor, as if one number were observed and one played; a changed algorithm
+    may have critics of any size.
     """
-    actor, critic = ([inputs, *config.td3.hidden, 1] for inputs in (1, 2))
-    weights, q_weights = (sum((a + 1) * b for a, b in itertools.pairwise(sizes)) for sizes in (actor, critic))
-    return 4 * (4 * (weights + q_weights) + config.n_envs)
+    weights = sum((a + 1) * b for a, b in itertools.pairwise([1, *config.td3.hidden, 1]))
+    return 4 * (4 * weights + config.n_envs)
 
 
 def slots_needed(config: Config, facts: Mapping[str, Any]) -> list[int]:
@@ -349,16 +351,6 @@ def _mean_of_any(values: Sequence[torch.Tensor | float | None]) -> float | None:
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _refuse_other_actor(agent: TD3) -> None:
-    if type(agent.actor) is not Actor:
-        raise ConfigRefused(
-            "a policy is saved and loaded as an actor of t3d",
-            got=f"{type(agent).__name__} with an actor of its own, {type(agent.actor).__name__}",
-            expected="another update, or another critic",
-            do="leave the actor as it is; or edit Actor in td3.py and policy.py together",
-        )
 
 
 def _refuse_missing_device(device: str) -> None:

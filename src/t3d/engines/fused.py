@@ -228,8 +228,8 @@ class Fused:
         self._rates = np.zeros((2, 6), self._dtype)
         self._settings: list[object] = [None, None]  # what stands in `rates` apart from the two that change
         self._first = next(agent.actor.parameters()), next(agent.critic.parameters())
-        self._adopted = self._shown()
         self._get_ready()
+        self._adopted = self._shown()
 
     def _get_ready(self) -> None:
         memory = self._memory(1, self.threads)

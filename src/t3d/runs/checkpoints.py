@@ -1,7 +1,8 @@
 """Checkpoints: the whole state of a run, committed by renaming a folder.
 
 checkpoints/<env_steps>/
-    state.safetensors   networks, targets, Adam's moments, observations, losses since the last log line
+    state.safetensors   networks, targets, Adam's moments, observations and what they are normalised by, losses since
+                        the last log line
     manifest.json       everything else, and of every other file how long it was and its checksum; sealed
 """
 
@@ -99,8 +100,10 @@ def manifest_of(path: Path) -> dict[str, Any]:
     Raises:
         RunRefused: it is missing, damaged, or says what cannot be.
         FormatRefused: it is as it was written, by a version of t3d that this one does not know.
+        OSError: it cannot be read now; nobody may take it for damaged.
     """
-    facts = sealed.unseal(path / "manifest.json")
+    file = path / "manifest.json"
+    facts = sealed.opened(file, sealed.read(file))
     if facts.get("format") != FORMAT:
         raise FormatRefused(
             "a checkpoint of this run is of a format that this version of t3d does not know",

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 
 from t3d import sealed
+from t3d.algorithms import name_of
 from t3d.config import Config, config_from
 from t3d.errors import RunRefused, T3DError
 from t3d.machine import describe
@@ -38,14 +39,6 @@ def env_name(env: str) -> str:
     module, _, name = env.rpartition(":")
     full = f"{Path(module).name.removesuffix('.py')}.{name}" if module else name
     return re.sub(r"[^A-Za-z0-9._-]", "_", full)
-
-
-def algorithm_name(algorithm: type[TD3]) -> str:
-    """Return how a run records its algorithm, a plain fact that is never looked up.
-
-    Without the module: a class has another one in the script that is run than where that script is imported.
-    """
-    return algorithm.__qualname__
 
 
 def usual(env: str, preset: str, seed: int) -> Path:
@@ -139,7 +132,7 @@ def write_config(folder: Path, env: str, preset: str, config: Config, trainer: T
         "format": FORMAT,
         "env": env,
         "preset": preset,
-        "algorithm": algorithm_name(type(trainer.agent)),
+        "algorithm": name_of(type(trainer.agent)),
         "config": dataclasses.asdict(config),
         "engine": {
             "name": trainer.chosen.name,
@@ -165,7 +158,7 @@ class RunInfo(NamedTuple):
 
     env: str
     preset: str
-    algorithm: str  # as `algorithm_name` gave it
+    algorithm: str  # as `algorithms.name_of` gave it
     config: Config
     engine: dict[str, Any]  # name, threads, reason
     machine: dict[str, Any]  # as `machine.describe` gave it
@@ -192,7 +185,7 @@ def read_config(folder: Path) -> RunInfo:
         config = config_from(content["config"])
         env, preset = content["env"], content["preset"]
         # Runs begun before this was recorded are TD3's.
-        algorithm = content.get("algorithm", algorithm_name(TD3))
+        algorithm = content.get("algorithm", name_of(TD3))
         if not (isinstance(env, str) and isinstance(preset, str) and len(env) <= _MAX_ENV_NAME):
             raise ValueError("env and preset are not texts, or too long")
         if not (isinstance(algorithm, str) and _ALGORITHM.fullmatch(algorithm)):

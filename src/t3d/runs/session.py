@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+from t3d.algorithms import refuse_other_than_td3
 from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed, Stopped
 from t3d.evaluation import Trajectory, evaluate
 from t3d.presets import Choice
@@ -43,6 +44,7 @@ class Session:
         self.choice, self.config = choice, choice.config
         found = None
         try:
+            refuse_other_than_td3(algorithm)
             found = Store.find(env, choice, out, algorithm) if resume else None
             self.trainer = Trainer(env, self.config, algorithm)
             self.progress = Progress()
@@ -145,7 +147,6 @@ class Session:
         if self.progress.evaluated_at != self.trainer.env_steps:
             yield from self._evaluate(signals)
         self._save("last")
-        self._store.metrics.close()  # once the run has ended nobody writes TensorBoard's files anew
         if not self._store.commit(self.trainer, self.progress):
             raise SaveFailed(
                 "the run has ended, but its final state could not be saved",

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from t3d.algorithms import name_of
 from t3d.config import MAX_UNLOGGED_UPDATES, Config
 from t3d.errors import RunRefused
 from t3d.machine import describe
@@ -157,6 +158,8 @@ class Store:
             Diverged: a loss or a weight is not finite; that is never saved.
         """
         trainer.refuse_non_finite()
+        if self.ended(trainer, progress):
+            self.metrics.close()  # nobody writes TensorBoard's files anew once the run has ended
         tensors, facts = trainer.state()
         replay = self._log_of(trainer)
         self._committed_at, self._tried_s = trainer.env_steps, time.monotonic()
@@ -314,14 +317,14 @@ def refuse_another_algorithm(path: Path, recorded: folder.RunInfo, algorithm: ty
     Raises:
         RunRefused: with what to do. A class is never looked up by the name that a file gives it.
     """
-    now = folder.algorithm_name(algorithm)
+    now = name_of(algorithm)
     if now == recorded.algorithm:
         return
     give = f'give the class: t3d.train(..., algorithm={recorded.algorithm}, out=..., resume="auto")'
     raise RunRefused(
         "the run in this folder was trained by another algorithm",
         got=f"{path}: it was {recorded.algorithm}, now {now}",
-        do=("leave algorithm out" if recorded.algorithm == folder.algorithm_name(TD3) else give)
+        do=("leave algorithm out" if recorded.algorithm == name_of(TD3) else give)
         + "; or begin a new run in another folder",
     )
 
