@@ -87,6 +87,15 @@ class Raises(Failing):
         return super().reward()
 
 
+class RaisesInEveryEpisode(Walk):
+    """Fails whoever made it, and however often it was made."""
+
+    def reward(self):
+        if self.steps == 13:
+            raise RuntimeError("the motor is stuck")
+        return super().reward()
+
+
 class RaisesInReset(Walk):
     def reset(self, *, seed=None, options=None):
         if self.steps_ever:

@@ -1,4 +1,5 @@
-"""What a resumed run finds and leaves on the disk: what lies behind its checkpoint, a newer format, a finished run."""
+"""What a resumed run finds, says and leaves on the disk: what lies behind its checkpoint, what is no longer as it was,
+a newer format, a finished run."""
 
 import json
 import logging
@@ -10,9 +11,12 @@ from small_runs import PROBE, train
 
 from t3d import api, sealed
 from t3d.cli.main import run as command
-from t3d.errors import FormatRefused
+from t3d.errors import EnvFailed, FormatRefused, RunRefused
 from t3d.runs import checkpoints
+from t3d.runs.progress import Progress
 from t3d.runs.session import Session
+
+OWN = str(Path(__file__).with_name("own_envs.py"))
 
 
 def content(folder):
@@ -183,3 +187,141 @@ def test_a_checkpoint_of_an_unknown_format_is_not_taken_for_a_damaged_one(tmp_pa
     text = (newest / "manifest.json").read_text()
     (newest / "manifest.json").write_text(text.replace("later", "other"))
     assert train(tmp_path / "run", resume=True).resumed_at < 58
+
+
+# ---- What is no longer as it was
+
+
+def manifest(run):
+    """Return the newest checkpoint's."""
+    found = [json.loads((path / "manifest.json").read_text()) for path in (run / "checkpoints").iterdir()]
+    return max(found, key=lambda facts: facts["number"])
+
+
+def events(run):
+    return [row["what"] for row in without_wall_times(run) if row["kind"] == "event"]
+
+
+SAID = "from here on the run is not bit for bit what it would have been: "
+
+
+def test_an_environment_that_does_not_repeat_itself_begins_a_new_episode_and_the_run_says_so(tmp_path, caplog):
+    run, env, options = tmp_path / "run", f"{OWN}:Unrepeatable", {"n_envs": 1, "buffer_size": 48}
+    assert train(run, env=env, until=30, **options).trainer.env_steps == 30  # half of its second episode
+    assert manifest(run)["progress"]["not_exact"] == []
+    with caplog.at_level(logging.WARNING, "t3d"):
+        session = train(run, env=env, resume=True, **options)
+    (why,) = session.progress.not_exact
+    assert why == "environment 0, episode 1, step 0: another observation"
+    assert SAID + why in caplog.text
+    assert events(run)[-2:] == [f"not bit-exact: {why}", "resumed from 30"]
+    assert manifest(run)["progress"]["not_exact"] == [why]
+    # Of 58 steps twenty were the first episode and ten the one that was given up; the next began at its first step.
+    ended = [(row["env_steps"], row["length"]) for row in without_wall_times(run) if row["kind"] == "episode"]
+    assert ended == [(20, 20), (50, 20)]
+    assert manifest(run)["envs"]["length"] == [8]
+    assert train(run, env=env, resume=True, steps=70, **options).progress.not_exact[0] == why  # for good
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "was", "says"),
+    [
+        ("engine", "threads", 2, "threads was 2, is 1"),
+        ("engine", "name", "fused", "engine was fused, is eager"),
+        ("machine", "versions", {"torch": "1.0"}, "versions was {'torch': '1.0'}, is {"),
+        ("machine", "processor", "another one", "processor was another one, is "),
+    ],
+)
+def test_a_run_begun_with_another_engine_or_elsewhere_goes_on_and_says_so(tmp_path, caplog, part, name, was, says):
+    run = tmp_path / "run"
+    train(run, until=30)
+    recorded = sealed.unseal(run / "config.json")
+    recorded[part][name] = was
+    (run / "config.json").write_bytes(sealed.seal(recorded))
+    with caplog.at_level(logging.WARNING, "t3d"):
+        (why,) = train(run, resume=True).progress.not_exact
+    assert why.startswith(says)
+    assert SAID + why in caplog.text
+    assert f"not bit-exact: {why}" in events(run)
+    assert manifest(run)["progress"]["not_exact"] == [why]
+
+
+def test_a_run_that_is_as_it_was_says_nothing_of_the_kind(tmp_path, caplog):
+    train(tmp_path / "run", until=30)
+    with caplog.at_level(logging.WARNING, "t3d"):
+        assert train(tmp_path / "run", resume=True).progress.not_exact == []
+    assert caplog.text == ""
+    assert events(tmp_path / "run") == ["interrupted", "resumed from 30"]
+
+
+# ---- Other options
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    train(run, until=30)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "differences"),
+    [
+        ({"gamma": 0.5}, ["gamma was 0.99, now 0.5"]),
+        (
+            {"batch_size": 5, "hidden": (4,), "seed": 1},
+            ["seed was 0, now 1", "batch_size was 4, now 5", "hidden was (3,), now (4,)"],
+        ),
+        ({"env": f"{OWN}:Walk"}, [f"the environment was {PROBE}, now {OWN}:Walk"]),
+        (
+            {"env": f"{OWN}:Walk", "lr": 0.5, "steps": 57},
+            ["now " + f"{OWN}:Walk", "lr was 0.0003, now 0.5", "steps was 58, now 57: it may grow, not shrink"],
+        ),
+        ({"steps": 57}, ["steps was 58, now 57: it may grow, not shrink"]),
+    ],
+    ids=["one", "three", "the environment", "all kinds", "fewer steps"],
+)
+def test_options_that_would_make_it_another_run_are_refused_all_at_once(stopped, options, differences):
+    before = content(stopped)
+    with pytest.raises(RunRefused, match="the run in this folder has other options") as refused:
+        train(stopped, resume=True, **options)
+    said = refused.value.rows["got"]
+    assert said.startswith(f"{stopped}: ")
+    for difference in differences:
+        assert difference in said
+    assert said.count("; ") == len(differences) - 1
+    assert content(stopped) == before
+
+
+def test_more_steps_and_other_checkpoints_make_it_no_other_run(tmp_path):
+    whole = train(tmp_path / "whole", steps=80).trainer.agent.tensors()
+    train(tmp_path / "run")
+    session = train(tmp_path / "run", resume=True, steps=80, checkpoint_every=7, checkpoint_seconds=1e6)
+    assert (session.resumed_at, session.trainer.env_steps) == (58, 80)
+    assert sealed.unseal(tmp_path / "run" / "config.json")["config"]["steps"] == 80
+    ended = session.trainer.agent.tensors()
+    assert {k: v.numpy().tobytes() for k, v in ended.items()} == {k: v.numpy().tobytes() for k, v in whole.items()}
+
+
+# ---- An environment that fails again
+
+
+def test_a_failure_that_comes_back_at_the_same_step_is_recognised_and_named(tmp_path, capsys):
+    run, env = tmp_path / "run", f"{OWN}:RaisesInEveryEpisode"
+    for times in (1, 2, 3):
+        with pytest.raises(EnvFailed) as failed:
+            train(run, env=env, resume=True, n_envs=1)
+        again = f"(time {times} at this very step: resuming alone will not help)"
+        assert (again in str(failed.value)) == (again in events(run)[-1]) == (times > 1)
+        assert "the motor is stuck" in str(failed.value)
+        assert "episode 0, episode step 13" in str(failed.value)
+        assert manifest(run)["envs"]["env_steps"] == 12
+    assert failed.value.rows["do"] == "mend the environment, or begin a new run"
+    # And so says the command, in a process that knows of the others by the folder alone.
+    assert command(["resume", str(run), "--env", env, "--no-video"]) == 1
+    assert "(time 4 at this very step: resuming alone will not help)" in capsys.readouterr().err
+
+
+def test_a_failure_at_another_step_is_another_failure():
+    progress = Progress()
+    assert [progress.failed(env_steps) for env_steps in (7, 7, 9, 7)] == [1, 2, 1, 1]
