@@ -1,4 +1,5 @@
-"""A signal stops a run between two steps, saved; a folder belongs to one process, as long as that lives."""
+"""A signal stops a run between two steps, saved, and one to its worker process, too; a folder belongs to one process,
+as long as that lives."""
 
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from crash_lives import flags
 from crash_runs import ends_with, newest
@@ -128,6 +130,28 @@ def test_a_second_signal_leaves_at_once(server, tmp_path, name):
     assert not life.over, "the first one waits for the step to end"
     life.send(name)
     assert life.wait(PROMISED_S) == -signal.Signals[name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere worker processes are not tested")
+def test_a_killed_worker_ends_the_run_saved_and_the_same_command_goes_on(server, tmp_path, expected):
+    """The undisturbed run had its environment in its own process: the same bits."""
+    run = tmp_path / "run"
+    life = train(server, run, env_workers=1)
+    assert life.until(lambda: has(run, "update")), life.said
+    worker = min(psutil.Process(life.pid).children(), key=psutil.Process.create_time)  # evaluations have their own
+    worker.kill()
+    assert life.wait() == 1, life.said
+    assert "t3d: the environment's worker process was killed by SIGKILL" in life.said
+    assert "Slow, training environment 0, env step " in life.said
+    assert "Traceback" not in life.said
+    (failed,) = rows(run, "event")
+    assert failed["what"].startswith("the environment's worker process was killed by SIGKILL")
+    assert int(newest(run).name) == failed["env_steps"] < SLOW["steps"]
+    assert updates(run) > 0
+    life = train(server, run, env_workers=1)
+    assert life.wait() == 0, life.said
+    assert f"resumed at env step {failed['env_steps']}" in life.said
+    assert ends_with(run) == expected
 
 
 def test_a_folder_has_one_process_and_a_killed_one_keeps_nobody_out(server, tmp_path):
