@@ -28,7 +28,18 @@ def write_run(folder, curve, *, seed=0, env="HalfCheetah-v5", preset="td3", extr
     rows = [*(evaluation(step, value) for step, value in curve.items()), *extra]
     rows.sort(key=lambda one: one["env_steps"])
     (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), "utf-8")
+    write_checkpoint(folder)
     return folder
+
+
+def write_checkpoint(folder, number=0, length=None):
+    """Write what a report reads of a checkpoint that was committed when metrics.jsonl had so many bytes, or all."""
+    content = (folder / "metrics.jsonl").read_bytes()[:length]
+    metrics = {"bytes": len(content), "sha256": sealed.checksum(content)}
+    manifest = folder / "checkpoints" / str(number) / "manifest.json"
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_bytes(sealed.seal({"format": 1, "number": number, "metrics": metrics}))
+    return manifest
 
 
 def write_seeds(parent, finals, **options):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from t3d import sealed
 from t3d.errors import RunRefused
@@ -17,6 +19,8 @@ Row = dict[str, Any]
 
 KINDS = ("episode", "update", "evaluation", "event", "health")
 _NUMBERS = {"episode": ("return", "length"), "evaluation": ("return_mean",)}
+_MAX_LINE_BYTES = 1 << 20
+_MAX_CHECKPOINTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,13 @@ def read(folder: Path) -> Run:
     """Read one run folder.
 
     Raises:
-        RunRefused: config.json is damaged, or a line of metrics.jsonl is not what it should be; the message names it.
+        RunRefused: config.json is damaged, a line of metrics.jsonl is not what it should be, or metrics.jsonl is not
+            what a checkpoint vouches for; the message names it.
     """
     config = _config(folder / "config.json")
-    rows, notes = _metrics(folder / "metrics.jsonl")
+    # The checkpoint first: a run that goes on meanwhile only appends.
+    vouched = _vouched(folder / "checkpoints")
+    rows, notes = _metrics(folder / "metrics.jsonl", vouched)
     fields = dict(config["config"])
     options = {**fields, **fields.pop("td3")}
     options.pop("td3")
@@ -151,35 +158,91 @@ def _config(path: Path) -> dict[str, Any]:
     return content
 
 
-def _metrics(path: Path) -> tuple[dict[str, list[Row]], list[str]]:
+class _Vouched(NamedTuple):
+    """What the newest checkpoint that can be read says of metrics.jsonl."""
+
+    number: int
+    length: int  # bytes, from the file's beginning
+    sha256: str
+    manifest: Path
+
+
+def _vouched(checkpoints: Path) -> _Vouched | None:
+    found = []
+    for manifest in itertools.islice(checkpoints.glob("*/manifest.json"), _MAX_CHECKPOINTS):
+        try:
+            facts = sealed.unseal(manifest)
+            metrics = facts["metrics"]
+            vouched = _Vouched(
+                sealed.whole(facts["number"]), sealed.whole(metrics["bytes"]), str(metrics["sha256"]), manifest
+            )
+        except (RunRefused, OSError, KeyError, TypeError, ValueError):
+            continue  # damaged or just removed; a note tells of rows that no other one vouches for
+        if manifest.parent.suffix != ".new":  # begun, and not committed
+            found.append(vouched)
+    return max(found, default=None)
+
+
+def _metrics(path: Path, vouched: _Vouched | None) -> tuple[dict[str, list[Row]], list[str]]:
     rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     notes, unknown = [], set()
-    lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
-    for number, line in enumerate(lines, 1):
-        last = number == len(lines)
-        if last and not line:
-            break
+    sure = vouched.length if vouched else 0
+    sha256, position, unsure = hashlib.sha256(), 0, 0
+    for number, line in enumerate(_lines(path), 1):
+        sha256.update(line[: max(0, sure - position)])
+        position += len(line)
         try:
             row = _row(line)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             # A line is whole once its newline is written; only the last can lack it.
-            if last:
+            if not line.endswith(b"\n") and len(line) < _MAX_LINE_BYTES:
                 notes.append(f"The last line of metrics.jsonl, line {number}, is half written and left out.")
                 break
             raise RunRefused(
                 "a line of metrics.jsonl is malformed",
                 got=f"{path}, line {number}: {error!r}",
-                do="repair or delete it",
+                do="repair or delete it" if position > sure else "copy the run again",
             ) from error
+        unsure += position > sure
         if row["kind"] in rows:
             rows[row["kind"]].append(row)
         else:
             unknown.add(row["kind"])
+    if vouched:
+        _refuse_another(path, position, sha256.hexdigest(), vouched)
     if unknown:
         notes.append(f"metrics.jsonl has rows of a kind unknown here, left out: {', '.join(sorted(unknown))}.")
+    if not vouched:
+        notes.append("No checkpoint vouches for metrics.jsonl: had a number in it changed, nothing would tell.")
+    elif unsure:
+        notes.append(f"Rows of metrics.jsonl newer than the newest checkpoint, which no checksum holds yet: {unsure:,}.")
     for of_kind in rows.values():
         of_kind.sort(key=lambda row: row["env_steps"])
     return rows, notes
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if path.is_file():
+        with path.open("rb") as file:
+            # However long a file of nothing says it is, its first line is refused.
+            while line := file.readline(_MAX_LINE_BYTES):
+                yield line
+
+
+def _refuse_another(path: Path, size: int, sha256: str, vouched: _Vouched) -> None:
+    """Refuse a metrics.jsonl that is not the one a checkpoint was committed with.
+
+    Raises:
+        RunRefused: its first bytes are others, or fewer.
+    """
+    what, got, expected = "", f"{path}: {size:,} bytes", f"{vouched.length:,} or more"
+    if size < vouched.length:
+        what = "metrics.jsonl is cut short"
+    elif sha256 != vouched.sha256:
+        what = "metrics.jsonl is not as it was written"
+        got, expected = f"{path}: checksum {sha256} of its first {vouched.length:,} bytes", vouched.sha256[:64]
+    if what:
+        raise RunRefused(what, got=got, expected=f"{expected}, says {vouched.manifest}", do="copy the run again")
 
 
 def _row(line: bytes) -> Row:
