@@ -13,9 +13,12 @@ import safetensors.torch
 import torch
 
 import t3d
+from t3d import presets
 from t3d.cli.main import run
+from t3d.runs import seeds
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
+ILL = str(Path(__file__).with_name("ill_envs.py"))
 SMALL = {"steps": 400, "eval_every": 200, "eval_episodes": 1, "random_steps": 50, "batch_size": 16, "hidden": (8, 8)}
 FLAGS = ["--steps", "400", "--eval-every", "200", "--eval-episodes", "1", "--random-steps", "50", "--batch-size", "16"]
 FLAGS += ["--hidden", "8", "8", "--engine", "eager", "--no-video"]
@@ -126,3 +129,28 @@ def test_a_seed_that_is_refused_or_fails_is_named(folder, capsys):
     assert run(["train", "Pendulum-v1", *FLAGS, "--out", "one"]) == 0
     assert run(["train", "Pendulum-v1", *FLAGS, "--out", "one", "--seeds", "2"]) == 2
     assert "holds a single run" in capsys.readouterr().err
+
+
+def test_what_is_wrong_stands_in_the_line_of_its_seed(folder, capsys):
+    flags = [*FLAGS, "--log-every", "50", "--seeds", "2"]
+    assert run(["train", f"{ILL}:SameReward", *flags]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "400 steps" in line]
+    assert sorted(line.split()[1] for line in lines) == ["0", "1"]
+    assert all(line.endswith("  ! rewards all the same") for line in lines), lines
+    assert run(["train", f"{OWN}:Walk", *flags]) == 0
+    said = capsys.readouterr().err
+    assert said.count("400 steps") == 2
+    assert "!" not in said
+
+
+def test_a_seed_whose_metrics_were_cut_is_judged_from_their_beginning(folder):
+    _, (job,) = seeds.jobs_of("Pendulum-v1", presets.choose("Pendulum-v1", None), 1, folder / "all")
+    metrics = folder / "all" / "s0" / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    looks = [{"reward_mean": 0.5, "reward_std": 0.0, "terminated_share": 0.0, "value_bound": None}] * 4
+    looks = [{"saturated_share": 0.0, "dead_actor": 0.0, "dead_q1": 0.0, "dead_q2": 0.0} | look for look in looks]
+    rows = [{"kind": "health", "of": "batch", "env_steps": 50 * k, **look} for k, look in enumerate(looks)]
+    watched = seeds._Run(job)
+    for count, said in ((4, ["rewards all the same"]), (2, []), (3, ["rewards all the same"])):
+        metrics.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
+        assert [hint.name for hint in watched.look().hints] == said

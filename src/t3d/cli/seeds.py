@@ -49,7 +49,7 @@ def main(env: str, choice: Choice, seeds: int, jobs: int, out: Path | None, vide
 
 
 class _Lines:
-    """A bar for each seed; where stderr is no terminal, a line at each of its evaluations."""
+    """A bar for each seed, with what is wrong; where stderr is no terminal, a line at each of its evaluations."""
 
     def __init__(self, steps: int) -> None:
         console = Console(stderr=True)
@@ -72,6 +72,8 @@ class _Lines:
             if seed.seed not in self._tasks:
                 self._tasks[seed.seed] = self._progress.add_task(f"seed {seed.seed}", total=self._steps, seen="")
             seen = f"evaluation {seed.evaluation['return_mean']:,.0f}" if seed.evaluation else ""
+            if seed.hints:
+                seen += "  ! " + ", ".join(hint.name for hint in seed.hints)
             if seed.problem:
                 seen = seed.problem.splitlines()[0]
             self._progress.update(self._tasks[seed.seed], completed=min(seed.env_steps, self._steps), seen=seen)

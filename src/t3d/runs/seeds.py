@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from t3d.config import config_from
 from t3d.errors import RunRefused, T3DError
+from t3d.hints import Hint, hints
 from t3d.presets import Choice
 from t3d.runs.folder import env_name
 from t3d.runs.metrics import Row
@@ -75,6 +76,7 @@ class Seed(NamedTuple):
     path: Path
     env_steps: int
     evaluation: Row | None  # its last
+    hints: list[Hint]  # what is wrong with its training now
     problem: str  # why it ended early; empty if it did not
     running: bool
 
@@ -88,6 +90,8 @@ class _Run:
         self._read = 0
         self._env_steps = 0
         self._evaluation: Row | None = None
+        self._health: list[Row] = []
+        self._hints: list[Hint] = []
         self._words: list[str] = []
 
     def start(self) -> None:
@@ -129,19 +133,23 @@ class _Run:
         if path.exists():
             if path.stat().st_size < self._read:
                 self._read = 0
+                self._health, self._hints = [], []
             with path.open("rb") as file:
                 file.seek(self._read)
                 whole = file.read().rpartition(b"\n")[0]
             self._read += len(whole) + (len(whole) > 0)
-            for line in whole.splitlines():
-                row = json.loads(line)
+            rows = [json.loads(line) for line in whole.splitlines()]
+            for row in rows:
                 self._env_steps = row["env_steps"]
                 self._evaluation = row if row["kind"] == "evaluation" else self._evaluation
+            if health := [row for row in rows if row["kind"] == "health"]:
+                self._health += health
+                self._hints = hints(self._health)
         problem = ""
         if self.process is not None and not self.running and self.process.returncode:
             problem = "".join(self._words)[-_LAST_WORDS:].strip() or _ending(self.process.returncode)
         seed = self.job.config["seed"]
-        return Seed(seed, Path(self.job.out), self._env_steps, self._evaluation, problem, self.running)
+        return Seed(seed, path.parent, self._env_steps, self._evaluation, self._hints, problem, self.running)
 
 
 def _ending(returncode: int) -> str:
