@@ -8,7 +8,7 @@ import pytest
 from run_folders import row, write_run, write_seeds
 
 import t3d
-from t3d import hints, sealed
+from t3d import api, hints, sealed
 from t3d.reports import charts, clips, reading, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make install")
@@ -113,6 +113,27 @@ def test_the_video_plays(page):
     pytest.importorskip("av", reason="the extra `video` is not installed")
     page.until("document.querySelector('video').currentTime > 0.2")
     assert page.run("document.querySelector('video').error") is None
+
+
+def test_both_policies_of_a_run_play(opened, tmp_path):
+    pytest.importorskip("av", reason="the extra `video` is not installed")
+    # All evaluations are equal, so the best policy is the first one and not the last.
+    env = f"{Path(__file__).with_name('ill_envs.py')}:SameReward"
+    run = t3d.train(env, steps=600, eval_every=300, out=tmp_path / "run", **SMALL)
+    assert run.report.read_text("utf-8").count("<video") == 2
+    api.film_run(run.path, "last", frames=12, env=env)  # shorter, to tell them apart
+    page = opened(write_report([run.path]))
+    for which, step, frames in (("best", 300, 21), ("last", 600, 12)):
+        page.page.get_by_role("button", name=f"{which} policy").click()
+        shown = "[...document.querySelectorAll('video')].filter(video => video.offsetParent)"
+        assert page.run(f"{shown}.length") == 1
+        page.until(f"{shown}[0].currentTime > 0.2")
+        assert page.run(f"{shown}[0].error") is None
+        assert page.run(f"{shown}[0].duration") == pytest.approx(frames / 30, abs=0.02)
+        assert page.page.locator(".clip figcaption:visible").inner_text() == (
+            f"Seed 0: its {which} policy, after {step} steps"
+        )
+    assert page.is_quiet()
 
 
 def test_a_click_on_the_legend_hides_and_shows(page):

@@ -1,5 +1,6 @@
 """Videos, decoded again; and machines where nothing can draw."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 
 import t3d
+from t3d import api
 from t3d.cli.main import run
+from t3d.reports.clips import nearest_the_median
 from t3d.runs import film
 
 av = pytest.importorskip("av", reason="the extra `video` is not installed")
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
+ILL = str(Path(__file__).with_name("ill_envs.py"))
 SMALL = {"steps": 5, "eval_episodes": 1, "hidden": (8, 8), "threads": 1}
 FLAGS = ["--steps", "5", "--eval-episodes", "1", "--hidden", "8", "8", "--threads", "1"]
 
@@ -72,6 +76,67 @@ def test_an_own_environment_is_filmed_to_the_end_of_its_episode(capsys):
     assert run([*command, "--env", f"{OWN}:Walk"]) == 0
     assert capsys.readouterr().out == "runs/own_envs.Walk/td3-s0/video/last.mp4\n"
     assert len(decoded("runs/own_envs.Walk/td3-s0/video/last.mp4")[0]) == 2
+
+
+def test_the_last_policy_is_filmed_too_where_it_is_another():
+    options = SMALL | {"steps": 60, "eval_every": 30, "random_steps": 20, "batch_size": 8, "out": "run"}
+    # All evaluations are equal, so the best policy is the first one.
+    done = t3d.train(f"{ILL}:SameReward", video_frames=2, **options)
+    best, last = (done.path / "video" / f"{which}.mp4" for which in ("best", "last"))
+    assert (done.video, done.video_problem) == (best, None)
+    assert len(decoded(best)[0]) == len(decoded(last)[0]) == 2
+    last.unlink()
+    there = best.read_bytes()
+    t3d.train(f"{ILL}:SameReward", video_frames=3, resume="auto", **options)  # it has ended, and lacks a video
+    assert best.read_bytes() == there
+    assert len(decoded(last)[0]) == 3
+
+
+def test_where_the_best_policy_is_the_last_one_film_is_enough():
+    done = t3d.train(f"{OWN}:Walk", video_frames=2, **SMALL)
+    assert [path.name for path in done.video.parent.iterdir()] == ["best.mp4"]
+    of_before = done.video.with_name("last.mp4")
+    of_before.write_bytes(done.video.read_bytes())
+    film_it = {"frames": 3, "env": f"{OWN}:Walk"}
+    assert api.film_policies(done.path, anew=False, **film_it) == (done.video, None)
+    assert of_before.is_file()
+    assert len(decoded(done.video)[0]) == 2
+    assert api.film_policies(done.path, anew=True, **film_it) == (done.video, None)
+    assert not of_before.is_file()
+    assert len(decoded(done.video)[0]) == 3
+
+
+def test_a_policy_that_cannot_be_read_is_no_failure_of_the_run():
+    done = t3d.train(f"{OWN}:Walk", video=False, **SMALL)
+    (done.path / "policy" / "last.safetensors").unlink()
+    video, problem = api.film_policies(done.path, frames=2, env=f"{OWN}:Walk", anew=True)
+    assert video is None
+    assert "the policies cannot be filmed" in str(problem)
+    assert "last.safetensors" in str(problem)
+
+
+def test_of_several_seeds_the_one_nearest_the_median_is_filmed(capsys, folder):
+    flags = [*FLAGS, "--seeds", "3", "--jobs", "3", "--video-frames", "2", "--out", "all"]
+    assert run(["train", f"{OWN}:Walk", *flags]) == 0
+    out = capsys.readouterr().out
+    finals = {}
+    for seed in range(3):
+        lines = (folder / "all" / f"s{seed}" / "metrics.jsonl").read_text().splitlines()
+        rows = [row for row in map(json.loads, lines) if row["kind"] == "evaluation"]
+        finals[rows[-1]["return_mean"]] = seed
+    middle = finals[sorted(finals)[1]]
+    assert [path.relative_to(folder) for path in folder.rglob("*.mp4")] == [Path(f"all/s{middle}/video/best.mp4")]
+    assert f"video       {Path('all') / f's{middle}' / 'video' / 'best.mp4'}" in out
+    text = (folder / "all" / "report.html").read_text("utf-8")
+    assert f"Seed {middle}, number 2 of 3 by final return: its best policy, which is its last one too," in text
+
+
+@pytest.mark.parametrize(
+    ("returns", "order"),
+    [([5.0], [0]), ([2.0, 1.0], [1, 0]), ([9.0, 1.0, 5.0], [2, 1, 0]), ([4, 1, 3, 2], [3, 2, 1, 0])],
+)
+def test_nearest_the_median_comes_first_and_the_lower_of_two(returns, order):
+    assert nearest_the_median(returns) == order
 
 
 def test_where_nothing_can_draw_one_line_says_so(monkeypatch, capsys):

@@ -13,7 +13,7 @@ from t3d.making import make, spaces_of
 from t3d.policy import PolicyInfo, load
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
-from t3d.runs import folder
+from t3d.runs import disk, folder
 from t3d.runs.film import film
 from t3d.runs.seeds import Job, Seed, jobs_of, train_seeds
 from t3d.runs.session import Session
@@ -33,7 +33,7 @@ class Run(NamedTuple):
     last: Evaluation  # the evaluation at its end
     report: Path  # the page about it
     video: Path | None  # of the best policy; None if none was asked for or none could be drawn
-    video_problem: VideoFailed | None  # why none could be drawn
+    video_problem: VideoFailed | None  # why it, or that of the last policy beside it, could not be drawn
 
 
 def train(
@@ -55,8 +55,8 @@ def train(
         out: the run folder; None takes runs/<env>/<preset>-s<seed>.
         resume: auto continues the run in that folder, if there is one.
         algorithm: a subclass of TD3 that changes it; it runs on the engine eager.
-        video: film the best policy at the end.
-        video_frames: at most so many.
+        video: film the best policy at the end, and the last one where it is another.
+        video_frames: of each, at most so many.
         options: any option of `Config` and `TD3Config`, by its name.
 
     Raises:
@@ -118,14 +118,21 @@ def plan_seeds(
     return jobs_of(env, choice, seeds, out)
 
 
-def film_best_seed(env: str, seeds: list[Seed], *, frames: int) -> Path:
-    """Film the best policy of the seed whose last evaluation was the highest; return the video's path.
+def film_middle_seed(env: str, seeds: list[Seed], *, frames: int) -> tuple[Path | None, VideoFailed | None]:
+    """Film, as `film_policies` does, the seed that a report shows: the one nearest the median by its last evaluation.
 
-    Raises:
-        VideoFailed: nothing on this machine can draw it.
+    Args:
+        env: the environment.
+        seeds: all of them have ended.
+        frames: of each policy, at most so many.
     """
-    best = max(seeds, key=lambda seed: seed.evaluation["return_mean"] if seed.evaluation else float("-inf"))
-    return film_run(best.path, "best", frames=frames, env=env)
+    # SciPy, which the reports use, takes a second to import.
+    from t3d.reports.clips import nearest_the_median
+
+    evaluations = [seed.evaluation for seed in seeds if seed.evaluation is not None]
+    assert len(evaluations) == len(seeds)
+    middle = nearest_the_median([row["return_mean"] for row in evaluations])[0]
+    return film_policies(seeds[middle].path, frames=frames, env=env, anew=True)
 
 
 def refuse_unknown_resume(resume: str) -> None:
@@ -139,7 +146,7 @@ def refuse_unknown_resume(resume: str) -> None:
 
 
 def finish(session: Session, *, video: bool, video_frames: int) -> Run:
-    """Film the best policy of a session that has run to its end, write its report, and sum the run up.
+    """Film the policies of a session that has run to its end, write its report, and sum the run up.
 
     A machine that cannot draw has still trained: the reason stands in the result, nothing is raised.
 
@@ -149,19 +156,43 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
     """
     progress = session.progress
     assert progress.best is not None and progress.last is not None
-    there = _video_path(session.path, "best")
     filmed, problem = None, None
-    if video and session.had_ended and there.is_file():
-        filmed = there
-    elif video:
-        try:
-            filmed = film_run(session.path, "best", frames=video_frames, env=session.env)
-        except VideoFailed as error:
-            problem = error
-        except RunRefused as error:
-            problem = VideoFailed("the best policy cannot be filmed", got=error.one_line())
+    if video:
+        filmed, problem = film_policies(session.path, frames=video_frames, env=session.env, anew=not session.had_ended)
     report = write_report([session.path])
     return Run(session.path, progress.best, progress.best_env_steps, progress.last, report, filmed, problem)
+
+
+def film_policies(run: Path, *, frames: int, env: str, anew: bool) -> tuple[Path | None, VideoFailed | None]:
+    """Film the best policy of a run that has ended, and the last one where it is another.
+
+    Args:
+        run: the run folder.
+        frames: of each, at most so many.
+        env: the environment.
+        anew: whether videos that are there show policies of before.
+
+    Returns:
+        The best policy's video, or None, and why one of the two could not be drawn, or None.
+
+    Raises:
+        Stopped: a signal asked for it.
+    """
+    filmed = None
+    try:
+        best, last = (load(folder.policy_path(run, which)).info.weights_sha256 for which in ("best", "last"))
+        if best == last and anew and _video_path(run, "last").is_file():
+            disk.remove(_video_path(run, "last"))
+        for which in ("best",) if best == last else ("best", "last"):
+            video = _video_path(run, which)
+            if anew or not video.is_file():
+                film_run(run, which, frames=frames, env=env)
+            filmed = filmed or video
+    except VideoFailed as error:
+        return filmed, error
+    except RunRefused as error:
+        return filmed, VideoFailed("the policies cannot be filmed", got=error.one_line())
+    return filmed, None
 
 
 def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> Path:

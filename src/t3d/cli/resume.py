@@ -21,7 +21,7 @@ class Arguments:
     env: str | None = None
     """The environment, for runs in a module:Id or a file.py:Class: no import path is taken from a file."""
     video: bool = True
-    """Film the best policy at the end."""
+    """Film the best policy at the end, and the last one where it is another."""
     video_frames: int = 300
     """Frames of the video, at most."""
 

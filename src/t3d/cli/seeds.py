@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from t3d import api
 from t3d.cli.parsing import counted
-from t3d.errors import Failed, VideoFailed
+from t3d.errors import Failed
 from t3d.presets import Choice
 from t3d.reports import write_report
 from t3d.runs.metrics import Row
@@ -18,7 +18,7 @@ from t3d.runs.seeds import Seed
 
 
 def main(env: str, choice: Choice, seeds: int, jobs: int, out: Path | None, video_frames: int | None) -> None:
-    """Train the seeds, print a line for each, and film the best of them, or none without frames.
+    """Train the seeds, print a line for each, and film the one in their middle, or none without frames.
 
     Raises:
         Failed: not every seed has ended; the others are complete.
@@ -40,11 +40,12 @@ def main(env: str, choice: Choice, seeds: int, jobs: int, out: Path | None, vide
         )
     print(f"folder      {parent}")
     if video_frames is not None:
-        print("filming the best policy of all seeds ...", file=sys.stderr)
-        try:
-            print(f"video       {api.film_best_seed(env, ended, frames=video_frames)}")
-        except VideoFailed as error:
-            print(f"no video    {error.one_line()}")
+        print("filming the best and the last policy of the seed nearest the median ...", file=sys.stderr)
+        video, problem = api.film_middle_seed(env, ended, frames=video_frames)
+        if video:
+            print(f"video       {video}")
+        if problem:
+            print(f"no video    {problem.one_line()}")
     print(f"report      {write_report([parent])}")
 
 

@@ -37,9 +37,9 @@ class Arguments:
     resume: Literal["no", "auto"] = "no"
     """auto: continue the run in that folder if there is one; a finished one prints its result."""
     video: bool = True
-    """Film the best policy at the end."""
+    """Film the best policy at the end, and the last one where it is another."""
     video_frames: int = 300
-    """Frames of the video, at most."""
+    """Frames of each video, at most."""
     config: Config = field(default_factory=Config)
     """Options of the run."""
 
@@ -83,7 +83,7 @@ def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:
         print(_stopped(session), file=sys.stderr)
         raise
     if video and not session.had_ended:
-        print("filming the best policy ...", file=sys.stderr)
+        print("filming the best and the last policy ...", file=sys.stderr)
     print(_closing(api.finish(session, video=video, video_frames=video_frames)))
 
 
@@ -132,6 +132,6 @@ def _closing(run: Run) -> str:
     ]
     if run.video:
         lines.append(f"video       {run.video}")
-    elif run.video_problem:
+    if run.video_problem:
         lines.append(f"no video    {run.video_problem.one_line()}")
     return "\n".join(lines)

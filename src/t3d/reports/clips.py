@@ -10,6 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+from t3d import sealed
+from t3d.errors import RunRefused
 from t3d.reports.groups import Group
 from t3d.reports.numbers import best_env_steps
 from t3d.reports.reading import Run
@@ -48,12 +50,17 @@ def of(groups: Sequence[Group], *, share: int = 1) -> tuple[list[Clip], list[str
     return clips, notes
 
 
+def nearest_the_median(returns: Sequence[float]) -> list[int]:
+    """Return the places of some returns, those first that stand nearest the middle when ranked; the lower of two."""
+    ranked = sorted(range(len(returns)), key=lambda i: returns[i])
+    middle = (len(ranked) - 1) / 2
+    return [ranked[rank] for rank in sorted(range(len(ranked)), key=lambda rank: (abs(rank - middle), rank))]
+
+
 def _files(group: Group) -> list[tuple[Run, str, Path]]:
     """Take the seed nearest the median that has been filmed: the best one would flatter."""
-    ranked = sorted(range(len(group.runs)), key=lambda i: group.returns[i, -1])
-    middle = (len(ranked) - 1) / 2
-    for rank in sorted(range(len(ranked)), key=lambda rank: (abs(rank - middle), rank)):
-        run = group.runs[ranked[rank]]
+    for i in nearest_the_median(group.returns[:, -1].tolist()):
+        run = group.runs[i]
         files = [(run, which, run.path / "video" / f"{which}.mp4") for which in ("best", "last")]
         if found := [entry for entry in files if entry[2].is_file()]:
             return found
@@ -66,7 +73,18 @@ def _caption(group: Group, run: Run, which: str) -> str:
     final = group.returns[group.runs.index(run), -1]
     rank = 1 + int((group.returns[:, -1] > final).sum())
     standing = f", number {rank} of {seeds} by final return" if seeds > 1 else ""
-    return f"Seed {run.seed}{standing}: its {which} policy, after {steps:,} steps"
+    same = ", which is its last one too" if which == "best" and _best_is_last(run) else ""
+    return f"Seed {run.seed}{standing}: its {which} policy{same}, after {steps:,} steps"
+
+
+def _best_is_last(run: Run) -> bool:
+    """Return whether its two policies have the same weights; of a folder that does not say, nothing is said."""
+    try:
+        best, last = (sealed.unseal(run.path / "policy" / f"{which}.json") for which in ("best", "last"))
+    except RunRefused:
+        return False
+    found = best.get("weights_sha256")
+    return found is not None and found == last.get("weights_sha256")
 
 
 def _small(file: Path, limit: int) -> bytes | None:
