@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -55,12 +56,19 @@ def test_sizes_stand_in_for_an_environment_and_nothing_is_trained(capsys, monkey
         assert not {"train_steps_per_s", "env_us", "around_us"} & set(timing)
 
 
-def test_people_get_a_table(capsys):
-    assert run(["bench", "--sizes", "3", "1", *SMALL[:-1]]) == 0
+@pytest.mark.parametrize("what", [["--sizes", "3", "1"], ["Pendulum-v1"]], ids=str)
+def test_people_get_a_table(what, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["bench", *what, *SMALL[:-1]]) == 0
     said = capsys.readouterr().out
     assert "3 observations, 1 actions" in said
-    assert "over the floor" in said
-    assert "env steps/s" not in said
+    assert "over the" in said
+    assert "p10-p90" in said
+    assert ("env µs" in said) == (what == ["Pendulum-v1"])
+    rows = re.findall(r"^ +(eager|fused) +1 +([\d.]+) +([\d.]+)-([\d.]+) +[\d.]+x", said, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["eager", "fused"]
+    for _, median, p10, p90 in rows:
+        assert float(p10) <= float(median) <= float(p90)
 
 
 @pytest.mark.parametrize("wrong", [["Pendulum-v1", "--sizes", "3", "1"], ["--sizes", "0", "1"]], ids=str)

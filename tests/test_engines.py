@@ -371,8 +371,7 @@ def test_auto_takes_the_fastest_that_supports_the_agent() -> None:
 def test_small_networks_get_one_thread_and_large_ones_all() -> None:
     assert engines.choose_threads(3, 1, (64, 64), 100, cores=8) == 1
     assert engines.choose_threads(17, 6, (256, 256), 256, cores=2) == 2
-    assert engines.choose_threads(17, 6, (256, 256), 256, cores=2, jobs=2) == 1
-    assert engines.choose_threads(17, 6, (256, 256), 256, cores=1, jobs=2) == 1
+    assert engines.choose_threads(17, 6, (256, 256), 256, cores=1) == 1
 
 
 def test_threads_end_with_their_engine() -> None:

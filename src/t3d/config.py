@@ -139,7 +139,7 @@ class Config:
     engine: Literal["auto", "eager", "fused"] = "auto"
     """What runs the updates: eager (the text itself), fused (the same, compiled, on a CPU), or the fastest that can."""
     threads: int | Literal["auto"] = "auto"
-    """CPU threads of one update; auto chooses by the networks, the batch and the cores this process may use."""
+    """CPU threads of one update; auto chooses by networks, batch and usable cores, and with --seeds takes one a run."""
     td3: TD3Config = field(default_factory=TD3Config)
     """The algorithm's own options."""
 

@@ -74,11 +74,13 @@ def main(arguments: list[str]) -> None:
 
     title = f"{seen.env or 'given sizes'}: {seen.obs_size} observations, {seen.action_size} actions"
     table = Table(box=None, title=title)
-    headings = ["engine", "threads", "update ms", "over the floor"]
+    headings = ["engine", "threads", "update ms", "p10-p90", "over the floor"]
     for heading in [*headings, "env steps/s", "env µs", "around µs"] if seen.env else headings:
-        table.add_column(heading, justify="right")
+        # Where the terminal is narrow, headings take two lines and no number is cut.
+        table.add_column(heading, justify="right", no_wrap=heading == "p10-p90")
     for t in seen.timings:
-        cells = [t.engine, str(t.threads), f"{t.update_ms:.3f}", f"{t.over_floor:.2f}x"]
+        spread = f"{t.update_ms_p10:.3f}-{t.update_ms_p90:.3f}"
+        cells = [t.engine, str(t.threads), f"{t.update_ms:.3f}", spread, f"{t.over_floor:.2f}x"]
         if t.loop:
             cells += [f"{t.loop.train_steps_per_s:,.0f}", f"{t.loop.env_us:.0f}", f"{t.loop.around_us:.0f}"]
         table.add_row(*cells)

@@ -79,9 +79,7 @@ def multiply_adds(obs_size: int, action_size: int, hidden: Sequence[int], batch_
     return 11 * batch_size * weights
 
 
-def choose_threads(
-    obs_size: int, action_size: int, hidden: Sequence[int], batch_size: int, cores: int, jobs: int = 1
-) -> int:
+def choose_threads(obs_size: int, action_size: int, hidden: Sequence[int], batch_size: int, cores: int) -> int:
     """Return how many threads an update of the fused engine is worth.
 
     Args:
@@ -90,8 +88,7 @@ def choose_threads(
         hidden: widths of the hidden layers.
         batch_size: B.
         cores: cores this process may use.
-        jobs: processes that share those cores.
     """
     amount = multiply_adds(obs_size, action_size, hidden, batch_size)
     wanted = max(2 if amount >= WORTH_TWO else 1, round(amount / WORTH_A_THREAD))
-    return max(1, min(cores // jobs, batch_size, wanted))
+    return max(1, min(cores, batch_size, wanted))
