@@ -83,4 +83,19 @@ def cold() -> str:
     return _table(["job", "part", "right behind an update, µs", "again, µs", "once more, µs"], rows)
 
 
-TABLES = {"engine": engine, "profile": profile, "threads": threads, "drift": drift, "cold": cold}
+def small() -> str:
+    """Return the table of what helping takes, and of a full memory beside Stable-Baselines3's."""
+    seen = _read("small")
+    peer = _read("peers")["jobs"]["halfcheetah"]["libraries"]["stable-baselines3"]["replay_bytes_per_row"]
+    replay = seen["replay"]
+    rows = [
+        [f"`{name}`, median of {len(times['all'])} processes", f"{times['median']:.2f} s", "below 0.3 s"]
+        for name, times in seen["help_s"].items()
+    ]
+    measured = f"{replay['bytes_a_transition']:.1f}, {replay['bytes_a_transition'] / peer:.2f}x the peer's {peer:.0f}"
+    what = f"HalfCheetah-v5's memory, {replay['slots']:,} slots, full: resident bytes a transition"
+    rows.append([what, measured, "at most 0.4x"])
+    return _table(["what", "measured", "wanted"], rows)
+
+
+TABLES = {"engine": engine, "profile": profile, "threads": threads, "drift": drift, "cold": cold, "small": small}
