@@ -56,7 +56,7 @@ def of_batch(agent: TD3, batch: Batch, noise: Any, age: NDArray[np.intp]) -> Num
 
 
 def _still(agent: TD3) -> TD3:
-    """Return a copy that plays and judges as a finished one would: looking changes nothing, whatever its layers count."""
+    """Return a copy that judges as a finished agent would: looking changes nothing, whatever its layers count."""
     copied = copy.deepcopy(agent)
     for network in copied.networks().values():
         network.eval()

@@ -215,7 +215,9 @@ def _metrics(path: Path, vouched: _Vouched | None) -> tuple[dict[str, list[Row]]
     if not vouched:
         notes.append("No checkpoint vouches for metrics.jsonl: had a number in it changed, nothing would tell.")
     elif unsure:
-        notes.append(f"Rows of metrics.jsonl newer than the newest checkpoint, which no checksum holds yet: {unsure:,}.")
+        notes.append(
+            f"Rows of metrics.jsonl newer than the newest checkpoint, which no checksum holds yet: {unsure:,}."
+        )
     for of_kind in rows.values():
         of_kind.sort(key=lambda row: row["env_steps"])
     return rows, notes
