@@ -23,6 +23,7 @@ from typing import Any
 
 import tyro
 
+from t3d.engines import choose_threads
 from t3d.machine import describe, usable_cores
 
 HERE = Path(__file__).resolve().parent
@@ -34,6 +35,7 @@ JOBS = {
     "halfcheetah": Job(env="HalfCheetah-v5", hidden=(256, 256), batch_size=256, steps=3_000),
     "pendulum": Job(env="Pendulum-v1", hidden=(64, 64), batch_size=100, steps=10_000),
 }
+SIZES = {"HalfCheetah-v5": (17, 6), "Pendulum-v1": (3, 1)}  # of an observation and an action
 LIBRARIES = {  # name in the package index: label, worker
     "t3d": ("t3d", "run_t3d.py"),
     "stable-baselines3": ("Stable-Baselines3", "run_sb3.py"),
@@ -124,7 +126,31 @@ def table(result: dict[str, Any]) -> str:
         f"{' or '.join(map(str, result['threads']))} threads. {machine['processor']}, {machine['cores']} cores, "
         f"{result['began'][:10]}; {', '.join(versions)}. On Pendulum-v1 RLtools steps its own pendulum, in C++.",
     ]
+    lines += ["", by_default(result)]
     return "\n".join(lines) + "\n"
+
+
+def by_default(result: dict[str, Any]) -> str:
+    """Return a sentence on t3d with the threads that it chooses by itself, and on its peers where that is not its best.
+
+    Args:
+        result: what stands in benchmarks/results/peers.json; of a job not measured with those threads nothing is said.
+    """
+    parts = []
+    for job in result["jobs"].values():
+        sizes = *SIZES[job["env"]], job["hidden"], job["batch_size"]
+        threads = choose_threads(*sizes, result["machine"]["cores"])
+        ours = job["libraries"]["t3d"]
+        rate = {int(count): median for count, median in ours["median_by_threads"].items()}.get(threads)
+        if rate is None:
+            continue
+        said = f"{threads} thread{'s' * (threads > 1)}"
+        if threads != ours["threads"]:
+            peers = {LIBRARIES[name][0]: row for name, row in job["libraries"].items() if name != "t3d"}
+            ratios = [f"{rate / row['steps_per_s']:.2f}x {name}" for name, row in peers.items() if "skipped" not in row]
+            said += f": {', '.join(ratios)}"
+        parts.append(f"{rate:,.0f} on {job['env']} ({said})")
+    return f"With the threads that `--threads auto` chooses on this machine, t3d reaches {' and '.join(parts)}."
 
 
 def main(

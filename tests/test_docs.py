@@ -1,6 +1,7 @@
 """The documentation says what the source says, and its links lead somewhere."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -110,6 +111,29 @@ def test_a_study_that_changes_something_is_compared_with_the_plain_one():
     lines = build.results._compared([elsewhere, other, plain, script]).splitlines()
     assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| other", "plain"], ["| script", "plain"]]
     assert "50 % (" in lines[2]
+
+
+def test_readme_says_what_t3d_reaches_with_the_threads_it_chooses():
+    spec = importlib.util.spec_from_file_location("peers", ROOT / "benchmarks" / "peers.py")
+    peers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peers)
+    medians = {"t3d": {1: 300.0, 2: 400.0}, "stable-baselines3": {1: 50.0, 2: 40.0}}
+    libraries = {
+        name: {"threads": max(seen, key=seen.get), "steps_per_s": max(seen.values()), "median_by_threads": seen}
+        for name, seen in medians.items()
+    }
+    libraries["rltools"] = {"skipped": "no compiler"}
+    small = {"env": "Pendulum-v1", "hidden": [64, 64], "batch_size": 100, "libraries": libraries}
+    large = {"env": "HalfCheetah-v5", "hidden": [256, 256], "batch_size": 256, "libraries": libraries}
+    result = {"machine": {"cores": 2}, "jobs": {"large": large, "small": small}}
+    wanted = "t3d reaches 400 on HalfCheetah-v5 (2 threads) and 300 on Pendulum-v1 (1 thread: 6.00x Stable-Baselines3)."
+    assert peers.by_default(result).endswith(wanted)
+    assert peers.by_default(json.loads(json.dumps(result))).endswith(wanted)
+    result["machine"]["cores"] = 1
+    assert "300 on HalfCheetah-v5 (1 thread: 6.00x" in peers.by_default(result)
+    del libraries["t3d"]["median_by_threads"][1]
+    result["machine"]["cores"] = 2
+    assert peers.by_default(result).endswith("t3d reaches 400 on HalfCheetah-v5 (2 threads).")
 
 
 def test_check_says_whether_something_differs(tmp_path):
