@@ -1,5 +1,6 @@
 """Damaged files: every length a file of a run can be cut to, and flipped bits. Refused, or it makes no difference."""
 
+import dataclasses
 import logging
 import random
 import shutil
@@ -8,10 +9,12 @@ import pytest
 from small_runs import PROBE, Opener, train
 
 import t3d
+from t3d.reports import reading
 from t3d.runs import folder as run_folder
 
 READ = ("config.json", "metrics.jsonl", "replay", "newest state", "newest manifest", "older state", "older manifest")
 POLICIES = ("best.safetensors", "best.json", "last.safetensors", "last.json")
+REPORTED = ("config.json", "metrics.jsonl", "newest manifest", "older manifest")
 
 
 class Damaged:
@@ -38,17 +41,19 @@ class Damaged:
         assert self.as_older != self.as_newest
         self.info = run_folder.read_config(path)
         self.policies = {name: self.policy(name) for name in POLICIES}
+        self.read = reading.read(path)  # all that a report says follows from this
+        assert self.read.notes == ()
 
     def policy(self, name):
         policy = t3d.load(self.path / "policy" / name.replace(".json", ".safetensors"))
         return policy.info, [weight.numpy().tobytes() for weight in policy._body.state_dict().values()]
 
-    def with_content(self, name, content):
+    def with_content(self, name, content, outcome=None):
         """Put other bytes in a file's place, open what reads it, and say what came of it."""
         file = self.files[name]
         file.write_bytes(content)
         try:
-            return self.outcome(name, file)
+            return (outcome or self.outcome)(name, file)
         except t3d.T3DError as error:
             assert isinstance(error, t3d.Refused)
             assert file.name in str(error), error
@@ -70,18 +75,28 @@ class Damaged:
         assert file.name in problems[0]
         return "older"
 
+    def as_reported(self, name, file):
+        seen = reading.read(self.path)
+        assert dataclasses.replace(seen, notes=()) == self.read
+        return "told" if seen.notes else "harmless"
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return Damaged(tmp_path_factory.mktemp("damage") / "run")
 
 
-def cut(run, name, lengths):
+def cut(run, name, lengths, outcome=None):
     """Cut a file to each of some lengths; return {outcome: lengths}."""
     outcomes = {}
     for length in lengths:
-        outcomes.setdefault(run.with_content(name, run.whole[name][:length]), []).append(length)
+        outcomes.setdefault(run.with_content(name, run.whole[name][:length], outcome), []).append(length)
     return outcomes
+
+
+def some(whole):
+    """Return some lengths of a file, its ends among them."""
+    return sorted({*range(12), *range(0, whole, -(-whole // 40)), *range(whole - 6, whole)})
 
 
 # What is behind an object's last brace is white space.
@@ -107,8 +122,7 @@ def check_cuts(run, name, lengths):
 
 @pytest.mark.parametrize("name", [*READ, *POLICIES])
 def test_a_file_cut_short_is_refused_or_the_older_checkpoint_is_used(run, name):
-    whole = len(run.whole[name])
-    check_cuts(run, name, sorted({*range(12), *range(0, whole, -(-whole // 40)), *range(whole - 6, whole)}))
+    check_cuts(run, name, some(len(run.whole[name])))
 
 
 @pytest.mark.slow
@@ -117,16 +131,42 @@ def test_a_file_cut_to_any_length_is_refused_or_the_older_checkpoint_is_used(run
     check_cuts(run, name, range(len(run.whole[name])))
 
 
-def flip(run, seed, times):
+# What a report says of a run with this file cut short. Only the newest checkpoint vouches for all rows.
+REPORTS = {
+    "config.json": "refused",
+    "metrics.jsonl": "refused",
+    "newest manifest": "told",
+    "older manifest": "harmless",
+}
+
+
+def check_reported_cuts(run, name, lengths):
+    outcomes = cut(run, name, lengths, run.as_reported)
+    outcomes.pop(REPORTS[name])
+    assert all(n >= len(run.whole[name]) - BRACE.get(name, 0) for lengths in outcomes.values() for n in lengths)
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_no_file_cut_short_gives_another_report_without_a_word(run, name):
+    check_reported_cuts(run, name, some(len(run.whole[name])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REPORTED)
+def test_no_file_cut_to_any_length_gives_another_report_without_a_word(run, name):
+    check_reported_cuts(run, name, range(len(run.whole[name])))
+
+
+def flip(run, seed, times, names=(*READ, *POLICIES), outcome=None):
     """Change one random byte of one random file, so often; return how often came what, by file."""
     rng = random.Random(seed)
     outcomes = {}
     for _ in range(times):
-        name = rng.choice([*READ, *POLICIES])
+        name = rng.choice(names)
         content = bytearray(run.whole[name])
         content[rng.randrange(len(content))] ^= rng.randrange(1, 256)
-        outcome = run.with_content(name, bytes(content))
-        outcomes[name, outcome] = outcomes.get((name, outcome), 0) + 1
+        came = run.with_content(name, bytes(content), outcome)
+        outcomes[name, came] = outcomes.get((name, came), 0) + 1
     return outcomes
 
 
@@ -153,6 +193,24 @@ def test_a_changed_byte_is_refused_or_makes_no_difference(run):
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_of_a_hundred_thousand_changed_bytes_none_gives_another_state(run, seed):
     check_flips(flip(run, seed, 10_000))
+
+
+def check_reported_flips(outcomes):
+    assert {came for name, came in outcomes if name == "metrics.jsonl"} == {"refused"}
+    assert {came for name, came in outcomes if name == "older manifest"} == {"harmless"}
+    assert {came for name, came in outcomes if name == "config.json"} <= {"refused", "harmless"}
+    assert {came for name, came in outcomes if name == "newest manifest"} <= {"told", "harmless"}
+    assert outcomes["config.json", "refused"] > outcomes.get(("config.json", "harmless"), 0)
+    assert outcomes["newest manifest", "told"] > outcomes.get(("newest manifest", "harmless"), 0)
+
+
+def test_no_changed_byte_gives_another_report_without_a_word(run):
+    check_reported_flips(flip(run, 0, 200, REPORTED, run.as_reported))
+
+
+@pytest.mark.slow
+def test_of_ten_thousand_changed_bytes_none_gives_another_report_without_a_word(run):
+    check_reported_flips(flip(run, 1, 10_000, REPORTED, run.as_reported))
 
 
 @pytest.mark.parametrize("name", ["newest state", "newest manifest"])
