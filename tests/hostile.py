@@ -29,6 +29,7 @@ from t3d.errors import T3DError
 
 ALL = ("load", "evaluate", "video", "resume")
 RECORD, POLICY, RESUME = ("evaluate", "video", "resume"), ("load", "evaluate", "video"), ("resume",)
+REPORT = ("report",)
 EVIL = "from pathlib import Path\nPath('executed').touch()\n"
 
 
@@ -266,14 +267,14 @@ def corpus():
         cases[name] = (commands, make)
 
     for what, content in {**NOT_DATA, **NOT_JSON}.items():
-        add(f"config.json: {what}", RECORD, write("config.json", content))
+        add(f"config.json: {what}", RECORD + REPORT, write("config.json", content))
         add(f"policy json: {what}", POLICY, write("*st.json", content))
         add(f"manifest: {what}", RESUME, write("manifest.json", content))
     for what, content in {**NOT_DATA, **NOT_TENSORS}.items():
         add(f"state: {what}", RESUME, with_state(lambda _, content=content: content))
         add(f"policy: {what}", POLICY, with_policy(lambda _, content=content: content))
     for what, content in NOT_DATA.items():
-        add(f"metrics: {what}", RESUME, write("metrics.jsonl", content))
+        add(f"metrics: {what}", RESUME + REPORT, write("metrics.jsonl", content))
         add(f"segment: {what}", RESUME, write("*.rows", content))
     _add_configs(add)
     _add_manifests(add)
@@ -328,12 +329,18 @@ def _add_manifests(add):
     add("written is a lot", RESUME, with_manifest("written", value=[2**62, 2**62]))
     add("updates are none", RESUME, with_manifest("updates", value=0))
     add("state of a terabyte", RESUME, both(grow("state.safetensors"), with_manifest("state", "bytes", value=2**40)))
-    add("metrics of a terabyte", RESUME, both(grow("metrics.jsonl"), with_manifest("metrics", "bytes", value=2**40)))
-    add("metrics of a pipe", RESUME, both(pipe_at("metrics.jsonl"), with_manifest("metrics", "bytes", value=0)))
+    add(
+        "metrics of a terabyte",
+        RESUME + REPORT,
+        both(grow("metrics.jsonl"), with_manifest("metrics", "bytes", value=2**40)),
+    )
+    add(
+        "metrics of a pipe", RESUME + REPORT, both(pipe_at("metrics.jsonl"), with_manifest("metrics", "bytes", value=0))
+    )
     rows = [b"[" * 100_000, b'{"kind": "update"}', b'{"kind": "event", "env_steps": 1' + b"0" * 300 + b"}", b"3"]
     rows += [b'{"kind": "update", "env_steps": 1, "q1": NaN}', b'{"kind": "../..", "env_steps": 1}', b"\xff\xfe"]
     for row in rows:
-        add(f"metrics row {row[:45]!r}", RESUME, with_metrics(row + b"\n"))
+        add(f"metrics row {row[:45]!r}", RESUME + REPORT, with_metrics(row + b"\n"))
     for value in (1e999, -1e999):
         add(f"wall_s is {value}", RESUME, with_manifest("metrics", "wall_s", value=value))
         add(f"return is {value}", RESUME, with_manifest("envs", "return", value=[value, 0.0]))
@@ -378,9 +385,11 @@ def _add_files(add):
     names = ["config.json", "policy", "checkpoints", "replay", "metrics.jsonl", "manifest.json", "state.safetensors"]
     names += ["*.rows", "best.json", "best.safetensors"]
     policies = ("policy", "best.json", "best.safetensors")
+    reported = ("config.json", "metrics.jsonl", "checkpoints")
     for name in names:
         for kind in ("link", "link to a device", "pipe", "socket"):
-            add(f"{name} is a {kind}", ALL if name in policies else RECORD, instead(name, kind))
+            read = REPORT if name in reported and (kind == "link" or name != "checkpoints") else ()
+            add(f"{name} is a {kind}", (ALL if name in policies else RECORD) + read, instead(name, kind))
     for name in ("config.json", "best.json", "best.safetensors"):
         add(f"{name} is a folder", POLICY if "best" in name else RECORD, instead(name, "folder"))
     for name in ("manifest.json", "state.safetensors", "*.rows", "metrics.jsonl"):
@@ -388,7 +397,9 @@ def _add_files(add):
     add("lock is a pipe", RECORD, pipe_at("lock"))
     add("lock is a folder", RESUME, lambda run: [(run / "lock").unlink(), (run / "lock").mkdir()])
     add("lock is a link", RECORD, lambda run: [(run / "lock").unlink(), (run / "lock").symlink_to("../victim")])
-    add("video is a link", RECORD, lambda run: (run / "video").symlink_to("../elsewhere"))
+    add("video is a link", RECORD + REPORT, lambda run: (run / "video").symlink_to("../elsewhere"))
+    film = lambda run: [(run / "video").mkdir(), (run / "video" / "best.mp4").symlink_to("../../victim")]  # noqa: E731
+    add("a film is a link", RECORD + REPORT, film)
     add("a link among notes", RECORD, lambda run: (run / "notes.txt").symlink_to("../victim"))
     add("deep folders", RECORD, deep)
 
@@ -406,6 +417,7 @@ def attempt(command, run):
                 print(error, file=said)
         else:
             flags = {"evaluate": ["--episodes", "1"], "video": ["--video-frames", "2"], "resume": ["--no-video"]}
+            flags["report"] = ["--json"]
             code = run_command([command, str(run), *flags[command]])
     return code, said.getvalue()
 
@@ -422,7 +434,7 @@ def main(good):
     here = Path(tempfile.mkdtemp())
     os.chdir(here)
     sandbox(here)
-    for command in ("load", "evaluate", "resume"):  # imports, and what only the first time takes
+    for command in ("load", "evaluate", "resume", "report"):  # imports, and what only the first time takes
         shutil.copytree(good, here / "run")
         assert attempt(command, here / "run")[0] == 0
         shutil.rmtree(here / "run")

@@ -9,6 +9,7 @@ from run_folders import row, write_run, write_seeds
 
 import t3d
 from t3d import api, hints, sealed
+from t3d.errors import RunRefused
 from t3d.reports import charts, clips, reading, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make install")
@@ -265,7 +266,12 @@ def test_a_file_that_is_no_video_stays_out(tmp_path):
     secret.write_text("the user's own words")
     run = write_run(tmp_path / "run", {100: 1.0})
     (run / "video").mkdir()
-    (run / "video" / "best.mp4").symlink_to(secret)
+    film = run / "video" / "best.mp4"
+    film.symlink_to(secret)
+    with pytest.raises(RunRefused, match=rf"a link: {film}"):
+        write_report([run])
+    film.unlink()
+    film.write_bytes(secret.read_bytes())
     text = write_report([run]).read_text("utf-8")
     assert "data:video" not in text
     assert "is not shown" in text

@@ -90,7 +90,7 @@ def _best_is_last(run: Run) -> bool:
 def _small(file: Path, limit: int) -> bytes | None:
     """Return an mp4's bytes, made smaller if they are more than the limit; None if that cannot be."""
     with file.open("rb") as opened:
-        # A stranger's link may lead to any file of this machine, so what is no mp4 never enters a page.
+        # Whatever a stranger calls so: what is no mp4 never enters a page.
         if opened.read(8)[4:] != b"ftyp":
             return None
     if file.stat().st_size <= limit:

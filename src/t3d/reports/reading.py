@@ -111,8 +111,9 @@ def read(folder: Path) -> Run:
 
     Raises:
         RunRefused: config.json is damaged, a line of metrics.jsonl is not what it should be, or metrics.jsonl is not
-            what a checkpoint vouches for; the message names it.
+            what a checkpoint vouches for; or one of the files is a link. The message names it.
     """
+    _refuse_links(folder)
     config = _config(folder / "config.json")
     # The checkpoint first: a run that goes on meanwhile only appends.
     vouched = _vouched(folder / "checkpoints")
@@ -131,6 +132,20 @@ def read(folder: Path) -> Run:
         rows=rows,
         notes=tuple(notes),
     )
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse links: a stranger's could bring another file of this machine into a page that is then shown around.
+
+    Raises:
+        RunRefused: something that a report reads is one.
+    """
+    names = ("config.json", "metrics.jsonl", "checkpoints", "video", "video/best.mp4", "video/last.mp4")
+    for path in (folder / name for name in names):
+        if path.is_symlink():
+            raise RunRefused(
+                "this is not a run folder as t3d writes it", got=f"a link: {path}", do="look at where it comes from"
+            )
 
 
 def _a_dict(value: object) -> dict[str, Any]:
