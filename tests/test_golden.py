@@ -8,15 +8,24 @@ import numpy as np
 import pytest
 
 import t3d
-from t3d import api
+from t3d import api, sealed
 from t3d.runs import folder
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = sorted(path for path in DATA.glob("golden-*/*") if path.is_dir())
 
 
-def test_there_is_one_for_this_format():
-    assert {path.name for path in GOLDEN if path.parent.name == f"golden-{folder.FORMAT}"} == {"finished", "stopped"}
+def test_there_is_one_of_every_kind():
+    assert [f"{path.parent.name}/{path.name}" for path in GOLDEN] == [
+        "golden-1/finished",
+        "golden-1/stopped",
+        "golden-2/stopped",
+    ]
+    recorded = [sealed.unseal(path / "config.json") for path in GOLDEN]
+    assert {content["format"] for content in recorded} == {folder.FORMAT}
+    assert [content["engine"]["name"] for content in recorded] == ["eager", "eager", "fused"]
+    assert [content["config"].get("normalize_obs") for content in recorded] == [None, None, True]
+    assert ["algorithm" in content for content in recorded] == [False, False, True]
     assert sum(file.stat().st_size for file in DATA.rglob("*") if file.is_file()) < 300_000
 
 
