@@ -136,6 +136,7 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize("how", ["train", "resume"])
 def test_looking_at_a_finished_run_again_changes_no_byte(finished, how, capsys):
     run, arguments = finished
+    (run / "report.html").write_text("what was made of this run and another one")
     before = content(run)
     for _ in range(2):
         capsys.readouterr()

@@ -159,7 +159,11 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
     filmed, problem = None, None
     if video:
         filmed, problem = film_policies(session.path, frames=video_frames, env=session.env, anew=not session.had_ended)
-    report = write_report([session.path])
+    report = session.path / "report.html"
+    films = [file.stat().st_mtime for file in (session.path / "video").glob("*.mp4")]
+    # Of a run that had ended before it is kept: it may have been made to compare this run with others.
+    if not (session.had_ended and report.is_file() and max(films, default=0.0) <= report.stat().st_mtime):
+        report = write_report([session.path])
     return Run(session.path, progress.best, progress.best_env_steps, progress.last, report, filmed, problem)
 
 
