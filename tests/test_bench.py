@@ -66,7 +66,7 @@ def test_people_get_a_table(what, capsys, monkeypatch):
     assert "p10-p90" in said
     assert ("env µs" in said) == (what == ["Pendulum-v1"])
     rows = re.findall(r"^ +(eager|fused) +1 +([\d.]+) +([\d.]+)-([\d.]+) +[\d.]+x", said, re.MULTILINE)
-    assert [name for name, *_ in rows] == ["eager", "fused"]
+    assert [name for name, *_ in rows] == ["eager", "fused"], said
     for _, median, p10, p90 in rows:
         assert float(p10) <= float(median) <= float(p90)
 

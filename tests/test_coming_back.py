@@ -12,7 +12,7 @@ from small_runs import PROBE, train
 from t3d import api, sealed
 from t3d.cli.main import run as command
 from t3d.errors import EnvFailed, FormatRefused, RunRefused
-from t3d.runs import checkpoints
+from t3d.runs import checkpoints, disk
 from t3d.runs.progress import Progress
 from t3d.runs.session import Session
 
@@ -118,6 +118,25 @@ def test_rows_behind_the_end_are_cut(tmp_path):
     file.write_bytes(before + before.splitlines(keepends=True)[-1])
     train(tmp_path / "run", resume=True)
     assert file.read_bytes() == before
+
+
+# ---- Two runs at once
+
+
+def test_two_runs_make_the_folder_above_them_at_the_same_moment(tmp_path, monkeypatch):
+    above, made = tmp_path / "above", disk.make_new_folder
+
+    def after_another(path):
+        made(path)
+        if path == above:
+            made(path)  # as the other run does between our look and our call
+
+    monkeypatch.setattr(disk, "make_new_folder", after_another)
+    disk.make_folder(above / "run")
+    assert (above / "run").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        disk.make_folder(tmp_path / "file")
 
 
 # ---- A finished run

@@ -94,16 +94,24 @@ def flush(path: Path) -> None:
 
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it; no error if it is there."""
-    if not path.is_dir():
-        make_folder(path.parent)
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    try:
         make_new_folder(path)
-        try:
-            flush(path.parent)
-        except OSError:
-            # Whoever tries again would find it there, and take it for flushed.
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
+    except FileExistsError:
+        if not path.is_dir():
             raise
+        # Another run, begun at the same moment, has just made it: several seeds share the folders above theirs.
+        flush(path.parent)
+        return
+    try:
+        flush(path.parent)
+    except OSError:
+        # Whoever tries again would find it there, and take it for flushed.
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+        raise
 
 
 def make_new_folder(path: Path) -> None:
