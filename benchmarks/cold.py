@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import engine
 import numpy as np
 
 from t3d import presets
@@ -23,13 +24,7 @@ from t3d.machine import describe
 from t3d.training import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "cold.json"
-JOBS: dict[str, tuple[str, dict[str, Any]]] = {
-    "HalfCheetah-v5, 256-256, batch 256, 1 thread": ("HalfCheetah-v5", {"threads": 1}),
-    "Pendulum-v1, 64-64, batch 100, 1 thread": (
-        "Pendulum-v1",
-        {"hidden": (64, 64), "batch_size": 100, "updates_per_step": 1.0, "threads": 1},
-    ),
-}
+JOBS = {name: job for name, job in engine.JOBS.items() if job[1]["threads"] == 1}
 WARM_STEPS, TIMES = 2_000, 500
 
 

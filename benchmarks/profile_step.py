@@ -14,11 +14,11 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from t3d import presets
+from t3d.benching import _Clocked  # by this name in older trees, too
 from t3d.config import Config
 from t3d.machine import describe
 from t3d.training import Trainer
@@ -35,33 +35,6 @@ JOBS = {
 }
 
 
-class Clocked:
-    """Stand in for an object; calls of some of its methods are timed under a name, the rest is the object's own."""
-
-    def __init__(self, inner: Any, spent: dict[str, float], names: dict[str, str]) -> None:
-        self._inner = inner
-        for method, name in names.items():
-            setattr(self, method, self._timed(getattr(inner, method), spent, name))
-
-    @staticmethod
-    def _timed(call: Callable[..., Any], spent: dict[str, float], name: str) -> Callable[..., Any]:
-        spent[name] = 0.0
-
-        def timed(*args: Any) -> Any:
-            began = time.perf_counter()
-            answer = call(*args)
-            spent[name] += time.perf_counter() - began
-            return answer
-
-        return timed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def __len__(self) -> int:
-        return len(self._inner)
-
-
 def profile(env: str, options: dict[str, Any]) -> dict[str, float]:
     """Return env steps and the milliseconds of each part, in the median second of several."""
     config: Config = presets.choose(env, None).config.with_values({"random_steps": 1_000, **options})
@@ -69,23 +42,29 @@ def profile(env: str, options: dict[str, Any]) -> dict[str, float]:
     while trainer.env_steps < config.random_steps + WARM_STEPS:
         trainer.step()
     trainer.losses()
-    spent: dict[str, float] = {}
-    trainer.envs = Clocked(trainer.envs, spent, {"step": "envs.step"})
-    trainer.engine = Clocked(trainer.engine, spent, {"act": "engine.act", "update": "engine.update"})
-    names = {"add": "replay.add", "draw": "replay.draw", "sample": "replay.sample"}
-    trainer.replay = Clocked(trainer.replay, spent, names)
+    clocks: dict[str, _Clocked] = {}
+
+    def clocked(inner: Any, **names: str) -> Any:
+        for method, name in names.items():
+            inner = clocks[name] = _Clocked(inner, method)
+        return inner
+
+    trainer.envs = clocked(trainer.envs, step="envs.step")
+    trainer.engine = clocked(trainer.engine, act="engine.act", update="engine.update")
+    trainer.replay = clocked(trainer.replay, add="replay.add", draw="replay.draw", sample="replay.sample")
     noise = {
-        name: Clocked(getattr(trainer.streams, name), spent, {"standard_normal": f"{name} noise"})
+        name: clocked(getattr(trainer.streams, name), standard_normal=f"{name} noise")
         for name in ("exploration", "target_noise")
     }
     trainer.streams = dataclasses.replace(trainer.streams, **noise)
     seconds = []
     for _ in range(SECONDS):
-        spent.update(dict.fromkeys(spent, 0.0))
+        for clock in clocks.values():
+            clock.seconds = 0.0
         first, began = trainer.env_steps, time.perf_counter()
         while (wall := time.perf_counter() - began) < 1:
             trainer.step()
-        parts = {name: 1e3 * value / wall for name, value in spent.items()}
+        parts = {name: 1e3 * clock.seconds / wall for name, clock in clocks.items()}
         seconds.append({"env_steps": (trainer.env_steps - first) / wall, **parts, "rest": 1e3 - sum(parts.values())})
     trainer.envs.close()
     chosen = {"threads": float(trainer.threads)}

@@ -242,6 +242,11 @@ def deep(run):
     inside.mkdir(parents=True)
 
 
+def film_is_a_link(run):
+    (run / "video").mkdir()
+    (run / "video" / "best.mp4").symlink_to("../../victim")
+
+
 def pipe_at(name):
     return lambda run: [(run / name).unlink(missing_ok=True), os.mkfifo(run / name)]
 
@@ -398,8 +403,7 @@ def _add_files(add):
     add("lock is a folder", RESUME, lambda run: [(run / "lock").unlink(), (run / "lock").mkdir()])
     add("lock is a link", RECORD, lambda run: [(run / "lock").unlink(), (run / "lock").symlink_to("../victim")])
     add("video is a link", RECORD + REPORT, lambda run: (run / "video").symlink_to("../elsewhere"))
-    film = lambda run: [(run / "video").mkdir(), (run / "video" / "best.mp4").symlink_to("../../victim")]  # noqa: E731
-    add("a film is a link", RECORD + REPORT, film)
+    add("a film is a link", RECORD + REPORT, film_is_a_link)
     add("a link among notes", RECORD, lambda run: (run / "notes.txt").symlink_to("../victim"))
     add("deep folders", RECORD, deep)
 

@@ -114,8 +114,9 @@ def _through(body: nn.Sequential, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _dead(body: object, obs_action: Tensor) -> Tensor:
     """Return what `_through` says of a critic's dead units; no number if it is missing, or built in another way."""
-    takes_it = isinstance(body, nn.Sequential) and getattr(body[0], "in_features", None) == obs_action.shape[1]
-    return _through(body, obs_action)[1] if takes_it else NO_NUMBER  # type: ignore[arg-type]
+    if not isinstance(body, nn.Sequential) or getattr(body[0], "in_features", None) != obs_action.shape[1]:
+        return NO_NUMBER
+    return _through(body, obs_action)[1]
 
 
 def _targets(agent: TD3, batch: Batch, noise: Tensor) -> dict[str, Tensor]:

@@ -28,8 +28,6 @@ STATISTICS = ("obs_mean", "obs_std")
 _MAX_SIZES = 100
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_WEIGHTS = 1 << 28  # a gigabyte
-
-
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 
 
@@ -163,7 +161,7 @@ def load(path: str | Path) -> Policy:
     weights_path = Path(path)
     if weights_path.is_dir():
         weights_path = weights_path / "policy" / "best.safetensors"
-        _refuse_links(weights_path.parent, weights_path, weights_path.with_suffix(".json"))
+        sealed.refuse_links(weights_path.parent, weights_path, weights_path.with_suffix(".json"))
     described = _read_infos(weights_path.with_suffix(".json"))
     while True:
         try:
@@ -223,17 +221,6 @@ def _take_statistics(
         )
     mean, std = found
     return mean.numpy(), std.numpy()
-
-
-def _refuse_links(*paths: Path) -> None:
-    for path in paths:
-        if path.is_symlink():
-            raise RunRefused(
-                "a link stands in this run folder",
-                got=str(path),
-                expected="folders and files as t3d writes them",
-                do="name the file it leads to, if you trust it",
-            )
 
 
 def _refuse_unless_file(path: Path, max_bytes: int) -> None:

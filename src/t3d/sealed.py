@@ -1,16 +1,18 @@
-"""JSON files that notice when they were damaged: each holds a checksum of everything else in it."""
+"""What is read from a run folder, held to be what was written: JSON with a checksum of itself, rows, plain files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from t3d.errors import RunRefused
 
 MAX_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 _SEAL = "sha256"
 
 
@@ -115,3 +117,55 @@ def opened(path: Path, sealed: bytes) -> dict[str, Any]:
 
 def _unreadable(path: Path, error: Exception) -> RunRefused:
     return RunRefused(f"{path.name} cannot be read", got=f"{path}: {error!r}", do="copy it again")
+
+
+def lines(path: Path, length: int) -> Iterator[bytes]:
+    """Yield the lines in the first bytes of a file; one beyond MAX_LINE_BYTES comes in parts.
+
+    Args:
+        path: the file; with a length of 0 it need not be there.
+        length: how many bytes.
+    """
+    if not length:
+        return
+    with path.open("rb") as file:
+        while length and (line := file.readline(min(length, MAX_LINE_BYTES))):
+            length -= len(line)
+            yield line
+
+
+def refuse_another(path: Path, size: int, sha256: str, length: int, recorded: str, by: Path) -> None:
+    """Refuse a file that grows, if it no longer begins as it did when something vouched for it.
+
+    Args:
+        path: the file.
+        size: its bytes now.
+        sha256: the checksum of its first bytes now, of which `length` were vouched for.
+        length: how many.
+        recorded: their checksum then.
+        by: what vouched for them.
+
+    Raises:
+        RunRefused: they are others, or fewer.
+    """
+    what, got, expected = "", f"{path}: {size:,} bytes", f"{length:,} or more"
+    if size < length:
+        what = f"{path.name} is cut short"
+    elif sha256 != recorded:
+        what = f"{path.name} is not as it was written"
+        got, expected = f"{path}: checksum {sha256} of its first {length:,} bytes", recorded[:64]
+    if what:
+        raise RunRefused(what, got=got, expected=f"{expected}, says {by}", do="copy the run again")
+
+
+def refuse_links(*paths: Path) -> None:
+    """Refuse links where a run has files: a stranger's may lead anywhere on this machine.
+
+    Raises:
+        RunRefused: one is.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise RunRefused(
+                "this is not a run folder as t3d writes it", got=f"a link: {path}", do="look at where it comes from"
+            )

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from t3d import health
-from t3d.algorithms import refuse_other_than_td3, refuse_what_is_not_kept
+from t3d.algorithms import refuse_what_is_not_kept
 from t3d.config import Config
 from t3d.engines import choose, choose_threads
 from t3d.envs import Envs, Episode
@@ -55,7 +55,6 @@ class Trainer:
 
     def __init__(self, env: str, config: Config, algorithm: type[TD3] = TD3) -> None:
         config.check_together()
-        refuse_other_than_td3(algorithm)
         _refuse_missing_device(config.device)
         self.config = config
         self.streams = Streams.from_seed(config.seed)

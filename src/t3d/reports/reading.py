@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -19,7 +19,8 @@ Row = dict[str, Any]
 
 KINDS = ("episode", "update", "evaluation", "event", "health")
 _NUMBERS = {"episode": ("return", "length"), "evaluation": ("return_mean",)}
-_MAX_LINE_BYTES = 1 << 20
+# What a report reads.
+_READ = ("config.json", "metrics.jsonl", "checkpoints", "video", "video/best.mp4", "video/last.mp4")
 _MAX_CHECKPOINTS = 1_000
 
 
@@ -113,7 +114,8 @@ def read(folder: Path) -> Run:
         RunRefused: config.json is damaged, a line of metrics.jsonl is not what it should be, or metrics.jsonl is not
             what a checkpoint vouches for; or one of the files is a link. The message names it.
     """
-    _refuse_links(folder)
+    # A stranger's link could bring another file of this machine into a page that is then shown around.
+    sealed.refuse_links(*(folder / name for name in _READ))
     config = _config(folder / "config.json")
     # The checkpoint first: a run that goes on meanwhile only appends.
     vouched = _vouched(folder / "checkpoints")
@@ -132,20 +134,6 @@ def read(folder: Path) -> Run:
         rows=rows,
         notes=tuple(notes),
     )
-
-
-def _refuse_links(folder: Path) -> None:
-    """Refuse links: a stranger's could bring another file of this machine into a page that is then shown around.
-
-    Raises:
-        RunRefused: something that a report reads is one.
-    """
-    names = ("config.json", "metrics.jsonl", "checkpoints", "video", "video/best.mp4", "video/last.mp4")
-    for path in (folder / name for name in names):
-        if path.is_symlink():
-            raise RunRefused(
-                "this is not a run folder as t3d writes it", got=f"a link: {path}", do="look at where it comes from"
-            )
 
 
 def _a_dict(value: object) -> dict[str, Any]:
@@ -203,14 +191,16 @@ def _metrics(path: Path, vouched: _Vouched | None) -> tuple[dict[str, list[Row]]
     notes, unknown = [], set()
     sure = vouched.length if vouched else 0
     sha256, position, unsure = hashlib.sha256(), 0, 0
-    for number, line in enumerate(_lines(path), 1):
+    length = path.stat().st_size if path.is_file() else 0
+    # However long a file of nothing says it is, its first line is refused.
+    for number, line in enumerate(sealed.lines(path, length), 1):
         sha256.update(line[: max(0, sure - position)])
         position += len(line)
         try:
             row = _row(line)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             # A line is whole once its newline is written; only the last can lack it.
-            if not line.endswith(b"\n") and len(line) < _MAX_LINE_BYTES:
+            if not line.endswith(b"\n") and len(line) < sealed.MAX_LINE_BYTES:
                 notes.append(f"The last line of metrics.jsonl, line {number}, is half written and left out.")
                 break
             raise RunRefused(
@@ -224,7 +214,7 @@ def _metrics(path: Path, vouched: _Vouched | None) -> tuple[dict[str, list[Row]]
         else:
             unknown.add(row["kind"])
     if vouched:
-        _refuse_another(path, position, sha256.hexdigest(), vouched)
+        sealed.refuse_another(path, position, sha256.hexdigest(), vouched.length, vouched.sha256, by=vouched.manifest)
     if unknown:
         notes.append(f"metrics.jsonl has rows of a kind unknown here, left out: {', '.join(sorted(unknown))}.")
     if not vouched:
@@ -236,30 +226,6 @@ def _metrics(path: Path, vouched: _Vouched | None) -> tuple[dict[str, list[Row]]
     for of_kind in rows.values():
         of_kind.sort(key=lambda row: row["env_steps"])
     return rows, notes
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    if path.is_file():
-        with path.open("rb") as file:
-            # However long a file of nothing says it is, its first line is refused.
-            while line := file.readline(_MAX_LINE_BYTES):
-                yield line
-
-
-def _refuse_another(path: Path, size: int, sha256: str, vouched: _Vouched) -> None:
-    """Refuse a metrics.jsonl that is not the one a checkpoint was committed with.
-
-    Raises:
-        RunRefused: its first bytes are others, or fewer.
-    """
-    what, got, expected = "", f"{path}: {size:,} bytes", f"{vouched.length:,} or more"
-    if size < vouched.length:
-        what = "metrics.jsonl is cut short"
-    elif sha256 != vouched.sha256:
-        what = "metrics.jsonl is not as it was written"
-        got, expected = f"{path}: checksum {sha256} of its first {vouched.length:,} bytes", vouched.sha256[:64]
-    if what:
-        raise RunRefused(what, got=got, expected=f"{expected}, says {vouched.manifest}", do="copy the run again")
 
 
 def _row(line: bytes) -> Row:

@@ -7,16 +7,15 @@ import importlib.util
 import json
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from t3d import sealed
 from t3d.errors import RunRefused
 from t3d.runs import disk
 from t3d.sealed import finite, whole
 
 Row = dict[str, Any]
-_MAX_LINE_BYTES = 1 << 20
 
 _log = logging.getLogger("t3d")
 
@@ -66,8 +65,12 @@ class Metrics:
         """Return what a manifest must say of the file as it now is."""
         return {"bytes": self._length, "sha256": self._sha256.hexdigest(), "wall_s": self.wall_s}
 
-    def open(self, facts: dict[str, Any]) -> None:
+    def open(self, facts: dict[str, Any], manifest: Path) -> None:
         """Stand where a manifest says the file stood. Nothing on disk is changed.
+
+        Args:
+            facts: what `facts` returned then.
+            manifest: where that is recorded.
 
         Raises:
             RunRefused: what it held then is not there any more.
@@ -75,14 +78,8 @@ class Metrics:
         """
         length, wall_s = whole(facts["bytes"]), finite(facts["wall_s"])
         size = self._path.stat().st_size if self._path.is_file() and not self._path.is_symlink() else 0
-        if length > size:
-            raise RunRefused(
-                "metrics.jsonl is cut short",
-                got=f"{self._path}: {size:,} bytes",
-                expected=f"{length:,} or more",
-            )
         sha256 = hashlib.sha256()
-        for line in self._lines(length):
+        for line in sealed.lines(self._path, length if length <= size else 0):
             sha256.update(line)
             # Here, so that a file of nothing is not read to its end, however long it says it is.
             try:
@@ -91,23 +88,9 @@ class Metrics:
                 raise RunRefused(
                     "metrics.jsonl is not as it was written", got=f"{self._path}: {str(error)[:200]}"
                 ) from error
-        if sha256.hexdigest() != facts["sha256"]:
-            raise RunRefused(
-                "metrics.jsonl is not as it was written",
-                got=f"{self._path}: checksum {sha256.hexdigest()} of its first {length:,} bytes",
-                expected=str(facts["sha256"]),
-            )
+        sealed.refuse_another(self._path, size, sha256.hexdigest(), length, str(facts["sha256"]), by=manifest)
         self._length, self._sha256, self._began = length, sha256, time.monotonic() - wall_s
         self._flushed = (length, sha256.copy())
-
-    def _lines(self, length: int) -> Iterator[bytes]:
-        """Yield the lines in the first bytes of the file."""
-        if not length:
-            return
-        with self._path.open("rb") as file:
-            while length and (line := file.readline(min(length, _MAX_LINE_BYTES))):
-                length -= len(line)
-                yield line
 
     def rows(self, kind: str) -> list[Row]:
         """Return the rows of a kind up to the position where this stands."""
@@ -131,7 +114,7 @@ class Metrics:
         """Write TensorBoard's events anew from the rows up to the position that was opened."""
         if self._tensorboard_folder.exists():
             disk.remove(self._tensorboard_folder)
-        for line in self._lines(self._length):
+        for line in sealed.lines(self._path, self._length):
             self._show(_row(line))
 
     def close(self) -> None:

@@ -224,7 +224,7 @@ class Store:
         try:
             state = checkpoints.read(path, facts, expected + _SPARE_STATE_BYTES)
             rows = self._log_of(trainer).open(facts["replay"], slots_needed(self._config, facts))
-            self.metrics.open(facts["metrics"])
+            self.metrics.open(facts["metrics"], path / "manifest.json")
             progress.restore(facts["progress"])
             not_exact = trainer.restore(state, facts, rows)
             if self._log_of(trainer).ends != [written - 1 for written in trainer.replay.written]:
