@@ -173,6 +173,16 @@ def with_metrics(content):
     return make
 
 
+def copied_rows(run):
+    shutil.copyfile(run / "metrics.jsonl", run / "metrics.copy")
+
+
+def without_copies(run):
+    """Make the run one of the first format, which nothing could mend."""
+    (run / "metrics.copy").unlink()
+    with_manifest("run", value=...)(run)
+
+
 def policy_json(**fields):
     return lambda run: [
         reseal(run / "policy" / f"{which}.json", lambda info: info.update(fields)) for which in ("best", "last")
@@ -272,16 +282,18 @@ def corpus():
         cases[name] = (commands, make)
 
     for what, content in {**NOT_DATA, **NOT_JSON}.items():
-        add(f"config.json: {what}", RECORD + REPORT, write("config.json", content))
+        add(f"config.json: {what}", RECORD + REPORT, both(without_copies, write("config.json", content)))
         add(f"policy json: {what}", POLICY, write("*st.json", content))
         add(f"manifest: {what}", RESUME, write("manifest.json", content))
     for what, content in {**NOT_DATA, **NOT_TENSORS}.items():
         add(f"state: {what}", RESUME, with_state(lambda _, content=content: content))
         add(f"policy: {what}", POLICY, with_policy(lambda _, content=content: content))
     for what, content in NOT_DATA.items():
-        add(f"metrics: {what}", RESUME + REPORT, write("metrics.jsonl", content))
+        add(f"metrics: {what}", RESUME + REPORT, both(without_copies, write("metrics.jsonl", content)))
+        add(f"metrics and their copy: {what}", RESUME + REPORT, write("metrics.[jc]*", content))
         add(f"segment: {what}", RESUME, write("*.rows", content))
     _add_configs(add)
+    _add_copies(add)
     _add_manifests(add)
     _add_policies(add)
     _add_files(add)
@@ -315,6 +327,35 @@ def _add_configs(add):
             way = ("config", "td3", option) if option == "hidden" else ("config", option)
             room = [with_config("config", "buffer_size", value=10**9)] if value == 10**6 else []
             add(f"{option} is {str(value)[:40]}, sealed", RESUME, both(*room, with_config(*way, value=value)))
+
+
+def _add_copies(add):
+    """What a run is mended by is a stranger's, too."""
+    broken = write("config.json", b"{}")
+    for value in (..., None, "x", 3, [], {}, {"format": 1}, {"a": [[[[]]]] * 1_000}):
+        add(
+            f"copy of config.json is {str(value)[:40]}",
+            RECORD + REPORT,
+            both(broken, with_manifest("run", value=value)),
+        )
+    ways = {("env",): "evil:Pendulum-v1", ("config", "n_envs"): 10**18, ("config", "td3", "hidden"): [2**40]}
+    for way, value in ways.items():
+        commands = RESUME if way[-1] == "n_envs" else RECORD  # an evaluation takes one environment
+        add(f"copy of {way[-1]} is {value}", commands + REPORT, both(broken, with_manifest("run", *way, value=value)))
+    rows = (b"[" * 100_000, b'{"kind": "update", "env_steps": 1, "q1": NaN}', b"")
+    for row in rows:
+        add(f"copy of a row is {row[:20]!r}", RESUME + REPORT, both(with_metrics(row + b"\n"), copied_rows))
+    grown = both(grow("metrics.*"), with_manifest("metrics", "bytes", value=2**40))
+    add("metrics and their copy of a terabyte", RESUME + REPORT, grown)
+    for content in NOT_DATA.values():
+        name = f"best policy's copy: {content[:20]!r}"
+        tensor = torch.frombuffer(bytearray(content or b"?"), dtype=torch.uint8)
+        changed = with_state(with_tensors(lambda t, tensor=tensor: t.update({"policy/best.safetensors": tensor})))
+        add(name, POLICY, both(changed, write("best.safetensors", content)))
+    strange = with_tensors(lambda t: t.update({"policy/best.json": torch.zeros(3, dtype=torch.bfloat16)}))
+    add("best policy's copy is no bytes", RESUME, with_state(strange))
+    large = with_tensors(lambda t: t.update({"policy/best.json": torch.zeros(1 << 27, dtype=torch.uint8)}))
+    add("best policy's copy is large", RESUME, with_state(large))
 
 
 def _add_manifests(add):
@@ -388,7 +429,7 @@ def _add_policies(add):
 
 def _add_files(add):
     names = ["config.json", "policy", "checkpoints", "replay", "metrics.jsonl", "manifest.json", "state.safetensors"]
-    names += ["*.rows", "best.json", "best.safetensors"]
+    names += ["metrics.copy", "*.rows", "best.json", "best.safetensors"]
     policies = ("policy", "best.json", "best.safetensors")
     reported = ("config.json", "metrics.jsonl", "checkpoints")
     for name in names:

@@ -65,6 +65,7 @@ class Opener:
     def __init__(self, env=PROBE, **options):
         self.env, self.choice = env, choice(**options)
         self.trainer = Trainer(env, self.choice.config)
+        self.mended = ""  # what would have been mended in the folder that was opened last
 
     def open(self, folder):
         """Return the digest of what the run is brought back as, and what was said of checkpoints that were not used."""
@@ -77,4 +78,5 @@ class Opener:
             store.restore(self.trainer, progress)
         finally:
             store.close()
+        self.mended = "".join([*store._log_of(self.trainer).damage, store.metrics.damage, store._damage])
         return digest(self.trainer, progress), list(said.values())

@@ -191,12 +191,12 @@ def test_removed_tensorboard_files_of_a_finished_run_are_written_anew(tmp_path):
 def test_a_checkpoint_of_an_unknown_format_is_not_taken_for_a_damaged_one(tmp_path, caplog):
     train(tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "58"
-    (newest / "manifest.json").write_bytes(sealed.seal({"format": 2, "of": "a later version"}))
+    (newest / "manifest.json").write_bytes(sealed.seal({"format": checkpoints.FORMAT + 1, "of": "a later version"}))
     before = content(tmp_path / "run")
     for steps in (58, 90):
         with caplog.at_level(logging.WARNING, "t3d"), pytest.raises(FormatRefused) as refused:
             train(tmp_path / "run", steps=steps, resume=True)
-        assert f"{newest}: format 2" in str(refused.value)
+        assert f"{newest}: format {checkpoints.FORMAT + 1}" in str(refused.value)
         assert f"expected: format {checkpoints.FORMAT}" in str(refused.value)
         assert "use the version of t3d that wrote it" in str(refused.value)
     with pytest.raises(FormatRefused):

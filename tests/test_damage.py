@@ -12,7 +12,16 @@ import t3d
 from t3d.reports import reading
 from t3d.runs import folder as run_folder
 
-READ = ("config.json", "metrics.jsonl", "replay", "newest state", "newest manifest", "older state", "older manifest")
+READ = (
+    "config.json",
+    "metrics.jsonl",
+    "metrics.copy",
+    "replay",
+    "newest state",
+    "newest manifest",
+    "older state",
+    "older manifest",
+)
 POLICIES = ("best.safetensors", "best.json", "last.safetensors", "last.json")
 REPORTED = ("config.json", "metrics.jsonl", "newest manifest", "older manifest")
 
@@ -25,7 +34,8 @@ class Damaged:
         self.final = train(path).trainer.agent.tensors()
         newest, older = sorted((path / "checkpoints").iterdir(), key=lambda p: -int(p.name))
         (segment,) = (path / "replay").iterdir()
-        self.files = {"config.json": path / "config.json", "metrics.jsonl": path / "metrics.jsonl", "replay": segment}
+        self.files = {name: path / name for name in ("config.json", "metrics.jsonl", "metrics.copy")}
+        self.files["replay"] = segment
         for which, checkpoint in (("newest", newest), ("older", older)):
             self.files[f"{which} state"] = checkpoint / "state.safetensors"
             self.files[f"{which} manifest"] = checkpoint / "manifest.json"
@@ -35,6 +45,7 @@ class Damaged:
         self.opener = Opener()
         self.as_newest, problems = self.opener.open(path)
         assert problems == []
+        assert self.opener.mended == ""
         newest.rename(path / "aside")
         self.as_older, _ = self.opener.open(path)
         (path / "aside").rename(newest)
@@ -65,8 +76,12 @@ class Damaged:
         if name in POLICIES:
             assert self.policy(name) == self.policies[name]
             return "harmless"
-        assert run_folder.read_config(self.path) == self.info
+        assert run_folder.read_config(self.path)._replace(damage="") == self.info
         state, problems = self.opener.open(self.path)
+        if self.opener.mended:
+            assert (state, problems) == (self.as_newest, [])
+            assert file.name in self.opener.mended
+            return "mended"
         if state == self.as_newest:
             assert problems == [] or (name.startswith("older") and file.name in problems[0])
             return "harmless"
@@ -101,8 +116,17 @@ def some(whole):
 
 # What is behind an object's last brace is white space.
 BRACE = dict.fromkeys(("config.json", "newest manifest", "older manifest", "best.json", "last.json"), 1)
-# Nobody looks at the older checkpoint's tensors while the newest is whole.
-ALLOWED = {"newest state": "older", "newest manifest": "older", "older state": "harmless", "older manifest": "harmless"}
+# There is a copy of config.json and of metrics.jsonl. Nobody looks at the older checkpoint's tensors while the newest
+# is whole.
+ALLOWED = {
+    "config.json": "mended",
+    "metrics.jsonl": "mended",
+    "metrics.copy": "mended",
+    "newest state": "older",
+    "newest manifest": "older",
+    "older state": "harmless",
+    "older manifest": "harmless",
+}
 
 
 def check_cuts(run, name, lengths):
@@ -110,7 +134,7 @@ def check_cuts(run, name, lengths):
     outcomes = cut(run, name, lengths)
     harmless = [n for n in outcomes.pop("harmless", []) if n < whole - BRACE.get(name, 0)]
     expected = ALLOWED.get(name, "refused")
-    if name in ("metrics.jsonl", "replay"):  # the older checkpoint needs less of them
+    if name == "replay":  # the older checkpoint needs less of it
         older = outcomes.pop("older", [])
         assert all(n > max(outcomes["refused"]) for n in older)
     if expected == "harmless":
@@ -171,18 +195,24 @@ def flip(run, seed, times, names=(*READ, *POLICIES), outcome=None):
 
 
 def check_flips(outcomes):
-    """White space and other spellings of the same number are harmless in JSON; nothing is anywhere else."""
-    for name in ("metrics.jsonl", "replay", "newest state", "best.safetensors", "last.safetensors"):
-        assert (name, "harmless") not in outcomes
-    assert ("older state", "harmless") in outcomes
-    for name, instead in {"newest state": "older", "newest manifest": "older", "config.json": "refused"}.items():
-        assert outcomes[name, instead] > 0
-    assert {name for name, outcome in outcomes if outcome == "older"} <= {
-        "newest state",
-        "newest manifest",
-        "metrics.jsonl",
-        "replay",
+    """White space and other spellings of the same number are harmless in JSON; nothing is in what else is read."""
+    came = {}
+    for name, outcome in outcomes:
+        came.setdefault(name, set()).add(outcome)
+    assert came.pop("config.json") <= {"mended", "harmless"}
+    assert came.pop("newest manifest") <= {"older", "harmless"}
+    assert {came.pop(name) == {"refused"} for name in POLICIES if name.endswith(".safetensors")} == {True}
+    assert [came.pop(name) <= {"refused", "harmless"} for name in POLICIES if name.endswith(".json")] == [True, True]
+    assert came == {
+        "metrics.jsonl": {"mended"},
+        "metrics.copy": {"mended"},
+        "replay": {"mended"},
+        "newest state": {"older"},
+        "older state": {"harmless"},
+        "older manifest": {"harmless"},
     }
+    assert outcomes["config.json", "mended"] > outcomes.get(("config.json", "harmless"), 0)
+    assert outcomes["newest manifest", "older"] > outcomes.get(("newest manifest", "harmless"), 0)
 
 
 def test_a_changed_byte_is_refused_or_makes_no_difference(run):

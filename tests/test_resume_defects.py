@@ -121,7 +121,7 @@ def test_no_file_of_a_run_is_a_pickle(undisturbed):
     """Stable-Baselines3's files run code when they are loaded."""
     for path in undisturbed.path.rglob("*"):
         if path.is_file() and path.parent.name != "tensorboard":
-            assert path.suffix in (".json", ".jsonl", ".safetensors", ".rows", ""), path
+            assert path.suffix in (".json", ".jsonl", ".copy", ".safetensors", ".rows", ""), path
             assert not path.read_bytes().startswith((b"\x80", b"PK")), path
 
 

@@ -81,8 +81,8 @@ def trained(tmp_path_factory):
 
 
 def test_the_folder_is_what_the_design_says(trained):
-    always = {"config.json", "metrics.jsonl", "policy", "tensorboard", "checkpoints", "replay", "lock", "report.html"}
-    assert {path.name for path in trained.iterdir()} == always
+    always = {"config.json", "metrics.jsonl", "metrics.copy", "policy", "tensorboard", "checkpoints", "replay", "lock"}
+    assert {path.name for path in trained.iterdir()} == always | {"report.html"}
     files = {"best.safetensors", "best.json", "last.safetensors", "last.json"}
     assert {path.name for path in (trained / "policy").iterdir()} == files
 

@@ -58,7 +58,7 @@ def test_a_file_that_was_cut_at_a_lines_end_or_is_gone_is_refused(tmp_path):
 def test_a_malformed_line_that_is_vouched_for_is_not_to_be_mended_by_hand(tmp_path):
     run = write_run(tmp_path, CURVE)
     change(run, '{"kind"', '"kind"')
-    with pytest.raises(RunRefused, match=r"line 1: (.|\n)*do: +copy the run again"):
+    with pytest.raises(RunRefused, match=r"line 1: (.|\n)*do: +t3d resume "):
         reading.read(run)
 
 

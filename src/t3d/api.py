@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,8 @@ from t3d.td3 import TD3
 from t3d.training import refuse_too_large
 
 __all__ = ["train_seeds"]
+
+_log = logging.getLogger("t3d")
 
 
 class Run(NamedTuple):
@@ -217,8 +220,7 @@ def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> P
         RunRefused: it is not a run folder, has no such policy, or was trained in another environment.
     """
     refuse_below_one("video_frames", frames)
-    folder.refuse_odd_files(run)
-    info = folder.read_config(run)
+    info = _recorded(run)
     weights = folder.policy_path(run, which)
     video = _video_path(run, which)
     # Looked at here, so that what is wrong with it is not taken for a machine that cannot draw.
@@ -251,8 +253,7 @@ def evaluate_run(
     Raises:
         RunRefused: it is not a run folder, has no such policy, or was trained in another environment.
     """
-    folder.refuse_odd_files(run)
-    info = folder.read_config(run)
+    info = _recorded(run)
     episodes = info.config.eval_episodes if episodes is None else episodes
     refuse_below_one("episodes", episodes)
     policy = load(folder.policy_path(run, which))
@@ -268,6 +269,14 @@ def evaluate_run(
             between=signals.stop_here,
         )
     return seen, policy.info.env_steps
+
+
+def _recorded(run: Path) -> folder.RunInfo:
+    folder.refuse_odd_files(run)
+    info = folder.read_config(run)
+    if info.damage:
+        _log.warning("a checkpoint's copy of config.json is used, as t3d resume would mend it by: %s", info.damage)
+    return info
 
 
 def _environment(recorded: str, given: str | None) -> str:

@@ -116,7 +116,9 @@ def opened(path: Path, sealed: bytes) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> RunRefused:
-    return RunRefused(f"{path.name} cannot be read", got=f"{path}: {error!r}", do="copy it again")
+    # Not its repr: that of a UnicodeDecodeError is the whole file.
+    got = f"{path}: {type(error).__name__}: {error}"
+    return RunRefused(f"{path.name} cannot be read", got=got[:1000], do="copy it again")
 
 
 def lines(path: Path, length: int) -> Iterator[bytes]:
@@ -134,7 +136,7 @@ def lines(path: Path, length: int) -> Iterator[bytes]:
             yield line
 
 
-def refuse_another(path: Path, size: int, sha256: str, length: int, recorded: str, by: Path) -> None:
+def refuse_another(path: Path, size: int, sha256: str, length: int, recorded: str, by: Path, do: str) -> None:
     """Refuse a file that grows, if it no longer begins as it did when something vouched for it.
 
     Args:
@@ -144,6 +146,7 @@ def refuse_another(path: Path, size: int, sha256: str, length: int, recorded: st
         length: how many.
         recorded: their checksum then.
         by: what vouched for them.
+        do: the next thing to try.
 
     Raises:
         RunRefused: they are others, or fewer.
@@ -155,7 +158,7 @@ def refuse_another(path: Path, size: int, sha256: str, length: int, recorded: st
         what = f"{path.name} is not as it was written"
         got, expected = f"{path}: checksum {sha256} of its first {length:,} bytes", recorded[:64]
     if what:
-        raise RunRefused(what, got=got, expected=f"{expected}, says {by}", do="copy the run again")
+        raise RunRefused(what, got=got, expected=f"{expected}, says {by}", do=do)
 
 
 def refuse_links(*paths: Path) -> None:

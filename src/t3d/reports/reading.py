@@ -140,8 +140,17 @@ def _a_dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _mend(folder: Path) -> str:
+    return f"t3d resume {folder}: what has a copy is mended; or copy the run again"
+
+
 def _config(path: Path) -> dict[str, Any]:
-    content = sealed.unseal(path)
+    try:
+        content = sealed.unseal(path)
+    except RunRefused as error:
+        if not path.is_file():
+            raise
+        raise RunRefused(error.what, **error.rows | {"do": _mend(path.parent)}) from error
     try:
         json.dumps(content, allow_nan=False)
         fields = content["config"]
@@ -206,7 +215,7 @@ def _metrics(path: Path, vouched: _Vouched | None) -> tuple[dict[str, list[Row]]
             raise RunRefused(
                 "a line of metrics.jsonl is malformed",
                 got=f"{path}, line {number}: {error!r}",
-                do="repair or delete it" if position > sure else "copy the run again",
+                do="repair or delete it" if position > sure else _mend(path.parent),
             ) from error
         unsure += position > sure
         if row["kind"] in rows:
@@ -214,7 +223,15 @@ def _metrics(path: Path, vouched: _Vouched | None) -> tuple[dict[str, list[Row]]
         else:
             unknown.add(row["kind"])
     if vouched:
-        sealed.refuse_another(path, position, sha256.hexdigest(), vouched.length, vouched.sha256, by=vouched.manifest)
+        sealed.refuse_another(
+            path,
+            position,
+            sha256.hexdigest(),
+            vouched.length,
+            vouched.sha256,
+            by=vouched.manifest,
+            do=_mend(path.parent),
+        )
     if unknown:
         notes.append(f"metrics.jsonl has rows of a kind unknown here, left out: {', '.join(sorted(unknown))}.")
     if not vouched:

@@ -2,8 +2,11 @@
 
 checkpoints/<env_steps>/
     state.safetensors   networks, targets, Adam's moments, observations and what they are normalised by, losses since
-                        the last log line
-    manifest.json       everything else, and of every other file how long it was and its checksum; sealed
+                        the last log line; a copy of the best policy
+    manifest.json       everything else, a copy of config.json, and of every other file how long it was and its
+                        checksum; sealed
+
+Format 1 had neither copy, and its blocks of the replay memory no parity.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from t3d.errors import FormatRefused, RunRefused
 from t3d.runs import disk
 from t3d.sealed import whole
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 _MAX_FOLDERS = 1_000
 # Nothing else in there is ours to read or to remove.
@@ -104,11 +107,11 @@ def manifest_of(path: Path) -> dict[str, Any]:
     """
     file = path / "manifest.json"
     facts = sealed.opened(file, sealed.read(file))
-    if facts.get("format") != FORMAT:
+    if facts.get("format") not in range(1, FORMAT + 1):
         raise FormatRefused(
             "a checkpoint of this run is of a format that this version of t3d does not know",
             got=f"{path}: format {facts.get('format')!r}",
-            expected=f"format {FORMAT}",
+            expected=f"format {FORMAT} or below",
             do="use the version of t3d that wrote it",
         )
     try:

@@ -22,13 +22,23 @@ from t3d.machine import describe
 from t3d.making import Spaces
 from t3d.normalizer import Normalizer
 from t3d.policy import STATISTICS, PolicyInfo, load
-from t3d.runs import disk
+from t3d.runs import checkpoints, disk
 from t3d.td3 import TD3
 from t3d.training import Trainer
 
 FORMAT = 1
 # What a run writes, beside its lock; config.json first: without it there is no run.
-WRITTEN = ("config.json", "metrics.jsonl", "checkpoints", "replay", "policy", "video", "tensorboard", "report.html")
+WRITTEN = (
+    "config.json",
+    "metrics.jsonl",
+    "metrics.copy",
+    "checkpoints",
+    "replay",
+    "policy",
+    "video",
+    "tensorboard",
+    "report.html",
+)
 _MAX_FILES, _MAX_DEPTH = 10_000, 8
 _MAX_ENV_NAME = 5_000  # as long as paths get
 _ALGORITHM = re.compile(r"[\w.<>]{1,200}")
@@ -126,9 +136,9 @@ def _modes(folder: Path) -> Iterator[tuple[Path, int]]:
                 yield inside, inside.lstat().st_mode
 
 
-def write_config(folder: Path, env: str, preset: str, config: Config, trainer: Trainer) -> None:
-    """Write config.json: everything resolved, what was chosen, machine and versions; enough to repeat the run."""
-    content = {
+def as_config(env: str, preset: str, config: Config, trainer: Trainer) -> dict[str, Any]:
+    """Return what config.json says: everything resolved, what was chosen, machine and versions; enough to repeat it."""
+    return {
         "format": FORMAT,
         "env": env,
         "preset": preset,
@@ -141,16 +151,14 @@ def write_config(folder: Path, env: str, preset: str, config: Config, trainer: T
         },
         "machine": describe(),
     }
-    disk.replace(folder / "config.json", sealed.seal(content))
 
 
-def change_steps(folder: Path, steps: int) -> None:
-    """Note in config.json that a run is to go on for longer."""
+def write_config(folder: Path, content: dict[str, Any]) -> None:
+    """Write config.json, unless it says this already."""
     path = folder / "config.json"
-    content = sealed.unseal(path)
-    if content["config"]["steps"] != steps:
-        content["config"]["steps"] = steps
-        disk.replace(path, sealed.seal(content))
+    sealed_content = sealed.seal(content)
+    if not (path.is_file() and path.read_bytes() == sealed_content):
+        disk.replace(path, sealed_content)
 
 
 class RunInfo(NamedTuple):
@@ -162,10 +170,12 @@ class RunInfo(NamedTuple):
     config: Config
     engine: dict[str, Any]  # name, threads, reason
     machine: dict[str, Any]  # as `machine.describe` gave it
+    content: dict[str, Any]  # all that stands there
+    damage: str  # what is wrong with the file, if this is a checkpoint's copy of it; usually empty
 
 
 def read_config(folder: Path) -> RunInfo:
-    """Read a run's config.json.
+    """Read a run's config.json; where it is damaged, the copy in its newest checkpoint.
 
     Raises:
         RunRefused: there is none, or it is not what it should be.
@@ -178,7 +188,11 @@ def read_config(folder: Path) -> RunInfo:
             expected="a folder that t3d train has written",
             do="name one of runs/*/*",
         )
-    content = sealed.unseal(path)
+    damage = ""
+    try:
+        content = sealed.unseal(path)
+    except RunRefused as error:
+        content, damage = _copy_of_config(folder, error), error.one_line()
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
@@ -190,11 +204,27 @@ def read_config(folder: Path) -> RunInfo:
             raise ValueError("env and preset are not texts, or too long")
         if not (isinstance(algorithm, str) and _ALGORITHM.fullmatch(algorithm)):
             raise ValueError("algorithm is no class's name")
-        return RunInfo(env, preset, algorithm, config, dict(content["engine"]), dict(content["machine"]))
+        engine, machine = dict(content["engine"]), dict(content["machine"])
+        return RunInfo(env, preset, algorithm, config, engine, machine, content, damage)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, T3DError) as error:
         raise RunRefused(
             "config.json cannot be read", got=f"{path}: {error!r}", do="use the version of t3d that wrote it"
         ) from error
+
+
+def _copy_of_config(folder: Path, damage: RunRefused) -> dict[str, Any]:
+    """Return what config.json said when the newest checkpoint that tells of it was written.
+
+    Raises:
+        RunRefused: none does.
+    """
+    try:
+        for _, facts in checkpoints.newest_first(folder / "checkpoints", {}, lambda path, facts: None):
+            if isinstance(content := facts.get("run"), dict):
+                return content
+    except OSError as error:
+        raise damage from error
+    raise damage
 
 
 def policy_path(folder: Path, which: str) -> Path:
@@ -238,6 +268,19 @@ def as_policy(
         weights_sha256=sealed.checksum(content),
     )
     return content, info
+
+
+def holds_policy(path: Path) -> bool:
+    """Return whether a policy can be loaded from here.
+
+    Args:
+        path: of its weights.
+    """
+    try:
+        load(path)
+    except RunRefused:
+        return False
+    return True
 
 
 def write_policy(path: Path, content: bytes, info: PolicyInfo) -> None:

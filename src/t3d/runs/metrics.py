@@ -37,14 +37,17 @@ def last_env_steps(folder: Path) -> int:
 class Metrics:
     """Append rows to a run's metrics.jsonl as they happen; the system has each when `write` returns.
 
-    A row that cannot be written waits, and is tried again with the next one: none is lost while the run lives.
+    A row that cannot be written waits, and is tried again with the next one: none is lost while the run lives. What a
+    checkpoint has been committed with stands in metrics.copy, too: no row could be computed again.
 
     Args:
         folder: the run folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "metrics.jsonl"
+        self.damage = ""  # what was not as it was written when the file was opened, and is to be mended
+        self._path, self._copy = folder / "metrics.jsonl", folder / "metrics.copy"
+        self._sound = self._path  # the one of them that is as it was written
         self._length = 0
         self._sha256 = hashlib.sha256()
         self._waiting = b""
@@ -77,18 +80,18 @@ class Metrics:
             ValueError: the manifest says what cannot be.
         """
         length, wall_s = whole(facts["bytes"]), finite(facts["wall_s"])
-        size = self._path.stat().st_size if self._path.is_file() and not self._path.is_symlink() else 0
-        sha256 = hashlib.sha256()
-        for line in sealed.lines(self._path, length if length <= size else 0):
-            sha256.update(line)
-            # Here, so that a file of nothing is not read to its end, however long it says it is.
+        self.damage, self._sound = "", self._path
+        try:
+            sha256 = _checked(self._path, length, str(facts["sha256"]), manifest)
+            # The first format had no copy.
+            if self._copy.is_file() and _checksum(self._copy, length) != sha256.digest():
+                self.damage = f"{self._copy.name} is not as it was written"
+        except RunRefused as error:
             try:
-                _row(line)
-            except (ValueError, RecursionError) as error:
-                raise RunRefused(
-                    "metrics.jsonl is not as it was written", got=f"{self._path}: {str(error)[:200]}"
-                ) from error
-        sealed.refuse_another(self._path, size, sha256.hexdigest(), length, str(facts["sha256"]), by=manifest)
+                sha256 = _checked(self._copy, length, str(facts["sha256"]), manifest)
+            except RunRefused:
+                raise error from None
+            self.damage, self._sound = error.one_line(), self._copy
         self._length, self._sha256, self._began = length, sha256, time.monotonic() - wall_s
         self._flushed = (length, sha256.copy())
 
@@ -96,14 +99,16 @@ class Metrics:
         """Return the rows of a kind up to the position where this stands."""
         if not self._length:
             return []
-        with self._path.open("rb") as file:
-            found: list[Row] = [json.loads(line) for line in file.read(self._length).splitlines()]
+        found: list[Row] = [json.loads(line) for line in _beginning(self._path, self._length).splitlines()]
         return [row for row in found if row["kind"] == kind]
 
     def cut(self) -> None:
-        """Remove the rows behind the position that was opened."""
-        if self._path.exists() and self._path.stat().st_size > self._length:
-            disk.cut(self._path, self._length)
+        """Remove the rows behind the position that was opened. Mend the file, or its copy, if it is not as it was."""
+        for path in (self._path, self._copy):
+            if _checksum(path, self._length) != self._sha256.digest():
+                disk.replace(path, _beginning(self._sound, self._length))
+            elif path.exists() and path.stat().st_size > self._length:
+                disk.cut(path, self._length)
 
     def show_if_gone(self) -> None:
         """Write TensorBoard's events anew if somebody has removed them."""
@@ -152,16 +157,20 @@ class Metrics:
         return row
 
     def flush(self) -> None:
-        """Return once every row has reached the disk.
+        """Return once every row has reached the disk, twice.
 
         Raises:
             OSError: it cannot.
         """
         self._write_waiting()
+        if not self._unflushed:
+            return
         try:
             disk.flush(self._path)
+            disk.extend(self._copy, self._flushed[0], self._unflushed)
+            disk.flush(self._copy)
             if not self._flushed[0]:
-                disk.flush(self._path.parent)  # its name
+                disk.flush(self._path.parent)  # their names
         except OSError:
             # The system may have dropped what it was to flush: write it again.
             (self._length, self._sha256), self._waiting = self._flushed, self._unflushed
@@ -170,6 +179,8 @@ class Metrics:
         self._flushed, self._unflushed = (self._length, self._sha256.copy()), b""
 
     def _write_waiting(self) -> None:
+        if not self._waiting:
+            return
         disk.extend(self._path, self._length, self._waiting)
         self._length += len(self._waiting)
         self._sha256.update(self._waiting)
@@ -193,6 +204,35 @@ class Metrics:
         for name, value in row.items():
             if isinstance(value, int | float) and name not in ("env_steps", "wall_s"):
                 self._tensorboard.add_scalar(f"{row['kind']}/{name}", float(value), row["env_steps"])
+
+
+def _checked(path: Path, length: int, recorded: str, manifest: Path) -> hashlib._Hash:
+    """Return the checksum of the first bytes of a file of rows.
+
+    Raises:
+        RunRefused: they are not what the manifest says of them, or not there.
+    """
+    size = path.stat().st_size if path.is_file() and not path.is_symlink() else 0
+    sha256 = hashlib.sha256()
+    for line in sealed.lines(path, length if length <= size else 0):
+        sha256.update(line)
+        # Here, so that a file of nothing is not read to its end, however long it says it is.
+        try:
+            _row(line)
+        except (ValueError, RecursionError) as error:
+            raise RunRefused(f"{path.name} is not as it was written", got=f"{path}: {str(error)[:200]}") from error
+    sealed.refuse_another(path, size, sha256.hexdigest(), length, recorded, by=manifest, do="copy the run again")
+    return sha256
+
+
+def _checksum(path: Path, length: int) -> bytes:
+    is_there = path.is_file() and not path.is_symlink()
+    return hashlib.sha256(_beginning(path, length) if is_there else b"").digest()
+
+
+def _beginning(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(length)
 
 
 def _row(line: bytes) -> Row:

@@ -1,23 +1,13 @@
 """The replay memory on disk: every slot once, in the order it was written, so that saving costs what is new.
 
-A segment file is a sequence of blocks; a block holds the slots that each env stream has completed since the block
-before:
-
-    magic (8 bytes), block number, streams N, bytes a slot        little-endian, 8 bytes each
-    N times: position of the stream's first slot in here, how many
-    the slots of stream 0, of stream 1, ...                       as `replay.slot_dtype` lays them out
-    SHA-256 of all of that (32 bytes)
-
-A position counts a stream's slots from the run's beginning. The open slot is not in here: it is part of the state.
+A segment file is a sequence of blocks, as `blocks.py` lays them out. The open slot is not in here: it is part of the
+state.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import operator
 import re
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,13 +17,9 @@ from numpy.typing import NDArray
 
 from t3d.errors import RunRefused
 from t3d.replay import Replay
-from t3d.runs import disk
+from t3d.runs import blocks, disk
 from t3d.sealed import whole
 
-_MAGIC = b"t3d-rows"
-_HEAD = struct.Struct("<8sQQQ")
-_SPAN = struct.Struct("<QQ")
-_DIGEST_BYTES = 32
 # A segment is closed at this size: old rows are removed by whole segments.
 _SEGMENT_BYTES = 16 << 20
 _NAME = re.compile(r"\d{8}\.rows")
@@ -58,8 +44,11 @@ class ReplayLog:
     """
 
     def __init__(self, folder: Path, slot: np.dtype[Any], n_envs: int, ring: int) -> None:
-        self._folder, self._slot, self._ring = folder, slot, ring
+        self.damage: list[str] = []  # what was not as it was written when the log was opened, and could be mended
+        self._folder, self._slot = folder, slot
+        self._kind = blocks.Kind(n_envs, slot.itemsize, ring)
         self._segments: list[Segment] = []
+        self._damaged: set[str] = set()  # names of segments
         self._blocks = 0
         self._ends = [0] * n_envs  # positions behind the last slot on disk
 
@@ -89,11 +78,8 @@ class ReplayLog:
             return
         # Where the memory has gone round since (nothing could be written for long) its older slots are lost.
         starts = [max(end, replay.oldest(env)) for env, end in enumerate(self._ends)]
-        content = [_HEAD.pack(_MAGIC, self._blocks, len(stops), self._slot.itemsize)]
-        content += [_SPAN.pack(start, stop - start) for start, stop in zip(starts, stops, strict=True)]
-        content += [replay.rows(env, *span).tobytes() for env, span in enumerate(zip(starts, stops, strict=True))]
-        block = b"".join(content)
-        block += hashlib.sha256(block).digest()
+        slots = [replay.rows(env, *span).tobytes() for env, span in enumerate(zip(starts, stops, strict=True))]
+        block = blocks.encode(self._blocks, starts, slots, self._kind)
         segment = self._segments[-1] if self._segments else None
         begun = segment is None or segment.bytes + len(block) > _SEGMENT_BYTES
         name, length = (f"{self._blocks:08d}.rows", 0) if segment is None or begun else (segment.name, segment.bytes)
@@ -126,18 +112,19 @@ class ReplayLog:
             not on disk.
 
         Raises:
-            RunRefused: a file is missing, too short or damaged. Nothing on disk has been changed.
+            RunRefused: a file is missing, too short, or damaged beyond mending. Nothing on disk has been changed.
         """
         try:
             segments = [
                 Segment(str(s["name"]), whole(s["bytes"]), [whole(e) for e in s["ends"]]) for s in facts["segments"]
             ]
-            blocks = whole(facts["blocks"])
+            count = whole(facts["blocks"])
             # Segments are cut and removed by name, here and nowhere else.
             if odd := [segment.name for segment in segments if not _NAME.fullmatch(segment.name)]:
                 raise ValueError(f"{odd[0]!r} is not the name of a segment")
         except (KeyError, TypeError, ValueError) as error:
             raise _bad(self._folder, f"the manifest's description of it: {error!r}") from error
+        self.damage, self._damaged = [], set()
         found: list[list[NDArray[Any]]] = [[] for _ in self._ends]
         ends, number = [0] * len(self._ends), 0
         for segment in segments:
@@ -145,63 +132,55 @@ class ReplayLog:
                 # Not needed, so it may have been removed.
                 ends, number = list(segment.ends), -1
                 continue
-            for block, starts, rows in self._read(segment):
-                if number not in (-1, block) or any(map(operator.lt, starts, ends)):
-                    raise _bad(self._folder / segment.name, f"block {block} does not follow on the one before it")
-                for env, (start, part) in enumerate(zip(starts, rows, strict=True)):
+            for block in self._read(segment):
+                if number not in (-1, block.number) or any(map(operator.lt, block.starts, ends)):
+                    raise _bad(self._folder / segment.name, f"block {block.number} does not follow on the one before")
+                if block.damage:
+                    self.damage.append(f"{self._folder / segment.name}: {block.damage}")
+                    self._damaged.add(segment.name)
+                for env, (start, part) in enumerate(zip(block.starts, block.slots, strict=True)):
                     if start > ends[env]:
                         found[env].clear()  # a gap: what lies before it follows on nothing
-                    if len(part) and start + len(part) > first[env]:
-                        found[env].append(part[max(0, first[env] - start) :])
-                    ends[env] = start + len(part)
-                number = block + 1
+                    slots = np.frombuffer(part, self._slot)
+                    if len(slots) and start + len(slots) > first[env]:
+                        found[env].append(slots[max(0, first[env] - start) :])
+                    ends[env] = start + len(slots)
+                number = block.number + 1
             if ends != segment.ends:
                 raise _bad(self._folder / segment.name, f"ends at positions {ends}, not at {segment.ends}")
-        if number not in (-1, blocks):
-            raise _bad(self._folder, f"it holds {number} blocks, and {blocks} were written")
-        self._segments, self._blocks, self._ends = segments, blocks, ends
+        if number not in (-1, count):
+            raise _bad(self._folder, f"it holds {number} blocks, and {count} were written")
+        self._segments, self._blocks, self._ends = segments, count, ends
         nothing = np.zeros(0, self._slot)
         return [np.concatenate([nothing, *parts]) for parts in found]
 
     def cut(self) -> None:
-        """Remove what lies behind the position that was opened: it will be computed again."""
+        """Remove what lies behind the position that was opened: it will be computed again. Mend what was damaged."""
         known = {segment.name for segment in self._segments}
         for path in sorted(self._folder.iterdir()) if self._folder.is_dir() else []:
-            if path.name not in known and _NAME.fullmatch(path.name):
+            if path.name not in known and _NAME.fullmatch(path.name.removesuffix(".new")):
                 disk.remove(path)
         for segment in self._segments:
             path = self._folder / segment.name
-            if path.exists() and path.stat().st_size > segment.bytes:
+            if segment.name in self._damaged:
+                disk.replace(path, b"".join(block.as_written() for block in self._read(segment)))
+            elif path.exists() and path.stat().st_size > segment.bytes:
                 disk.cut(path, segment.bytes)
 
-    def _read(self, segment: Segment) -> Iterator[tuple[int, list[int], list[NDArray[Any]]]]:
-        """Yield of each block its number, and each stream's first position and slots."""
+    def _read(self, segment: Segment) -> Iterator[blocks.Block]:
         path = self._folder / segment.name
         if path.is_symlink() or not path.is_file():
             raise _bad(path, "missing, or no plain file")
         if not 0 < segment.bytes <= path.stat().st_size:
             raise _bad(path, f"{path.stat().st_size:,} bytes, {segment.bytes:,} were written")
-        number, streams, slot_bytes = int(path.stem), len(self._ends), self._slot.itemsize
-        head_bytes = _HEAD.size + streams * _SPAN.size
+        number = int(path.stem)
         with path.open("rb") as file:
             while (offset := file.tell()) < segment.bytes:
-                head = file.read(min(head_bytes, segment.bytes - offset))
-                if len(head) < head_bytes:
-                    raise _bad(path, f"half a block at byte {offset:,}")
-                begins = _HEAD.unpack_from(head)
-                if begins != (_MAGIC, number, streams, slot_bytes):
-                    raise _bad(path, f"byte {offset:,} begins with {begins}, not with block {number}")
-                starts, counts = zip(*_SPAN.iter_unpack(head[_HEAD.size :]), strict=True)
-                end = offset + head_bytes + sum(counts) * slot_bytes
-                # Before memory is taken: no block holds more than a stream has slots.
-                if end + _DIGEST_BYTES > segment.bytes or max(counts) > self._ring:
-                    raise _bad(path, f"half a block at byte {offset:,}")
-                rows, digest = file.read(end - offset - head_bytes), file.read(_DIGEST_BYTES)
-                if hashlib.sha256(head + rows).digest() != digest:
-                    raise _bad(path, f"bytes {offset:,} to {end:,} are not as they were written")
-                ends = list(itertools.accumulate(counts, initial=0))
-                slots = np.frombuffer(rows, self._slot)
-                yield number, list(starts), [slots[a:b] for a, b in itertools.pairwise(ends)]
+                try:
+                    block = blocks.read(file, segment.bytes - offset, number, self._kind)
+                except ValueError as error:
+                    raise _bad(path, str(error)) from error
+                yield block
                 number += 1
 
 

@@ -146,7 +146,6 @@ class Session:
         yield from self._log_update()
         if self.progress.evaluated_at != self.trainer.env_steps:
             yield from self._evaluate(signals)
-        self._save("last")
         if not self._store.commit(self.trainer, self.progress):
             raise SaveFailed(
                 "the run has ended, but its final state could not be saved",

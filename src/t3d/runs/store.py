@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from t3d.algorithms import name_of
+import torch
+
 from t3d.config import MAX_UNLOGGED_UPDATES, Config
 from t3d.errors import RunRefused
-from t3d.machine import describe
 from t3d.policy import PolicyInfo
 from t3d.presets import Choice
 from t3d.runs import checkpoints, disk, folder
+from t3d.runs.continuing import other_machine, refuse_another_algorithm, refuse_changes
 from t3d.runs.lock import Lock
 from t3d.runs.metrics import Metrics, last_env_steps
 from t3d.runs.progress import Progress
@@ -28,8 +29,8 @@ _SPARE_STATE_BYTES = 5 * 8 * MAX_UNLOGGED_UPDATES + (1 << 20)
 # What a manifest from a stranger can make happen when it is believed; none of it has touched the disk.
 _NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, AssertionError, RuntimeError)
 
-# Options that change no number of a run, so that it may be resumed with others.
-FREE = {"steps", "checkpoint_every", "checkpoint_seconds", "env_workers", "env_timeout"}
+# What the best policy is called in a run folder, and in a checkpoint's state.
+_BEST = ("policy/best.safetensors", "policy/best.json")
 
 
 class Store:
@@ -38,16 +39,19 @@ class Store:
     Args:
         path: the run folder; nobody else trains in it while this is open.
         config: the run's.
+        described: what config.json has to say.
+        damage: what is wrong with it, if it does not.
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, config: Config, described: dict[str, Any], damage: str = "") -> None:
         self.path = path
         self.metrics = Metrics(path)
         self.problem = ""  # why the last commit failed
-        self._config = config
+        self._config, self._described, self._damage = config, described, damage
         self._lock = Lock(path)
         self._replay: ReplayLog | None = None
         self._waiting: dict[Path, tuple[bytes, PolicyInfo]] = {}  # policies that could not be written yet
+        self._best: dict[str, bytes] = {}  # the files of the best policy: no later state could make it again
         self._number = 0  # of the next checkpoint
         self._committed_at, self._tried_s = 0, time.monotonic()
         self._ring = config.buffer_size // config.n_envs
@@ -70,13 +74,13 @@ class Store:
         path = out or folder.usual(env, choice.preset, choice.config.seed)
         if not (exist_ok and path.is_dir()):
             path = folder.create(path, counted=out is None and not exist_ok)
-        store = cls(path, choice.config)
+        store = cls(path, choice.config, folder.as_config(env, choice.preset, choice.config, trainer))
         try:
             if checkpoints.folders(path / "checkpoints"):
                 raise RunRefused("another process has just trained in this run folder", got=str(path), do="try again")
             disk.flush(path.parent)  # the name may be that of a process that was killed before it did
             folder.clear(path)
-            folder.write_config(path, env, choice.preset, choice.config, trainer)
+            folder.write_config(path, store._described)
         except OSError as error:
             store.close()
             raise RunRefused(
@@ -109,7 +113,8 @@ class Store:
             return None
         # Before networks are built and memory is taken: these files may be a stranger's.
         _usable(path, choice.config, {})
-        return cls(path, choice.config)
+        config = recorded.content["config"] | {"steps": choice.config.steps}  # it may go on for longer
+        return cls(path, choice.config, recorded.content | {"config": config}, recorded.damage)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -133,6 +138,8 @@ class Store:
         spaces, env_steps = trainer.envs.spaces, trainer.env_steps
         policy = folder.as_policy(trainer.agent, env, spaces, env_steps, return_mean, trainer.normalizer)
         self._waiting[folder.policy_path(self.path, which)] = policy
+        if which == "best":
+            self._best = dict(zip(_BEST, (policy[0], policy[1].to_json()), strict=True))
         try:
             self._write_waiting()
         except OSError as error:
@@ -161,6 +168,7 @@ class Store:
         if self.ended(trainer, progress):
             self.metrics.close()  # nobody writes TensorBoard's files anew once the run has ended
         tensors, facts = trainer.state()
+        tensors |= {name: torch.frombuffer(bytearray(file), dtype=torch.uint8) for name, file in self._best.items()}
         replay = self._log_of(trainer)
         self._committed_at, self._tried_s = trainer.env_steps, time.monotonic()
         try:
@@ -171,6 +179,7 @@ class Store:
             replay.append(trainer.replay)
             facts |= {
                 "number": self._number,
+                "run": self._described,
                 "progress": progress.facts(),
                 "metrics": self.metrics.facts(),
                 "replay": replay.facts(),
@@ -222,26 +231,27 @@ class Store:
     def _restore(self, path: Path, facts: dict[str, Any], trainer: Trainer, progress: Progress) -> None:
         expected = sum(tensor.nbytes for tensor in trainer.state()[0].values())
         try:
-            state = checkpoints.read(path, facts, expected + _SPARE_STATE_BYTES)
+            # The best policy is an actor, of which the networks, their targets and moments hold four.
+            state = checkpoints.read(path, facts, expected + expected // 4 + _SPARE_STATE_BYTES)
+            best = {name: state.pop(name).numpy().tobytes() for name in _BEST if name in state}
             rows = self._log_of(trainer).open(facts["replay"], slots_needed(self._config, facts))
             self.metrics.open(facts["metrics"], path / "manifest.json")
             progress.restore(facts["progress"])
             not_exact = trainer.restore(state, facts, rows)
             if self._log_of(trainer).ends != [written - 1 for written in trainer.replay.written]:
                 raise ValueError(f"the replay memory on disk ends at {self._log_of(trainer).ends}")
-            self._number = facts["number"] + 1
+            self._number, self._best = facts["number"] + 1, best
         except _NONSENSE as error:
             raise RunRefused("a checkpoint says what cannot be", got=f"{path}: {error!r}") from error
-        recorded = folder.read_config(self.path)
-        not_exact += _other_machine(recorded, trainer)
+        not_exact += other_machine(self._described, trainer)
         progress.not_exact += [what for what in not_exact if what not in progress.not_exact]
 
     def _tidy(self, path: Path, trainer: Trainer, progress: Progress, problems: dict[Path, str]) -> None:
-        """Remove what lies behind the checkpoint that was taken, and say what happened."""
-        self._log_of(trainer).cut()
-        self.metrics.cut()
+        """Remove what lies behind the checkpoint that was taken, mend what was damaged, and say what happened."""
+        mended = self._mend(trainer, progress)
         checkpoints.remove_begun(self.path / "checkpoints")
-        folder.change_steps(self.path, self._config.steps)
+        for what in mended:
+            _log.warning("%s", what)
         if self.ended(trainer, progress) and not problems:
             # Whoever looks at a result changes nothing. TensorBoard's files were closed before the last commit.
             self.metrics.show_if_gone()
@@ -253,9 +263,31 @@ class Store:
         for what in progress.not_exact:
             _log.warning("from here on the run is not bit for bit what it would have been: %s", what)
         self._committed_at = trainer.env_steps
-        said = [*problems.values(), *(f"not bit-exact: {what}" for what in progress.not_exact)]
+        said = [*problems.values(), *mended, *(f"not bit-exact: {what}" for what in progress.not_exact)]
         for what in [*said, f"resumed from {path.name}"]:
             self.metrics.write("event", trainer.env_steps, what=what)
+
+    def _mend(self, trainer: Trainer, progress: Progress) -> list[str]:
+        """Let the other files be what they were when the checkpoint was written; return what is to be said of it.
+
+        A policy that can be loaded stays: it may be newer.
+        """
+        log = self._log_of(trainer)
+        log.cut()
+        self.metrics.cut()
+        folder.write_config(self.path, self._described)
+        said = [f"made again from its parity: {damage}" for damage in log.damage]
+        said += [f"replaced by its copy: {damage}" for damage in (self.metrics.damage, self._damage) if damage]
+        if self._best and not folder.holds_policy(self.path / _BEST[0]):
+            disk.make_folder(self.path / "policy")
+            for name, content in self._best.items():
+                disk.replace(self.path / name, content)
+            said.append(f"replaced by its copy: {_BEST[0]} or its description, which could not be loaded")
+        last = progress.last if progress.evaluated_at == trainer.env_steps else None
+        if last and not folder.holds_policy(folder.policy_path(self.path, "last")):
+            self.save_policy("last", trainer, self._described["env"], last.return_mean)
+            said.append("written again: policy/last.safetensors or its description, which could not be loaded")
+        return said
 
 
 def _usable(path: Path, config: Config, problems: dict[Path, str]) -> list[tuple[Path, dict[str, Any]]]:
@@ -309,52 +341,3 @@ def _refuse_if_checkpoints_are_gone(path: Path, config: Config) -> None:
             expected=f"one every {_steps_between(config):,} steps",
             do="give another --out; or remove the folder, to begin again",
         )
-
-
-def refuse_another_algorithm(path: Path, recorded: folder.RunInfo, algorithm: type[TD3]) -> None:
-    """Refuse to continue a run with another algorithm than the one that it was begun with.
-
-    Raises:
-        RunRefused: with what to do. A class is never looked up by the name that a file gives it.
-    """
-    now = name_of(algorithm)
-    if now == recorded.algorithm:
-        return
-    give = f'give the class: t3d.train(..., algorithm={recorded.algorithm}, out=..., resume="auto")'
-    raise RunRefused(
-        "the run in this folder was trained by another algorithm",
-        got=f"{path}: it was {recorded.algorithm}, now {now}",
-        do=("leave algorithm out" if recorded.algorithm == name_of(TD3) else give)
-        + "; or begin a new run in another folder",
-    )
-
-
-def refuse_changes(path: Path, recorded: folder.RunInfo, env: str, config: Config) -> None:
-    """Refuse to continue a run with options that would make it another one.
-
-    Raises:
-        RunRefused: with the list of differences.
-    """
-    before, now = ({**vars(c), **vars(c.td3)} for c in (recorded.config, config))
-    differs = [f"{n} was {before[n]}, now {now[n]}" for n in now if n not in {*FREE, "td3"} and now[n] != before[n]]
-    if folder.env_name(env) != folder.env_name(recorded.env):
-        differs.insert(0, f"the environment was {recorded.env}, now {env}")
-    if config.steps < recorded.config.steps:
-        differs.append(f"steps was {recorded.config.steps}, now {config.steps}: it may grow, not shrink")
-    if differs:
-        raise RunRefused(
-            "the run in this folder has other options",
-            got=f"{path}: {'; '.join(differs)}",
-            do="give the same options, or another --out",
-        )
-
-
-def _other_machine(recorded: folder.RunInfo, trainer: Trainer) -> list[str]:
-    """Return what is not as it was when the run began, and changes the last bits of what is computed."""
-    engine, machine = recorded.engine, describe()
-    pairs = [
-        ("engine", engine.get("name"), trainer.chosen.name),
-        ("threads", engine.get("threads"), trainer.threads),
-        *((name, recorded.machine.get(name), machine[name]) for name in ("system", "processor", "python", "versions")),
-    ]
-    return [f"{name} was {before}, is {now}" for name, before, now in pairs if before != now]

@@ -1,0 +1,71 @@
+"""Whether a run may be continued in the way that is asked for, and what is no longer as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from t3d.algorithms import name_of
+from t3d.config import Config
+from t3d.errors import RunRefused
+from t3d.machine import describe
+from t3d.runs import folder
+from t3d.td3 import TD3
+from t3d.training import Trainer
+
+# Options that change no number of a run, so that it may be resumed with others.
+FREE = {"steps", "checkpoint_every", "checkpoint_seconds", "env_workers", "env_timeout"}
+
+
+def refuse_another_algorithm(path: Path, recorded: folder.RunInfo, algorithm: type[TD3]) -> None:
+    """Refuse to continue a run with another algorithm than the one that it was begun with.
+
+    Raises:
+        RunRefused: with what to do. A class is never looked up by the name that a file gives it.
+    """
+    now = name_of(algorithm)
+    if now == recorded.algorithm:
+        return
+    give = f'give the class: t3d.train(..., algorithm={recorded.algorithm}, out=..., resume="auto")'
+    raise RunRefused(
+        "the run in this folder was trained by another algorithm",
+        got=f"{path}: it was {recorded.algorithm}, now {now}",
+        do=("leave algorithm out" if recorded.algorithm == name_of(TD3) else give)
+        + "; or begin a new run in another folder",
+    )
+
+
+def refuse_changes(path: Path, recorded: folder.RunInfo, env: str, config: Config) -> None:
+    """Refuse to continue a run with options that would make it another one.
+
+    Raises:
+        RunRefused: with the list of differences.
+    """
+    before, now = ({**vars(c), **vars(c.td3)} for c in (recorded.config, config))
+    differs = [f"{n} was {before[n]}, now {now[n]}" for n in now if n not in {*FREE, "td3"} and now[n] != before[n]]
+    if folder.env_name(env) != folder.env_name(recorded.env):
+        differs.insert(0, f"the environment was {recorded.env}, now {env}")
+    if config.steps < recorded.config.steps:
+        differs.append(f"steps was {recorded.config.steps}, now {config.steps}: it may grow, not shrink")
+    if differs:
+        raise RunRefused(
+            "the run in this folder has other options",
+            got=f"{path}: {'; '.join(differs)}",
+            do="give the same options, or another --out",
+        )
+
+
+def other_machine(described: dict[str, Any], trainer: Trainer) -> list[str]:
+    """Return what is not as it was when the run began, and changes the last bits of what is computed.
+
+    Args:
+        described: what config.json says.
+        trainer: the run's, now.
+    """
+    engine, begun_on, machine = described["engine"], described["machine"], describe()
+    pairs = [
+        ("engine", engine.get("name"), trainer.chosen.name),
+        ("threads", engine.get("threads"), trainer.threads),
+        *((name, begun_on.get(name), machine[name]) for name in ("system", "processor", "python", "versions")),
+    ]
+    return [f"{name} was {before}, is {now}" for name, before, now in pairs if before != now]
