@@ -55,6 +55,7 @@ def measured(size: int) -> dict[str, object]:
         choice = presets.choose(ENV, None, {"steps": 10_000_000, "random_steps": 10_000_000, "threads": 1})
         session = Session(ENV, choice, folder / "run")
         rng = np.random.default_rng(0)
+        session._save("best")  # each checkpoint holds a copy
         # The environment itself takes no step: what a resumed run plays again is no part of this.
         for _ in range(size // NEW_STEPS):
             fill(session, NEW_STEPS, rng)
@@ -117,7 +118,7 @@ def per_step_us() -> float:
     """Return the µs per env step that the loop itself costs between checkpoints: clocks, flags, an episode's row."""
     folder = Path(tempfile.mkdtemp(prefix="t3d-checkpoints-", dir="."))
     try:
-        steps = {"steps": LOOP_STEPS, "eval_every": 10 * LOOP_STEPS, "log_every": 10 * LOOP_STEPS}
+        steps = {"steps": LOOP_STEPS, "eval_every": 10 * LOOP_STEPS, "log_every": 5 * LOOP_STEPS}
         session = Session(ENV, presets.choose(ENV, None, {**steps, "threads": 1}), folder / "run")
         trainer, episode = session.trainer, Episode(0, 0.0, EPISODE_STEPS, "truncated")
 

@@ -48,6 +48,10 @@ class T3DError(Exception):
         """Return the whole message on one line."""
         return " | ".join(" ".join(line.split()) for line in str(self).splitlines())
 
+    def what_and_got(self) -> str:
+        """Return what was wrong on one line, for where nothing more needs to be done about it."""
+        return plain(" ".join(f"{self.what}: {self.rows['got']}".split()))
+
 
 class Refused(T3DError):
     """Refuse before any time is lost."""

@@ -222,12 +222,13 @@ class Replay:
             obs: (N, S) the observations in the open slots.
         """
         assert self.written == [0] * self._n_envs, "only a new memory can be restored"
+        plain = np.dtype((np.void, self.slot.itemsize))  # three times as fast as field by field
         for env, (count, all_rows) in enumerate(zip(written, rows, strict=True)):
             kept = all_rows[max(0, len(all_rows) - (self._length - 1)) :]
             ring = self._slots[env * self._ring : (env + 1) * self._ring]
             start = (count - 1 - len(kept)) % self._length
-            first, rest = kept[: self._length - start], kept[self._length - start :]
-            ring[start : start + len(first)], ring[: len(rest)] = first, rest
+            first, rest = kept[: self._length - start].view(plain), kept[self._length - start :].view(plain)
+            ring.view(plain)[start : start + len(first)], ring.view(plain)[: len(rest)] = first, rest
             ring["obs"][self._length] = ring["obs"][0]
             self._transitions += int(np.count_nonzero(kept["ended"]))
             self._filled = max(self._filled, min(count, self._length))

@@ -192,7 +192,7 @@ def read_config(folder: Path) -> RunInfo:
     try:
         content = sealed.unseal(path)
     except RunRefused as error:
-        content, damage = _copy_of_config(folder, error), error.one_line()
+        content, damage = _copy_of_config(folder, error), error.what_and_got()
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")

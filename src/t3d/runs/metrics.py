@@ -91,7 +91,7 @@ class Metrics:
                 sha256 = _checked(self._copy, length, str(facts["sha256"]), manifest)
             except RunRefused:
                 raise error from None
-            self.damage, self._sound = error.one_line(), self._copy
+            self.damage, self._sound = error.what_and_got(), self._copy
         self._length, self._sha256, self._began = length, sha256, time.monotonic() - wall_s
         self._flushed = (length, sha256.copy())
 

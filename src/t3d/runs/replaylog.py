@@ -125,7 +125,7 @@ class ReplayLog:
         except (KeyError, TypeError, ValueError) as error:
             raise _bad(self._folder, f"the manifest's description of it: {error!r}") from error
         self.damage, self._damaged = [], set()
-        found: list[list[NDArray[Any]]] = [[] for _ in self._ends]
+        found = [bytearray() for _ in self._ends]
         ends, number = [0] * len(self._ends), 0
         for segment in segments:
             if all(e <= f for e, f in zip(segment.ends, first, strict=True)):
@@ -141,18 +141,16 @@ class ReplayLog:
                 for env, (start, part) in enumerate(zip(block.starts, block.slots, strict=True)):
                     if start > ends[env]:
                         found[env].clear()  # a gap: what lies before it follows on nothing
-                    slots = np.frombuffer(part, self._slot)
-                    if len(slots) and start + len(slots) > first[env]:
-                        found[env].append(slots[max(0, first[env] - start) :])
-                    ends[env] = start + len(slots)
+                    end = start + len(part) // self._slot.itemsize
+                    found[env] += part[max(0, first[env] - start) * self._slot.itemsize :]
+                    ends[env] = end
                 number = block.number + 1
             if ends != segment.ends:
                 raise _bad(self._folder / segment.name, f"ends at positions {ends}, not at {segment.ends}")
         if number not in (-1, count):
             raise _bad(self._folder, f"it holds {number} blocks, and {count} were written")
         self._segments, self._blocks, self._ends = segments, count, ends
-        nothing = np.zeros(0, self._slot)
-        return [np.concatenate([nothing, *parts]) for parts in found]
+        return [np.frombuffer(slots, self._slot) for slots in found]
 
     def cut(self) -> None:
         """Remove what lies behind the position that was opened: it will be computed again. Mend what was damaged."""
