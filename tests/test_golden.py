@@ -9,7 +9,7 @@ import pytest
 
 import t3d
 from t3d import api, sealed
-from t3d.runs import folder
+from t3d.runs import checkpoints, folder
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = sorted(path for path in DATA.glob("golden-*/*") if path.is_dir())
@@ -20,13 +20,16 @@ def test_there_is_one_of_every_kind():
         "golden-1/finished",
         "golden-1/stopped",
         "golden-2/stopped",
+        "golden-3/stopped",
     ]
     recorded = [sealed.unseal(path / "config.json") for path in GOLDEN]
     assert {content["format"] for content in recorded} == {folder.FORMAT}
-    assert [content["engine"]["name"] for content in recorded] == ["eager", "eager", "fused"]
-    assert [content["config"].get("normalize_obs") for content in recorded] == [None, None, True]
-    assert ["algorithm" in content for content in recorded] == [False, False, True]
-    assert sum(file.stat().st_size for file in DATA.rglob("*") if file.is_file()) < 300_000
+    assert [content["engine"]["name"] for content in recorded] == ["eager", "eager", "fused", "fused"]
+    assert [content["config"].get("normalize_obs") for content in recorded] == [None, None, True, True]
+    assert ["algorithm" in content for content in recorded] == [False, False, True, True]
+    manifests = [sealed.unseal(next(path.glob("checkpoints/*/manifest.json"))) for path in GOLDEN]
+    assert [facts["format"] for facts in manifests] == [1, 1, 1, checkpoints.FORMAT]
+    assert sum(file.stat().st_size for file in DATA.rglob("*") if file.is_file()) < 100_000 * len(GOLDEN)
 
 
 @pytest.fixture(params=GOLDEN, ids=lambda path: f"{path.parent.name}-{path.name}")
