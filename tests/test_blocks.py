@@ -146,7 +146,7 @@ def test_a_file_full_of_marks_is_searched_once(monkeypatch):
     kind, content, written = block(5_000)
     tried = []
     is_sound = blocks._is_sound
-    monkeypatch.setattr(blocks, "_is_sound", lambda found: tried.append(len(found)) or is_sound(found))
+    monkeypatch.setattr(blocks, "_is_sound", lambda part: tried.append(len(part)) or is_sound(part))
     mark = written[len(content) : len(content) + 24]
     with pytest.raises(ValueError, match="begins with"):
         read(mark * (len(written) // 24), kind)

@@ -154,12 +154,12 @@ def parity(content: bytes, number: int) -> bytes:
     pieces = _in_pieces(content)
     xor = np.bitwise_xor.reduce(pieces, axis=0)
     head = _PARITY_HEAD.pack(_PARITY_MAGIC, number, len(content))
-    found: bytes = head + _checksums(pieces).tobytes() + xor.tobytes()
-    return found + hashlib.sha256(found).digest()
+    part: bytes = head + _checksums(pieces).tobytes() + xor.tobytes()
+    return part + hashlib.sha256(part).digest()
 
 
-def _is_sound(found: bytes) -> bool:
-    return hashlib.sha256(found[:-_DIGEST_BYTES]).digest() == found[-_DIGEST_BYTES:]
+def _is_sound(part: bytes) -> bool:
+    return hashlib.sha256(part[:-_DIGEST_BYTES]).digest() == part[-_DIGEST_BYTES:]
 
 
 def _made_again(tail: bytes, number: int, kind: Kind) -> Block | None:
@@ -169,13 +169,13 @@ def _made_again(tail: bytes, number: int, kind: Kind) -> Block | None:
     at = tail.find(_PARITY_HEAD.pack(_PARITY_MAGIC, number, 0)[:16])
     if at <= 0 or len(tail) < at + _parity_bytes(at) or _PARITY_HEAD.unpack_from(tail, at)[2] != at:
         return None
-    found = tail[at : at + _parity_bytes(at)]
-    if not _is_sound(found):
+    part = tail[at : at + _parity_bytes(at)]
+    if not _is_sound(part):
         return None
     pieces = _in_pieces(tail[:at])
     rows, columns, piece_bytes = pieces.shape
-    checksums = np.frombuffer(found, "<u4", rows * columns, _PARITY_HEAD.size).reshape(rows, columns)
-    xor = np.frombuffer(found, np.uint8, columns * piece_bytes, _PARITY_HEAD.size + checksums.nbytes)
+    checksums = np.frombuffer(part, "<u4", rows * columns, _PARITY_HEAD.size).reshape(rows, columns)
+    xor = np.frombuffer(part, np.uint8, columns * piece_bytes, _PARITY_HEAD.size + checksums.nbytes)
     bad = _checksums(pieces) != checksums
     for column in np.flatnonzero(bad.sum(axis=0) == 1):
         row = bad[:, column].argmax()
