@@ -131,6 +131,13 @@ def test_blocks_of_the_first_format_have_no_parity_and_are_read():
         read(damaged, kind)
 
 
+@pytest.mark.parametrize("missing", [1, 40, 900])
+def test_parity_that_was_never_written_is_no_block(missing):
+    kind, _, written = block(20)
+    with pytest.raises(ValueError, match="half a block at byte 0"):
+        read(written, kind, left=len(written) - missing)
+
+
 def test_parity_of_another_block_or_a_wrong_place_mends_nothing():
     kind, content, written = block(20)
     damaged = bytearray(written)

@@ -235,6 +235,24 @@ def test_a_manifest_that_says_what_cannot_be_is_refused(tmp_path, monkeypatch, c
         opened(tmp_path / "changed", change)
 
 
+def test_damage_is_told_of_the_opening_that_saw_it(tmp_path):
+    streams = Streams(tmp_path / "replay", 2, 50)
+    streams.step([STEP, STEP])
+    streams.save(trim=False)
+    facts, state, _ = streams.kept[-1]
+    file = tmp_path / "replay" / "00000000.rows"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:50] + b"?" + whole[51:])
+    log, first = streams.new()[1], slots_needed(streams.config, state)
+    for _ in range(2):
+        log.open(facts, first)
+        assert len(log.damage) == 1
+    log.cut()
+    assert file.read_bytes() == whole
+    log.open(facts, first)
+    assert log.damage == []
+
+
 def test_a_segment_that_says_it_holds_more_than_the_memory_is_refused(tmp_path):
     streams = Streams(tmp_path / "replay", 1, 50)
     for _ in range(20):

@@ -92,6 +92,43 @@ def test_any_call_fails_while_it_is_resumed(monkeypatch, folder, undisturbed, ki
     raise AssertionError("the resumed run takes too many calls")
 
 
+def mend(monkeypatch, folder, undisturbed, kind, every):
+    """A bit has flipped in every file that can be mended, and a call fails, once more and again, as it is mended."""
+    expected, last = undisturbed
+    half = folder / "half"
+    before = live(monkeypatch, half, Exits(last * 4 // 5, done=0))
+    assert before.code == -9
+    files = [half / name for name in ("config.json", "metrics.jsonl", "policy/best.json", "policy/last.safetensors")]
+    for file in [*files, *half.glob("replay/*.rows")]:
+        content = bytearray(file.read_bytes())
+        content[80] ^= 16
+        file.write_bytes(content)
+    for at in range(1, MOST_CALLS + 1, every):
+        run, disk = folder / str(at), KINDS[kind](at)
+        shutil.copytree(half, run)
+        live(monkeypatch, run, disk)
+        if disk.calls < at:
+            return
+        after = live(monkeypatch, run, Disk())
+        assert after.code == 0, after.error
+        assert after.resumed_at >= before.committed
+        assert ends_with(run) == expected, (kind, at)
+        check_tidy(run)
+        shutil.rmtree(run)
+    assert every > 1, "the resumed run takes too many calls"
+
+
+@pytest.mark.parametrize("kind", ["EIO", "gone within", "gone after"])
+def test_some_call_fails_while_it_is_mended(monkeypatch, folder, undisturbed, kind):
+    mend(monkeypatch, folder, undisturbed, kind, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_call_fails_while_it_is_mended(monkeypatch, folder, undisturbed, kind):
+    mend(monkeypatch, folder, undisturbed, kind, 1)
+
+
 def test_a_run_that_is_judged_is_not_over_before_its_last_rows_are_written(monkeypatch, folder):
     """Its last step is one for an evaluation and a checkpoint, and none for an update line: that comes at the end."""
     last_step = {"eval_every": TINY["steps"], "checkpoint_every": TINY["steps"], "buffer_size": 100}

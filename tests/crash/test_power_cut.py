@@ -1,5 +1,7 @@
 """The power is cut behind every call that changes the disk; what may be left opens, and the run ends as ever."""
 
+import hashlib
+import json
 import shutil
 
 import numpy as np
@@ -37,6 +39,16 @@ def record(monkeypatch, root, **options):
     return model, recorder.calls_made
 
 
+def check_copy(run):
+    """Whatever checkpoint is there, what its manifest says of metrics.jsonl is true of the copy."""
+    for file in run.glob("checkpoints/*/manifest.json"):
+        if file.parent.name.isdigit():
+            facts = json.loads(file.read_text())["metrics"]
+            for name in ("metrics.jsonl", "metrics.copy"):
+                rows = (run / name).read_bytes()[: facts["bytes"]] if facts["bytes"] else b""
+                assert hashlib.sha256(rows).hexdigest() == facts["sha256"], (file, name)
+
+
 def cut_everywhere(monkeypatch, tmp_path, model, calls, expected, every, committed=-1):
     rng = np.random.default_rng(len(calls))
     for at, call in enumerate(calls):
@@ -47,6 +59,7 @@ def cut_everywhere(monkeypatch, tmp_path, model, calls, expected, every, committ
         for _ in range(ROUNDS):
             left = tmp_path / "left"
             model.leave(left, rng)
+            check_copy(left / "run")
             where = f"after call {at}, {call[:2]}: {sorted(str(p.relative_to(left)) for p in left.rglob('*'))}"
             after = live(monkeypatch, left / "run", Disk())
             assert after.code == 0, f"{where}: {after.error}"

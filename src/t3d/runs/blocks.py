@@ -167,7 +167,7 @@ def _made_again(tail: bytes, number: int, kind: Kind) -> Block | None:
     # By its mark: how long the block was cannot be known from a damaged one. Of several the first is taken, so that
     # nobody can make a long search of it.
     at = tail.find(_PARITY_HEAD.pack(_PARITY_MAGIC, number, 0)[:16])
-    if at <= 0 or len(tail) < at + _parity_bytes(at) or _PARITY_HEAD.unpack_from(tail, at)[2] != at:
+    if at <= 0 or len(tail) < at + _parity_bytes(at):
         return None
     part = tail[at : at + _parity_bytes(at)]
     if not _is_sound(part):
