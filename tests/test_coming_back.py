@@ -175,14 +175,31 @@ def test_removed_tensorboard_files_of_a_finished_run_are_written_anew(tmp_path):
     def shown():
         events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
         events.Reload()
-        return {tag: len(events.Tensors(tag)) for tag in events.Tags()["tensors"]}
+        return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
 
     before = shown()
     for file in (tmp_path / "run" / "tensorboard").iterdir():
         file.unlink()
     (tmp_path / "run" / "tensorboard").rmdir()
     train(tmp_path / "run", resume=True)
-    assert shown() == before != {}
+    now = shown()
+    assert [(tag, [e.step for e in found]) for tag, found in now.items()] == [
+        (tag, [e.step for e in found]) for tag, found in before.items()
+    ]
+    assert len(now) > 5
+
+
+def test_tensorboard_shows_each_row_once_after_a_resume(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="an extra")
+    gone_at(tmp_path / "run", 48)
+    train(tmp_path / "run", resume=True)
+    # Everything, however much: the accumulator keeps a sample by default.
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for kind, name in (("episode", "return"), ("update", "critic_loss"), ("evaluation", "return_mean")):
+        expected = [(row["env_steps"], row[name]) for row in rows if row["kind"] == kind]
+        assert [(e.step, pytest.approx(e.value)) for e in events.Scalars(f"{kind}/{name}")] == expected
 
 
 # ---- A newer version's checkpoint

@@ -57,7 +57,12 @@ def finite(value: Any) -> float:
     return float(value)
 
 
-def _refuse_constant(name: str) -> None:
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and the infinities where JSON is read: it has no such numbers.
+
+    Raises:
+        ValueError: always.
+    """
     raise ValueError(f"{name} is not a finite number")
 
 
@@ -99,7 +104,7 @@ def opened(path: Path, sealed: bytes) -> dict[str, Any]:
         RunRefused: it is no JSON object, or not as it was written.
     """
     try:
-        content = json.loads(sealed, parse_constant=_refuse_constant)
+        content = json.loads(sealed, parse_constant=refuse_constant)
         if not isinstance(content, dict):
             raise ValueError(f"a JSON {type(content).__name__}, not an object")
         recorded, found = content.pop(_SEAL, None), _checksum_of(content)

@@ -15,8 +15,9 @@ be made again where a part of it is not as it was written:
 
 For that a block lies in at most 16 rows of equal length, filled up with zeros, and each row in two or more pieces of
 4096 bytes; one of fewer bytes is a single piece. Of the pieces above each other one may be lost: it is the XOR of the
-others and the parity. So whatever happens to 4096 bytes in succession, or to nearly a sixteenth of a large block, is
-mended, at little more than a sixteenth of its size.
+others and the parity. So whatever happens to 4096 bytes of a block in succession, or to nearly a sixteenth of a large
+one, is mended, at little more than a sixteenth of its size; not so where a block's end and its parity's head are lost
+together.
 """
 
 from __future__ import annotations
@@ -107,8 +108,7 @@ def read(file: BinaryIO, left: int, number: int, kind: Kind) -> Block:
         block = _read_whole(file, left, number, kind)
     except ValueError as error:
         file.seek(begin)
-        most_bytes = kind.most_bytes + _parity_bytes(kind.most_bytes)
-        if (made := _made_again(file.read(min(left, most_bytes)), number, kind)) is None:
+        if (made := _made_again(file, left, number, kind)) is None:
             raise
         block = made._replace(damage=str(error))
         file.seek(begin + len(block.content))
@@ -162,17 +162,12 @@ def _is_sound(part: bytes) -> bool:
     return hashlib.sha256(part[:-_DIGEST_BYTES]).digest() == part[-_DIGEST_BYTES:]
 
 
-def _made_again(tail: bytes, number: int, kind: Kind) -> Block | None:
-    """Return the block with which the rest of a segment began when it was written; None if that cannot be known."""
-    # By its mark: how long the block was cannot be known from a damaged one. Of several the first is taken, so that
-    # nobody can make a long search of it.
-    at = tail.find(_PARITY_HEAD.pack(_PARITY_MAGIC, number, 0)[:16])
-    if at <= 0 or len(tail) < at + _parity_bytes(at):
+def _made_again(file: BinaryIO, left: int, number: int, kind: Kind) -> Block | None:
+    """Return the block that stood where a file stands when it was written; None if that cannot be known."""
+    content, part = _up_to_its_parity(file, min(left, kind.most_bytes + _parity_bytes(kind.most_bytes)), number)
+    if not content or len(part) < _parity_bytes(len(content)) or not _is_sound(part):
         return None
-    part = tail[at : at + _parity_bytes(at)]
-    if not _is_sound(part):
-        return None
-    pieces = _in_pieces(tail[:at])
+    pieces = _in_pieces(content)
     rows, columns, piece_bytes = pieces.shape
     checksums = np.frombuffer(part, "<u4", rows * columns, _PARITY_HEAD.size).reshape(rows, columns)
     xor = np.frombuffer(part, np.uint8, columns * piece_bytes, _PARITY_HEAD.size + checksums.nbytes)
@@ -182,9 +177,32 @@ def _made_again(tail: bytes, number: int, kind: Kind) -> Block | None:
         others = np.delete(pieces[:, column], row, axis=0)
         pieces[row, column] = np.bitwise_xor.reduce(others, axis=0) ^ xor.reshape(columns, piece_bytes)[column]
     try:
-        return _read_whole(io.BytesIO(pieces.tobytes()), at, number, kind)
+        return _read_whole(io.BytesIO(pieces.tobytes()), len(content), number, kind)
     except ValueError:
         return None
+
+
+def _up_to_its_parity(file: BinaryIO, most_bytes: int, number: int) -> tuple[bytes, bytes]:
+    """Return what stands before a block's parity, which its mark is found by, and the parity; nothing without one.
+
+    How long the block was cannot be known from a damaged one. Of several marks the first is taken, and no more is read
+    than four times what is returned, so that nobody can make a long search of it.
+    """
+    mark = _PARITY_HEAD.pack(_PARITY_MAGIC, number, 0)[:16]
+    begin, size = file.tell(), 4 * _PIECE_BYTES
+    while True:
+        file.seek(begin)
+        tail = file.read(min(size, most_bytes))
+        at = tail.find(mark)
+        end = at + _parity_bytes(at) if at >= 0 else size
+        if (at >= 0 and len(tail) >= end) or len(tail) < size:
+            return (tail[:at], tail[at:end]) if at >= 0 else (b"", b"")
+        size *= 2
+
+
+def bytes_with_parity(size: int) -> int:
+    """Return what a block of so many bytes takes on the disk."""
+    return size + _parity_bytes(size)
 
 
 def _parity_bytes(size: int) -> int:

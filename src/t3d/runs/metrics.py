@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from t3d.runs import disk
 from t3d.sealed import finite, whole
 
 Row = dict[str, Any]
+_TENSORBOARD_QUEUE = 1_000
 
 _log = logging.getLogger("t3d")
 
@@ -27,10 +30,18 @@ def last_env_steps(folder: Path) -> int:
         RunRefused: it is no row.
     """
     path = folder / "metrics.jsonl"
-    line = path.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2] if path.is_file() else b""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        # A line and the half of one behind it, however long the file is.
+        file.seek(max(0, path.stat().st_size - 2 * sealed.MAX_LINE_BYTES))
+        end = file.read(2 * sealed.MAX_LINE_BYTES)
+    line = end.rpartition(b"\n")[0].rpartition(b"\n")[2]
     try:
-        return int(json.loads(line)["env_steps"]) if line else 0
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        if not line and len(end) >= sealed.MAX_LINE_BYTES:
+            raise ValueError(f"no end of a row in its last {len(end):,} bytes")
+        return whole(_row(line)["env_steps"]) if line else 0
+    except (ValueError, RecursionError) as error:
         raise RunRefused("metrics.jsonl cannot be read", got=f"{path}, last row: {error!r}") from error
 
 
@@ -55,8 +66,9 @@ class Metrics:
         self._unflushed = b""
         self._began = time.monotonic()
         self._tensorboard: Any = None
-        self._shown = True  # until its files cannot be written
+        self._shown = importlib.util.find_spec("tensorboard") is not None  # and until its files cannot be written
         self._troubled = False  # rows wait, and it has been said
+        self._not_shown = 0  # bytes of the file whose rows are to be shown before others
         self._tensorboard_folder = folder / "tensorboard"
 
     @property
@@ -114,16 +126,20 @@ class Metrics:
         """Write TensorBoard's events anew if somebody has removed them."""
         if not self._tensorboard_folder.exists():
             self.show_anew()
+            self.close()
 
     def show_anew(self) -> None:
-        """Write TensorBoard's events anew from the rows up to the position that was opened."""
+        """Remove TensorBoard's events. With the next one, all up to the position that was opened are written anew.
+
+        Not at once: of a long run they are thousands, and training has waited long enough.
+        """
         if self._tensorboard_folder.exists():
             disk.remove(self._tensorboard_folder)
-        for line in sealed.lines(self._path, self._length):
-            self._show(_row(line))
+        self._not_shown = self._length
 
     def close(self) -> None:
         """Close TensorBoard's files; a row written later begins another."""
+        self._show()
         if self._tensorboard is not None:
             try:
                 self._tensorboard.close()
@@ -187,23 +203,34 @@ class Metrics:
         self._unflushed += self._waiting
         self._waiting = b""
 
-    def _show(self, row: Row) -> None:
-        if not self._shown or not importlib.util.find_spec("tensorboard"):
+    def _show(self, *rows: Row) -> None:
+        """Show what waits to be shown, and rows. Events have no numbers."""
+        rows = tuple(row for row in rows if row["kind"] != "event")
+        if not self._shown or not (rows or self._not_shown):
             return
+        waiting, self._not_shown = self._not_shown, 0
         try:
-            self._add(row)
+            for row in itertools.chain(map(json.loads, sealed.lines(self._path, waiting)), rows):
+                self._add(row)
         except OSError as error:
             self._shown, self._tensorboard = False, None
             _log.warning("TensorBoard's files end here; once removed, t3d resume writes them anew: %s", error)
 
     def _add(self, row: Row) -> None:
-        if self._tensorboard is None:
-            from tensorboard.summary import Writer
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-            self._tensorboard = Writer(str(self._tensorboard_folder))
-        for name, value in row.items():
-            if isinstance(value, int | float) and name not in ("env_steps", "wall_s"):
-                self._tensorboard.add_scalar(f"{row['kind']}/{name}", float(value), row["env_steps"])
+        if self._tensorboard is None:
+            # Its thread shall not be waited for when a long run's rows are written anew.
+            self._tensorboard = EventFileWriter(str(self._tensorboard_folder), max_queue_size=_TENSORBOARD_QUEUE)
+        values = [
+            Summary.Value(tag=f"{row['kind']}/{name}", simple_value=float(value))
+            for name, value in row.items()
+            if isinstance(value, int | float) and name not in ("env_steps", "wall_s")
+        ]
+        wall_time = time.time() - self.wall_s + row["wall_s"]
+        self._tensorboard.add_event(Event(wall_time=wall_time, step=row["env_steps"], summary=Summary(value=values)))
 
 
 def _checked(path: Path, length: int, recorded: str, manifest: Path) -> hashlib._Hash:
@@ -241,11 +268,10 @@ def _row(line: bytes) -> Row:
     Raises:
         ValueError: it is none that `write` has written.
     """
-    row = json.loads(line)
+    row = json.loads(line, parse_constant=sealed.refuse_constant)
     if not isinstance(row, dict) or not str(row.get("kind")).isidentifier():
         raise ValueError(f"no row of metrics.jsonl: {line[:100]!r}")
     whole(row.get("env_steps"))
-    for value in row.values():
-        if isinstance(value, int | float):
-            finite(value)
+    if not all(map(math.isfinite, (value for value in row.values() if isinstance(value, int | float)))):
+        raise ValueError(f"a row with a number that is not finite: {line[:100]!r}")
     return row

@@ -44,11 +44,10 @@ class ReplayLog:
     """
 
     def __init__(self, folder: Path, slot: np.dtype[Any], n_envs: int, ring: int) -> None:
-        self.damage: list[str] = []  # what was not as it was written when the log was opened, and could be mended
         self._folder, self._slot = folder, slot
         self._kind = blocks.Kind(n_envs, slot.itemsize, ring)
         self._segments: list[Segment] = []
-        self._damaged: set[str] = set()  # names of segments
+        self._damaged: dict[str, list[str]] = {}  # segments that can be mended, and what of them when they were read
         self._blocks = 0
         self._ends = [0] * n_envs  # positions behind the last slot on disk
 
@@ -57,6 +56,14 @@ class ReplayLog:
         """Of each stream the position behind its last slot in here."""
         return list(self._ends)
 
+    @property
+    def damage(self) -> list[str]:
+        """What was not as it was written when the log was opened, and can be mended; a line a segment."""
+        return [
+            f"{self._folder / name}: {found[0]}" + f"; and in {len(found) - 1:,} blocks more" * (len(found) > 1)
+            for name, found in self._damaged.items()
+        ]
+
     def facts(self) -> dict[str, Any]:
         """Return what a manifest must say of the log as it now is."""
         return {"blocks": self._blocks, "segments": [segment._asdict() for segment in self._segments]}
@@ -64,7 +71,7 @@ class ReplayLog:
     def new_bytes(self, replay: Replay) -> int:
         """Return how many bytes the next `append` writes, roughly."""
         new = sum(written - end for written, end in zip(replay.written, self._ends, strict=True))
-        return new * self._slot.itemsize + 1024
+        return blocks.bytes_with_parity(new * self._slot.itemsize + 1024)
 
     def append(self, replay: Replay) -> None:
         """Write the slots completed since the last time, as one block; return once it has reached the disk.
@@ -124,7 +131,7 @@ class ReplayLog:
                 raise ValueError(f"{odd[0]!r} is not the name of a segment")
         except (KeyError, TypeError, ValueError) as error:
             raise _bad(self._folder, f"the manifest's description of it: {error!r}") from error
-        self.damage, self._damaged = [], set()
+        self._damaged = {}
         found = [bytearray() for _ in self._ends]
         ends, number = [0] * len(self._ends), 0
         for segment in segments:
@@ -136,8 +143,7 @@ class ReplayLog:
                 if number not in (-1, block.number) or any(map(operator.lt, block.starts, ends)):
                     raise _bad(self._folder / segment.name, f"block {block.number} does not follow on the one before")
                 if block.damage:
-                    self.damage.append(f"{self._folder / segment.name}: {block.damage}")
-                    self._damaged.add(segment.name)
+                    self._damaged.setdefault(segment.name, []).append(block.damage)
                 for env, (start, part) in enumerate(zip(block.starts, block.slots, strict=True)):
                     if start > ends[env]:
                         found[env].clear()  # a gap: what lies before it follows on nothing
