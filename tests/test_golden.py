@@ -48,6 +48,16 @@ def test_it_is_loaded_and_played(golden):
         assert len(seen.returns) == 2
 
 
+def test_who_looks_at_a_finished_one_changes_nothing(golden):
+    before = {path: path.read_bytes() for path in golden.rglob("*") if path.is_file()}
+    session = api.resume(golden)
+    if session.had_ended:
+        now = {path: path.read_bytes() for path in golden.rglob("*") if path.is_file()}
+        assert {path: now[path] for path in before} == before
+        assert {path.relative_to(golden).parts[0] for path in set(now) - set(before)} <= {"lock", "tensorboard"}
+    session._store.close()
+
+
 def test_it_is_continued(golden):
     planned = folder.read_config(golden).config.steps
     session = api.resume(golden)

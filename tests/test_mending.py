@@ -14,6 +14,7 @@ from t3d.cli.main import run as command
 from t3d.reports import write_report
 from t3d.runs import disk
 from t3d.runs import folder as run_folder
+from t3d.runs.progress import Progress
 
 STEPS = 90
 
@@ -124,6 +125,58 @@ def test_every_old_bit_of_the_memory_comes_back(stopped, tmp_path):
         assert file.read_bytes() == whole, at
 
 
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "metrics.copy", "policy/best.json"])
+def test_a_file_that_is_gone_is_there_again(stopped, name, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(stopped.path, run)
+    before = content(run, "tensorboard")
+    (run / name).unlink()
+    ended = train(run, steps=STEPS, resume=True)
+    assert weights(ended) == stopped.expected
+    now = content(run)
+    assert now["metrics.copy"] == now["metrics.jsonl"]
+    assert now["metrics.jsonl"].startswith(before["metrics.jsonl"])
+    assert sealed.unseal(run / "config.json") == sealed.unseal(stopped.path / "config.json") | {
+        "config": {**sealed.unseal(stopped.path / "config.json")["config"], "steps": STEPS}
+    }
+    assert t3d.load(run).info.env_steps in (20, 40, 58, 60, 80, 90)
+
+
+@pytest.mark.parametrize("name", ["config.json", "policy/best.safetensors", "metrics.jsonl", "replay/00000000.rows"])
+def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(stopped, name, tmp_path, monkeypatch):
+    """A read error may pass: nothing is replaced because of it."""
+    run = tmp_path / "run"
+    shutil.copytree(stopped.path, run)
+    before = content(run)
+    path_open = type(run).open
+
+    def failing(path, *arguments, **named):
+        if path == run / name:
+            raise OSError(5, "Input/output error", str(path))
+        return path_open(path, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(run), "open", failing)
+        with pytest.raises(t3d.Refused, match="Input/output error"):
+            train(run, steps=STEPS, resume=True)
+    now = content(run)
+    assert {file: now[file] for file in before if file != "config.json"} == {
+        file: before[file] for file in before if file != "config.json"
+    }
+    assert weights(train(run, steps=STEPS, resume=True)) == stopped.expected
+
+
+def test_the_last_policy_is_not_called_written_where_it_was_not(stopped, tmp_path, monkeypatch, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(stopped.path, run)
+    flip(run, "policy/last.safetensors", 60)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "_write_all", lambda file, content: disk.os.write(-1, b""))
+        with pytest.raises(t3d.Refused, match="nothing that is needed was removed"):
+            api.resume(run, env=PROBE)
+    assert "written again" not in caplog.text
+
+
 def test_a_disk_that_is_full_leaves_what_is_to_be_mended_as_it_was(stopped, tmp_path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(stopped.path, run)
@@ -189,5 +242,19 @@ def test_a_run_of_the_first_format_gets_its_copies_with_its_next_checkpoint(tmp_
     before = content(run, "tensorboard")
     flip(run, "config.json", 300)
     flip(run, "metrics.jsonl", 40)
+    flip(run, "policy/best.safetensors", 300)
     api.resume(run)._store.close()
     assert content(run, "tensorboard") == before
+
+
+def test_the_best_policy_of_a_run_of_the_first_format_gets_its_copy_though_none_is_better(tmp_path, monkeypatch):
+    golden = run_folder.Path(__file__).parent / "data" / "golden-1" / "stopped"
+    run = shutil.copytree(golden, tmp_path / "run")
+    best = (run / "policy" / "best.safetensors").read_bytes()
+    monkeypatch.setattr(Progress, "evaluated", lambda *_: False)
+    rows = api.resume(run).run()
+    next(rows)
+    rows.close()
+    flip(run, "policy/best.safetensors", 300)
+    api.resume(run)._store.close()
+    assert (run / "policy" / "best.safetensors").read_bytes() == best

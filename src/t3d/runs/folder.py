@@ -181,17 +181,18 @@ def read_config(folder: Path) -> RunInfo:
         RunRefused: there is none, or it is not what it should be.
     """
     path = folder / "config.json"
-    if not path.is_file():
+    damage = ""
+    if path.is_dir() or not (path.exists() or checkpoints.folders(folder / "checkpoints")):
         raise RunRefused(
             "this is not a run folder",
-            got=f"no {path}",
+            got=f"no file {path}",
             expected="a folder that t3d train has written",
             do="name one of runs/*/*",
         )
-    damage = ""
     try:
         content = sealed.unseal(path)
     except RunRefused as error:
+        _refuse_unread(error)
         content, damage = _copy_of_config(folder, error), error.what_and_got()
     try:
         if content["format"] != FORMAT:
@@ -210,6 +211,12 @@ def read_config(folder: Path) -> RunInfo:
         raise RunRefused(
             "config.json cannot be read", got=f"{path}: {error!r}", do="use the version of t3d that wrote it"
         ) from error
+
+
+def _refuse_unread(error: RunRefused) -> None:
+    """Raise the error again if it is that a file could not be read: that is no damage, and may pass."""
+    if isinstance(error.__cause__, OSError):
+        raise error
 
 
 def _copy_of_config(folder: Path, damage: RunRefused) -> dict[str, Any]:
@@ -275,10 +282,14 @@ def holds_policy(path: Path) -> bool:
 
     Args:
         path: of its weights.
+
+    Raises:
+        RunRefused: that cannot be known, as a file cannot be read.
     """
     try:
         load(path)
-    except RunRefused:
+    except RunRefused as error:
+        _refuse_unread(error)
         return False
     return True
 

@@ -114,9 +114,15 @@ class Metrics:
         found: list[Row] = [json.loads(line) for line in _beginning(self._path, self._length).splitlines()]
         return [row for row in found if row["kind"] == kind]
 
-    def cut(self) -> None:
-        """Remove the rows behind the position that was opened. Mend the file, or its copy, if it is not as it was."""
+    def cut(self, *, begin_copy: bool) -> None:
+        """Remove the rows behind the position that was opened. Mend the file, or its copy, if it is not as it was.
+
+        Args:
+            begin_copy: make the copy if there is none, as in a run of the first format.
+        """
         for path in (self._path, self._copy):
+            if path == self._copy and not (begin_copy or path.exists()):
+                continue
             if _checksum(path, self._length) != self._sha256.digest():
                 disk.replace(path, _beginning(self._sound, self._length))
             elif path.exists() and path.stat().st_size > self._length:

@@ -135,15 +135,18 @@ class Store:
 
     def save_policy(self, which: str, trainer: Trainer, env: str, return_mean: float | None) -> None:
         """Write the actor as the run's `best` or `last` policy, or try again at the next commit."""
+        self._keep_policy(which, trainer, env, return_mean)
+        try:
+            self._write_waiting()
+        except OSError as error:
+            _log.warning("the %s policy could not be written: %s; it waits in memory", which, error)
+
+    def _keep_policy(self, which: str, trainer: Trainer, env: str, return_mean: float | None) -> None:
         spaces, env_steps = trainer.envs.spaces, trainer.env_steps
         policy = folder.as_policy(trainer.agent, env, spaces, env_steps, return_mean, trainer.normalizer)
         self._waiting[folder.policy_path(self.path, which)] = policy
         if which == "best":
             self._best = dict(zip(_BEST, (policy[0], policy[1].to_json()), strict=True))
-        try:
-            self._write_waiting()
-        except OSError as error:
-            _log.warning("the %s policy could not be written: %s; it waits in memory", which, error)
 
     def _write_waiting(self) -> None:
         for path, policy in list(self._waiting.items()):
@@ -248,11 +251,12 @@ class Store:
 
     def _tidy(self, path: Path, trainer: Trainer, progress: Progress, problems: dict[Path, str]) -> None:
         """Remove what lies behind the checkpoint that was taken, mend what was damaged, and say what happened."""
-        mended = self._mend(trainer, progress)
+        over = self.ended(trainer, progress) and not problems
+        mended = self._mend(trainer, progress, over)
         checkpoints.remove_begun(self.path / "checkpoints")
         for what in mended:
             _log.warning("%s", what)
-        if self.ended(trainer, progress) and not problems:
+        if over:
             # Whoever looks at a result changes nothing. TensorBoard's files were closed before the last commit.
             self.metrics.show_if_gone()
             return
@@ -267,25 +271,29 @@ class Store:
         for what in [*said, f"resumed from {path.name}"]:
             self.metrics.write("event", trainer.env_steps, what=what)
 
-    def _mend(self, trainer: Trainer, progress: Progress) -> list[str]:
+    def _mend(self, trainer: Trainer, progress: Progress, over: bool) -> list[str]:
         """Let the other files be what they were when the checkpoint was written; return what is to be said of it.
 
-        A policy that can be loaded stays: it may be newer.
+        A policy that can be loaded stays: it may be newer. Where all is well a run that is over is not changed.
         """
         log = self._log_of(trainer)
         log.cut()
-        self.metrics.cut()
+        self.metrics.cut(begin_copy=not over)
         folder.write_config(self.path, self._described)
         said = [f"made again from its parity: {damage}" for damage in log.damage]
         said += [f"replaced by its copy: {damage}" for damage in (self.metrics.damage, self._damage) if damage]
-        if self._best and not folder.holds_policy(self.path / _BEST[0]):
+        holds_best = folder.holds_policy(self.path / _BEST[0])
+        if holds_best and not self._best:  # a run of the first format
+            self._best = {name: (self.path / name).read_bytes() for name in _BEST}
+        if self._best and not holds_best:
             disk.make_folder(self.path / "policy")
             for name, content in self._best.items():
                 disk.replace(self.path / name, content)
             said.append(f"replaced by its copy: {_BEST[0]} or its description, which could not be loaded")
         last = progress.last if progress.evaluated_at == trainer.env_steps else None
         if last and not folder.holds_policy(folder.policy_path(self.path, "last")):
-            self.save_policy("last", trainer, self._described["env"], last.return_mean)
+            self._keep_policy("last", trainer, self._described["env"], last.return_mean)
+            self._write_waiting()
             said.append("written again: policy/last.safetensors or its description, which could not be loaded")
         return said
 
