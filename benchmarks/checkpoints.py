@@ -2,8 +2,8 @@
 
     python benchmarks/checkpoints.py [--out benchmarks/results/checkpoints.json]
 
-HalfCheetah's sizes and networks. The memory is filled with random slots as training would fill it; then checkpoints
-of 10,000 new steps each are timed, and a new process's resume.
+HalfCheetah's sizes and networks. The memory is filled with random slots and metrics.jsonl with rows as training would
+fill them; then checkpoints of 10,000 new steps each are timed, and a new process's resume.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ COMMITS = 9
 NEW_STEPS = 10_000
 LOOP_STEPS = 200_000
 EPISODE_STEPS = 1_000
+NUMBERS = {"update": 6, "health": 20}  # in a row, as many as training writes
 
 
 def fill(session: Session, steps: int, rng: np.random.Generator) -> None:
@@ -46,6 +47,13 @@ def fill(session: Session, steps: int, rng: np.random.Generator) -> None:
     one, no = np.ones(1, np.float32), np.zeros(1, bool)
     for k in range(steps):
         replay.add(action[k], one, no, no, obs[k])
+    metrics, at = session._store.metrics, replay.written[0]
+    for _ in range(steps // EPISODE_STEPS):
+        metrics.write("episode", at, env=0, **{"return": 4321.987}, length=EPISODE_STEPS, end="truncated")
+        for kind, count in NUMBERS.items():
+            metrics.write(kind, at, **{f"number_{i}": float(x) for i, x in enumerate(rng.standard_normal(count))})
+    returns = rng.standard_normal(10).tolist()
+    metrics.write("evaluation", at, returns=returns, lengths=[EPISODE_STEPS] * 10, return_mean=0.0, return_std=1.0)
 
 
 def measured(size: int) -> dict[str, object]:
@@ -75,6 +83,7 @@ def measured(size: int) -> dict[str, object]:
             "commit_ms": statistics.median(times),
             "commit_ms_worst": max(times),
             "written_mb": statistics.median(written) / 1e6,
+            "metrics_rows": sum(1 for _ in (session.path / "metrics.jsonl").open("rb")),
             "resume_s": statistics.median(resumed),
         }
     finally:
@@ -98,7 +107,8 @@ class _Counting:
 
 RESUME = """
 import sys, time
-import gymnasium.envs.mujoco.half_cheetah_v5, mujoco, tensorboard.summary, torch._dynamo  # all that is imported late
+# All that is imported late.
+import gymnasium.envs.mujoco.half_cheetah_v5, mujoco, tensorboard.summary.writer.event_file_writer, torch._dynamo
 import t3d.api, t3d.engines.fused
 began = time.perf_counter()
 session = t3d.api.resume(__import__("pathlib").Path(sys.argv[1]))

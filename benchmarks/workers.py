@@ -1,4 +1,6 @@
-"""What a step costs in worker processes, and what they gain where a step is slow: benchmarks/results/workers.json.
+"""What a step costs in worker processes, what they gain where it is slow, how soon one that dies or hangs is reported.
+
+Results go to benchmarks/results/workers.json.
 
 python benchmarks/workers.py
 """
@@ -6,6 +8,8 @@ python benchmarks/workers.py
 from __future__ import annotations
 
 import json
+import os
+import signal
 import statistics
 import time
 from pathlib import Path
@@ -16,9 +20,11 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from t3d.envs import Envs
+from t3d.errors import EnvFailed
 from t3d.machine import describe
 
 HERE = Path(__file__).resolve()
+LIMIT_S = 1.0  # --env-timeout
 OBS = np.zeros(4, np.float32)
 
 
@@ -48,6 +54,37 @@ class Spins(Trivial):
         return super().step(action)
 
 
+class Dies(Trivial):
+    """Its process is killed in a step."""
+
+    def step(self, action: Any) -> Any:
+        """Die."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+class Hangs(Trivial):
+    """Never answers."""
+
+    def step(self, action: Any) -> Any:
+        """Wait for ever."""
+        time.sleep(1e6)
+        return super().step(action)
+
+
+def reported_after_s(name: str) -> float:
+    """Return the seconds from the beginning of a step that fails to its report, of four environments in two workers."""
+    envs = Envs(f"{HERE}:{name}", 4, lambda i, k: k, fresh=False, workers=2, timeout_s=LIMIT_S)
+    began = time.perf_counter()
+    try:
+        envs.step(np.zeros((4, 2), np.float32))
+    except EnvFailed:
+        return time.perf_counter() - began
+    finally:
+        envs.close()
+    raise AssertionError(f"{name} did not fail")
+
+
 def seconds_a_step(name: str, n_envs: int, workers: int, steps: int) -> float:
     """Return the median over five rounds of the seconds that a step of all environments takes."""
     envs = Envs(f"{HERE}:{name}", n_envs, lambda i, k: k, fresh=False, workers=workers)
@@ -70,8 +107,13 @@ def main() -> None:
         step_s = seconds_a_step(name, n_envs, workers, 2_000 if name == "Trivial" else 50)
         rows.append({"env": name, "n_envs": n_envs, "env_workers": workers, "step_us": round(1e6 * step_s, 1)})
         print(rows[-1], flush=True)
+    reports = {}
+    for name, limit_s in (("Dies", 0.0), ("Hangs", LIMIT_S)):
+        late = [reported_after_s(name) - limit_s for _ in range(5)]
+        reports[name] = {"limit_s": limit_s, "late_s_worst_of_5": round(max(late), 4)}
+        print(name, reports[name], flush=True)
     out = HERE.with_name("results") / "workers.json"
-    out.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=2) + "\n")
+    out.write_text(json.dumps({"machine": describe(), "rows": rows, "reports": reports}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -88,9 +88,31 @@ def checkpoints_table() -> str:
     ]
     lines += [
         "",
-        f"{measured['env']}, two hidden layers of 256, 10,000 new steps a checkpoint. Between checkpoints the loop's "
+        f"{measured['env']}, two hidden layers of 256, 10,000 new steps a checkpoint; at the end "
+        f"metrics.jsonl has {measured['rows'][-1]['metrics_rows']:,} rows. Between checkpoints the loop's "
         f"clocks and flags take {measured['loop_us_per_step']:.1f} µs per env step. {machine['processor']}, "
         f"{machine['cores']} cores; [`benchmarks/checkpoints.py`](../benchmarks/checkpoints.py) measures it anew.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def safety_table() -> str:
+    """Return how soon what goes wrong is told: workers that die or hang, folders from strangers."""
+    workers = json.loads((RESULTS / "workers.json").read_text("utf-8"))["reports"]
+    hostile = json.loads((RESULTS / "hostile.json").read_text("utf-8"))
+    dies, hangs = workers["Dies"], workers["Hangs"]
+    lines = [
+        "| what | worst |",
+        "|---|---:|",
+        f"| a worker process is killed in a step: reported after | {1e3 * dies['late_s_worst_of_5']:.0f} ms |",
+        f"| one does not answer, `--env-timeout {hangs['limit_s']:.0f}`: reported later than that by "
+        f"| {1e3 * hangs['late_s_worst_of_5']:.0f} ms |",
+        f"| {hostile['folders']} hostile run folders, opened {hostile['openings']:,} times and {hostile['refused']:,} "
+        f"times refused: each within | {hostile['slowest_s']:.2f} s |",
+        f"| the same, memory above the imports | {hostile['bytes_above_imports'] / 1e6:.0f} MB |",
+        "",
+        "[`benchmarks/workers.py`](../benchmarks/workers.py) and [`benchmarks/hostile.py`](../benchmarks/hostile.py) "
+        "measure it anew.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -346,4 +368,10 @@ def peers_table() -> str:
     return table
 
 
-TABLES = {"peers": peers_table, "results": readme_table, "checkpoints": checkpoints_table, "coverage": coverage_tables}
+TABLES = {
+    "peers": peers_table,
+    "results": readme_table,
+    "checkpoints": checkpoints_table,
+    "safety": safety_table,
+    "coverage": coverage_tables,
+}

@@ -294,6 +294,7 @@ def corpus():
         add(f"segment: {what}", RESUME, write("*.rows", content))
     _add_configs(add)
     _add_copies(add)
+    _add_without_checkpoints(add)
     _add_manifests(add)
     _add_policies(add)
     _add_files(add)
@@ -356,6 +357,22 @@ def _add_copies(add):
     add("best policy's copy is no bytes", RESUME, with_state(strange))
     large = with_tensors(lambda t: t.update({"policy/best.json": torch.zeros(1 << 27, dtype=torch.uint8)}))
     add("best policy's copy is large", RESUME, with_state(large))
+
+
+def _add_without_checkpoints(add):
+    ends = {
+        "infinite": b'{"kind": "update", "env_steps": Infinity, "wall_s": 1}\n',
+        "no row": b"[]\n",
+        "a pickle": pickle.dumps(Touch()) + b"\n",
+        "deep": b"[" * 100_000 + b"\n",
+    }
+    for name, end in ends.items():
+        add(f"no checkpoints, rows end with {name}", RESUME, both(gone, write("metrics.jsonl", end)))
+    add("no checkpoints, rows of a terabyte", RESUME, both(gone, write("metrics.jsonl", b""), grow("metrics.jsonl")))
+
+
+def gone(run):
+    shutil.rmtree(run / "checkpoints")
 
 
 def _add_manifests(add):

@@ -289,6 +289,10 @@ BEHAVES = {
 }
 
 
+def test_a_checkpoint_is_written_every_10_000_steps_or_60_seconds():
+    assert (Config().checkpoint_every, Config().checkpoint_seconds) == (10_000, 60)
+
+
 def test_every_option_is_tested_here():
     assert sorted([*CHANGES_WEIGHTS, *BEHAVES]) == sorted(ALGORITHM | RUN)
     assert not ALGORITHM & RUN  # on the command line they stand side by side

@@ -113,7 +113,7 @@ def opened(path: Path, sealed: bytes) -> dict[str, Any]:
     if recorded != found:
         raise RunRefused(
             f"{path.name} is not as it was written",
-            got=f"{path}: checksum {found}",
+            got=f"{path}: bytes 0 to {len(sealed):,} have the checksum {found}",
             expected=f"the checksum in it, {recorded}",
             do="copy it again; it is a record, not a place to change options",
         )

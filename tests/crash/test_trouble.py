@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -18,7 +19,7 @@ from crash_runs import TINY, Disk, ends_with, live, newest
 
 from t3d.envs import Envs
 from t3d.errors import Diverged, EnvFailed
-from t3d.runs import session
+from t3d.runs import checkpoints, session
 from t3d.training import Trainer
 
 ENVS = str(Path(__file__).with_name("crash_envs.py"))
@@ -44,6 +45,18 @@ def check_what_was_said(said, run, problem):
     assert f"make room, then t3d resume {run}" in said
     assert "Traceback" not in said, said
     assert "the run has ended" in said
+
+
+def test_space_is_looked_at_before_anything_is_written(folder, monkeypatch, caplog):
+    """Anywhere, where no small disk may be mounted: nothing of a checkpoint is begun, and the run goes on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+        ended = live(monkeypatch, folder / "run", Disk())
+    assert ended.code == 1
+    assert "the run has ended, but its final state could not be saved" in str(ended.error)
+    assert len([said for said in caplog.messages if "1.0 MB are free on the disk" in said]) >= 3
+    assert not (folder / "run" / "checkpoints").exists()
+    assert not (folder / "run" / "replay").exists()
 
 
 def check_resumed(server, run, expected):

@@ -46,8 +46,9 @@ def make(path: Path, steps: int, until: int | None) -> None:
 
 
 def main() -> None:
-    """Make one that was stopped."""
+    """Make one that was stopped, and one that has ended."""
     make(GOLDEN / "stopped", 600, 310)
+    make(GOLDEN / "finished", 330, None)
 
 
 if __name__ == "__main__":

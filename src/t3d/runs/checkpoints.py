@@ -52,7 +52,9 @@ def commit(folder: Path, env_steps: int, tensors: dict[str, Tensor], facts: dict
     state = {"bytes": len(content), "sha256": sealed.checksum(content)}
     manifest = sealed.seal({"format": FORMAT, **facts, "state": state})
     if len(manifest) > sealed.MAX_BYTES:
-        raise OSError(f"a manifest of {len(manifest):,} bytes could not be read again: use fewer environments")
+        raise OSError(
+            f"a manifest of {len(manifest):,} bytes could not be read again: use fewer environments, or eval_episodes"
+        )
     path, beside = folder / str(env_steps), folder / f"{env_steps}.new"
     disk.make_folder(folder)
     if beside.exists():
@@ -172,7 +174,8 @@ def read(path: Path, facts: dict[str, Any], max_bytes: int) -> dict[str, Tensor]
         raise RunRefused("a checkpoint is damaged", got=f"{file}: {was}", expected=f"{wanted['bytes']:,} bytes")
     content = file.read_bytes()
     if (found := sealed.checksum(content)) != wanted["sha256"]:
-        raise RunRefused("a checkpoint is damaged", got=f"{file}: checksum {found}", expected=wanted["sha256"])
+        got = f"{file}: bytes 0 to {size:,} have the checksum {found}"
+        raise RunRefused("a checkpoint is damaged", got=got, expected=wanted["sha256"])
     try:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:

@@ -175,7 +175,8 @@ class Metrics:
                 _log.warning("metrics.jsonl: %s; its rows wait in memory, TensorBoard's files end here", error)
             # TensorBoard would fail as well, in a thread of its own that nobody can catch.
             self._troubled, self._shown = True, False
-        self._show(row)
+        if kind != "event":  # it has no numbers
+            self._show(row)
         return row
 
     def flush(self) -> None:
@@ -210,8 +211,7 @@ class Metrics:
         self._waiting = b""
 
     def _show(self, *rows: Row) -> None:
-        """Show what waits to be shown, and rows. Events have no numbers."""
-        rows = tuple(row for row in rows if row["kind"] != "event")
+        """Show what waits to be shown, and rows."""
         if not self._shown or not (rows or self._not_shown):
             return
         waiting, self._not_shown = self._not_shown, 0
@@ -235,6 +235,8 @@ class Metrics:
             for name, value in row.items()
             if isinstance(value, int | float) and name not in ("env_steps", "wall_s")
         ]
+        if not values:
+            return
         wall_time = time.time() - self.wall_s + row["wall_s"]
         self._tensorboard.add_event(Event(wall_time=wall_time, step=row["env_steps"], summary=Summary(value=values)))
 
