@@ -163,13 +163,13 @@ def test_nothing_runs_code_from_a_file_of_data(file):
 
 # What changes a disk outside runs/disk.py, and why it may.
 WRITES = {"os.open", "os.write", "os.replace", "os.rename", "os.unlink", "os.remove", "os.mkdir", "os.rmdir"}
-WRITES |= {"os.truncate", "os.ftruncate", "os.makedirs", "os.link", "os.symlink", "av.open", "Writer"}
+WRITES |= {"os.truncate", "os.ftruncate", "os.makedirs", "os.link", "os.symlink", "av.open", "EventFileWriter"}
 METHODS = {"write_text", "write_bytes", "unlink", "rename", "rmdir", "mkdir", "touch", "symlink_to", "hardlink_to"}
 MODULES = {"shutil": {"disk_usage"}, "tempfile": {"TemporaryFile"}}  # what may be called of them
 ELSEWHERE = {
     "t3d.runs.lock": {"os.open", "os.write", "os.ftruncate"},  # the lock itself; no run is lost without its text
     "t3d.runs.film": {"av.open"},  # FFmpeg writes beside; disk.rename makes it the video
-    "t3d.runs.metrics": {"Writer"},  # TensorBoard's files are written anew at each resume
+    "t3d.runs.metrics": {"EventFileWriter"},  # TensorBoard's files are written anew at each resume
     "t3d.quiet": {"os.open"},  # /dev/null
     "t3d.reports.clips": {"av.open"},  # into memory
     "t3d.reports.page": {"out.parent.mkdir", "beside.unlink", "beside.open"},  # no part of a run, and made anew at will
