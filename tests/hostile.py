@@ -363,6 +363,7 @@ def _add_without_checkpoints(add):
     ends = {
         "infinite": b'{"kind": "update", "env_steps": Infinity, "wall_s": 1}\n',
         "no row": b"[]\n",
+        "a long number": b'{"kind": "update", "env_steps": 1, "q1": 1' + b"0" * 400 + b"}\n",
         "a pickle": pickle.dumps(Touch()) + b"\n",
         "deep": b"[" * 100_000 + b"\n",
     }

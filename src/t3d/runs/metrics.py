@@ -41,7 +41,7 @@ def last_env_steps(folder: Path) -> int:
         if not line and len(end) >= sealed.MAX_LINE_BYTES:
             raise ValueError(f"no end of a row in its last {len(end):,} bytes")
         return whole(_row(line)["env_steps"]) if line else 0
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise RunRefused("metrics.jsonl cannot be read", got=f"{path}, last row: {error!r}") from error
 
 
@@ -254,7 +254,7 @@ def _checked(path: Path, length: int, recorded: str, manifest: Path) -> hashlib.
         # Here, so that a file of nothing is not read to its end, however long it says it is.
         try:
             _row(line)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             raise RunRefused(f"{path.name} is not as it was written", got=f"{path}: {str(error)[:200]}") from error
     sealed.refuse_another(path, size, sha256.hexdigest(), length, recorded, by=manifest, do="copy the run again")
     return sha256

@@ -162,7 +162,7 @@ class ReplayLog:
         """Remove what lies behind the position that was opened: it will be computed again. Mend what was damaged."""
         known = {segment.name for segment in self._segments}
         for path in sorted(self._folder.iterdir()) if self._folder.is_dir() else []:
-            if path.name not in known and _NAME.fullmatch(path.name.removesuffix(".new")):
+            if path.name not in known and _NAME.fullmatch(path.name):
                 disk.remove(path)
         for segment in self._segments:
             path = self._folder / segment.name
