@@ -14,6 +14,9 @@ from t3d.errors import RunRefused
 MAX_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
 _SEAL = "sha256"
+# An mp4's box: its length, its kind, and what is in it.
+_FILM_END_BYTES = 48
+_FILM_END = _FILM_END_BYTES.to_bytes(4, "big") + b"free" + b"t3d-film"
 
 
 def checksum(content: bytes | memoryview) -> str:
@@ -124,6 +127,19 @@ def _unreadable(path: Path, error: Exception) -> RunRefused:
     # Not its repr: that of a UnicodeDecodeError is the whole file.
     got = f"{path}: {type(error).__name__}: {error}"
     return RunRefused(f"{path.name} cannot be read", got=got[:1000], do="copy it again")
+
+
+def film_end(film: bytes) -> bytes:
+    """Return what an mp4 ends with: a box that players pass over, with the checksum of everything before it."""
+    return _FILM_END + hashlib.sha256(film).digest()
+
+
+def film_is_as_written(film: bytes) -> bool | None:
+    """Return whether an mp4 is what `film_end` ended; None if it does not end so."""
+    before, end = film[:-_FILM_END_BYTES], film[-_FILM_END_BYTES:]
+    if not end.startswith(_FILM_END):
+        return None
+    return end == film_end(before)
 
 
 def lines(path: Path, length: int) -> Iterator[bytes]:

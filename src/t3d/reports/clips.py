@@ -18,6 +18,7 @@ from t3d.reports.reading import Run
 
 # All videos of a page together, before base64 adds a third.
 BUDGET_BYTES = 1_200_000
+_MOST_BYTES = 1 << 26
 _WIDTH = 320
 _SECONDS = 10
 
@@ -40,9 +41,10 @@ def of(groups: Sequence[Group], *, share: int = 1) -> tuple[list[Clip], list[str
     chosen = [(group, run, which, file) for group in groups for run, which, file in _files(group)]
     clips, notes = [], []
     for group, run, which, file in chosen:
-        content = _small(file, BUDGET_BYTES // share // len(chosen))
+        content, note = _read(file, BUDGET_BYTES // share // len(chosen))
+        if note:
+            notes.append(note)
         if content is None:
-            notes.append(f"{file} is not shown: it is no mp4, or too large for a page.")
             continue
         label = f"{group.label}: {which}" if len(groups) > 1 else f"{which} policy"
         uri = "data:video/mp4;base64," + base64.b64encode(content).decode()
@@ -87,14 +89,24 @@ def _best_is_last(run: Run) -> bool:
     return found is not None and found == last.get("weights_sha256")
 
 
-def _small(file: Path, limit: int) -> bytes | None:
-    """Return an mp4's bytes, made smaller if they are more than the limit; None if that cannot be."""
+def _read(file: Path, limit: int) -> tuple[bytes | None, str]:
+    """Return an mp4's bytes, made smaller if they are more than the limit, or None; and what is to be said of it."""
+    not_shown = f"{file} is not shown: it is no mp4, or too large for a page."
     with file.open("rb") as opened:
-        # Whatever a stranger calls so: what is no mp4 never enters a page.
-        if opened.read(8)[4:] != b"ftyp":
-            return None
-    if file.stat().st_size <= limit:
-        return file.read_bytes()
+        film = opened.read(_MOST_BYTES)
+    # Whatever a stranger calls so: what is no mp4 never enters a page.
+    if film[4:8] != b"ftyp" or len(film) == _MOST_BYTES:
+        return None, not_shown
+    as_written = sealed.film_is_as_written(film)
+    if as_written is False:
+        return None, f"{file} is not shown: it is not as it was written; t3d video films it again."
+    small = film if len(film) <= limit else _made_small(file, limit)
+    if small is None:
+        return None, not_shown
+    return small, "" if as_written else f"{file} has no checksum at its end: had it changed, nothing would tell."
+
+
+def _made_small(file: Path, limit: int) -> bytes | None:
     if importlib.util.find_spec("av") is None:
         return None
     import av

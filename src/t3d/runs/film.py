@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d import policy
+from t3d import policy, sealed
 from t3d.errors import Refused, T3DError, VideoFailed
 from t3d.making import make
 from t3d.quiet import quiet_pybullet
@@ -130,6 +130,8 @@ def _write(drawn: list[NDArray[np.uint8]], fps: int, out: Path) -> None:
         for frame in drawn:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+    film = beside.read_bytes()
+    disk.extend(beside, len(film), sealed.film_end(film))
     disk.flush(beside)
     disk.rename(beside, out)
 
