@@ -202,7 +202,7 @@ def _load(weights_path: Path, described: list[PolicyInfo]) -> Policy:
             got=f"{weights_path}: {error}",
             expected=f"an actor with {info.obs_size} inputs, hidden layers {list(info.hidden)}, "
             f"{len(info.action_low)} outputs",
-            do="copy both files of the policy again",
+            do="copy both files of the policy again; of a run folder, t3d resume RUN mends what has a copy",
         ) from error
     return Policy(body.requires_grad_(False), info, statistics)
 
