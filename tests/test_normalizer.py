@@ -7,10 +7,10 @@ import sys
 import warnings
 from pathlib import Path
 
-import hostile
 import ill_envs
 import numpy as np
 import pytest
+import strangers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -356,7 +356,7 @@ def putting(change):
             if array is not None:
                 tensors[name] = torch.from_numpy(array)
 
-    return hostile.with_tensors(put)
+    return strangers.with_tensors(put)
 
 
 @pytest.fixture
@@ -366,14 +366,14 @@ def copy(run, tmp_path):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_with_impossible_statistics_is_refused(name, copy):
-    hostile.with_policy(putting(POLICIES[name]))(copy)
+    strangers.with_policy(putting(POLICIES[name]))(copy)
     with pytest.raises(RunRefused, match=r"these weights do not fit|too large for what it should be"):
         t3d.load(copy)
 
 
 def test_a_policy_without_them_takes_raw_observations(run, copy):
     """As a file from before the option."""
-    hostile.with_policy(putting({"obs_mean": None, "obs_std": None}))(copy)
+    strangers.with_policy(putting({"obs_mean": None, "obs_std": None}))(copy)
     raw, normalised = t3d.load(copy), t3d.load(run[0])
     obs = np.float32([[1, 0, 2e4], [0, 1, -1e4]])
     np.testing.assert_array_equal(normalised.act(obs), raw.act(normalize(obs, *normalised._statistics)))
@@ -381,13 +381,13 @@ def test_a_policy_without_them_takes_raw_observations(run, copy):
 
 @pytest.mark.parametrize("name", STATES)
 def test_a_checkpoint_with_impossible_statistics_is_refused(name, copy):
-    hostile.with_state(putting(STATES[name]))(copy)
+    strangers.with_state(putting(STATES[name]))(copy)
     with pytest.raises(RunRefused, match="no checkpoint of this run can be used"):
         api.resume(copy, env=HUGE)
 
 
 def test_one_with_possible_statistics_is_taken(copy):
     """What was refused above was refused for its statistics alone."""
-    hostile.with_state(putting({"obs_m2": np.array([1.0, 0, 4]), "obs_count": np.array(4)}))(copy)
+    strangers.with_state(putting({"obs_m2": np.array([1.0, 0, 4]), "obs_count": np.array(4)}))(copy)
     made = api.resume(copy, env=HUGE).trainer
     assert made.normalizer.std == pytest.approx(np.sqrt([0.25 + 1e-8, 1e-8, 1 + 1e-8]), rel=1e-12)
