@@ -186,6 +186,10 @@ def _add_manifests(add):
     rows += [b'{"kind": "update", "env_steps": 1, "q1": NaN}', b'{"kind": "../..", "env_steps": 1}', b"\xff\xfe"]
     for row in rows:
         add(f"metrics row {row[:45]!r}", RESUME + REPORT, with_metrics(row + b"\n"))
+    for row in (b'{"kind": "update", "env_steps": 1}', b'{"kind": "update", "env_steps": 1, "wall_s": "x"}'):
+        add(f"metrics row without a time, {len(row)} bytes", RESUME, with_metrics(row + b"\n"))
+    surrogate = b'{"kind": "update", "env_steps": 1, "wall_s": 1.0, "\\ud800": 1.0}\n'
+    add("metrics row with a name of no characters", RESUME, with_metrics(surrogate))
     for value in (1e999, -1e999):
         add(f"wall_s is {value}", RESUME, with_manifest("metrics", "wall_s", value=value))
         add(f"return is {value}", RESUME, with_manifest("envs", "return", value=[value, 0.0]))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from run_folders import write_run
 
+from t3d import sealed
 from t3d.reports import write_report
 from t3d.runs import film
 
@@ -49,8 +50,16 @@ def test_a_film_still_plays_with_its_checksum_behind_it(filmed):
 
 def test_a_film_cut_short_is_told_at_any_length(filmed):
     lengths = [*range(0, len(filmed.whole), 37), *range(len(filmed.whole) - 50, len(filmed.whole))]
+    marked = filmed.whole.index(sealed.FILM_MARK) + len(sealed.FILM_MARK)
+    assert marked < len(filmed.whole) - 500, "before the pictures"
     for length in lengths:
-        assert is_told(filmed, page_with(filmed, filmed.whole[:length])), length
+        page = page_with(filmed, filmed.whole[:length])
+        assert is_told(filmed, page), length
+        assert length < marked or "data:video" not in page, length
+
+
+def test_something_behind_a_film_is_told(filmed):
+    assert "data:video" not in page_with(filmed, filmed.whole + b"?")
 
 
 def test_a_changed_byte_of_a_film_is_told(filmed):
@@ -61,8 +70,8 @@ def test_a_changed_byte_of_a_film_is_told(filmed):
         assert is_told(filmed, page_with(filmed, bytes(content))), at
 
 
-def test_a_film_of_a_stranger_is_shown_and_called_what_it_is(filmed):
-    page = page_with(filmed, filmed.whole[:-48])
+def test_a_film_of_before_is_shown_and_called_what_it_is(filmed):
+    page = page_with(filmed, filmed.whole[:-48].replace(sealed.FILM_MARK, sealed.FILM_MARK.upper()))
     assert "data:video/mp4" in page
     assert "had it changed, nothing would tell" in page
 

@@ -222,6 +222,48 @@ def test_who_only_reads_takes_the_copy_of_config_json_and_says_so(stopped, tmp_p
     assert content(run) == before
 
 
+@pytest.mark.parametrize("name", ["metrics.copy", "config.json"])
+def test_a_copy_that_is_gone_is_missed_in_a_finished_run(stopped, name, tmp_path, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(stopped.path, run)
+    before = content(run, "tensorboard")
+    (run / name).unlink()
+    with caplog.at_level(logging.WARNING, "t3d"):
+        api.resume(run, env=PROBE)._store.close()
+    assert name in caplog.text
+    assert content(run, "tensorboard") == before
+
+
+def test_a_report_misses_no_seed_whose_config_json_is_gone(stopped, tmp_path):
+    for seed in ("s0", "s1"):
+        shutil.copytree(stopped.path, tmp_path / "all" / seed)
+    (tmp_path / "all" / "s1" / "config.json").unlink()
+    with pytest.raises(t3d.Refused, match=r"s1/config\.json(.|\n)*t3d resume"):
+        write_report([tmp_path / "all"])
+
+
+def test_rows_before_which_nothing_vouches_do_not_hide_a_run(stopped, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(stopped.path, run)
+    shutil.rmtree(run / "checkpoints")
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(t3d.Refused, match=r"metrics\.jsonl cannot be read"):
+        train(run, resume=True)
+    assert (run / "policy" / "best.safetensors").is_file()
+
+
+def test_a_foreign_best_policy_is_not_taken_into_checkpoints(tmp_path):
+    golden = run_folder.Path(__file__).parent / "data"
+    run = shutil.copytree(golden / "golden-1" / "stopped", tmp_path / "run")
+    other = train(tmp_path / "other").path
+    for name in ("best.safetensors", "best.json"):
+        shutil.copyfile(other / "policy" / name, run / "policy" / name)
+    session = api.resume(run)
+    assert session._store._best == {}
+    session._store.close()
+
+
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
 def test_a_report_says_what_mends_its_run(stopped, name, tmp_path, capsys):
     run = tmp_path / "run"

@@ -196,7 +196,9 @@ def _load(weights_path: Path, described: list[PolicyInfo]) -> Policy:
             raise RuntimeError("a weight is not finite, or no float32 number")
         body = mlp(info.obs_size, info.hidden, len(info.action_low), np.random.default_rng(0), info.layer_norm)
         body.load_state_dict(weights)
-    except (safetensors.SafetensorError, RuntimeError, KeyError, OSError) as error:
+    except OSError as error:
+        raise RunRefused("a policy cannot be read", got=str(error), do="see to the disk, then try again") from error
+    except (safetensors.SafetensorError, RuntimeError, KeyError) as error:
         raise RunRefused(
             "these weights do not fit the policy's description",
             got=f"{weights_path}: {error}",

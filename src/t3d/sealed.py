@@ -17,6 +17,8 @@ _SEAL = "sha256"
 # An mp4's box: its length, its kind, and what is in it.
 _FILM_END_BYTES = 48
 _FILM_END = _FILM_END_BYTES.to_bytes(4, "big") + b"free" + b"t3d-film"
+_FILM_HEAD_BYTES = 1 << 20
+FILM_MARK = b"t3d: ends with its SHA-256"
 
 
 def checksum(content: bytes | memoryview) -> str:
@@ -129,29 +131,41 @@ def _unreadable(path: Path, error: Exception) -> RunRefused:
     return RunRefused(f"{path.name} cannot be read", got=got[:1000], do="copy it again")
 
 
-def film_end(film: bytes) -> bytes:
-    """Return what an mp4 ends with: a box that players pass over, with the checksum of everything before it."""
-    return _FILM_END + hashlib.sha256(film).digest()
+def film_end(film: Path) -> bytes:
+    """Return what an mp4 with FILM_MARK in it ends with: a box that players pass over, with the rest's checksum."""
+    with film.open("rb") as file:
+        return _FILM_END + hashlib.file_digest(file, "sha256").digest()
 
 
-def film_is_as_written(film: bytes) -> bool | None:
-    """Return whether an mp4 is what `film_end` ended; None if it does not end so."""
-    before, end = film[:-_FILM_END_BYTES], film[-_FILM_END_BYTES:]
-    if not end.startswith(_FILM_END):
+def film_is_as_written(film: Path) -> bool | None:
+    """Return whether an mp4 ends as `film_end` said; None if it says nothing of that kind."""
+    sha256, rest = hashlib.sha256(), max(0, film.stat().st_size - _FILM_END_BYTES)
+    with film.open("rb") as file:
+        # Written before the pictures, so that it is there when the end is cut off.
+        marked = FILM_MARK in file.read(_FILM_HEAD_BYTES)
+        file.seek(0)
+        while part := file.read(min(rest, 1 << 20)):
+            sha256.update(part)
+            rest -= len(part)
+        end = file.read()
+    if not (marked or end.startswith(_FILM_END)):
         return None
-    return end == film_end(before)
+    return end == _FILM_END + sha256.digest()
 
 
-def lines(path: Path, length: int) -> Iterator[bytes]:
+def lines(path: Path, length: int, begin: int = 0) -> Iterator[bytes]:
     """Yield the lines in the first bytes of a file; one beyond MAX_LINE_BYTES comes in parts.
 
     Args:
         path: the file; with a length of 0 it need not be there.
         length: how many bytes.
+        begin: how many of them to pass over, to the end of a line.
     """
-    if not length:
+    if length <= begin:
         return
     with path.open("rb") as file:
+        file.seek(begin)
+        length -= begin
         while length and (line := file.readline(min(length, MAX_LINE_BYTES))):
             length -= len(line)
             yield line

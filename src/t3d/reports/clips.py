@@ -18,7 +18,7 @@ from t3d.reports.reading import Run
 
 # All videos of a page together, before base64 adds a third.
 BUDGET_BYTES = 1_200_000
-_MOST_BYTES = 1 << 26
+_MOST_BYTES = 1 << 28
 _WIDTH = 320
 _SECONDS = 10
 
@@ -93,14 +93,13 @@ def _read(file: Path, limit: int) -> tuple[bytes | None, str]:
     """Return an mp4's bytes, made smaller if they are more than the limit, or None; and what is to be said of it."""
     not_shown = f"{file} is not shown: it is no mp4, or too large for a page."
     with file.open("rb") as opened:
-        film = opened.read(_MOST_BYTES)
-    # Whatever a stranger calls so: what is no mp4 never enters a page.
-    if film[4:8] != b"ftyp" or len(film) == _MOST_BYTES:
-        return None, not_shown
-    as_written = sealed.film_is_as_written(film)
+        # Whatever a stranger calls so: what is no mp4 never enters a page.
+        if opened.read(8)[4:] != b"ftyp" or file.stat().st_size > _MOST_BYTES:
+            return None, not_shown
+    as_written = sealed.film_is_as_written(file)
     if as_written is False:
         return None, f"{file} is not shown: it is not as it was written; t3d video films it again."
-    small = film if len(film) <= limit else _made_small(file, limit)
+    small = file.read_bytes() if file.stat().st_size <= limit else _made_small(file, limit)
     if small is None:
         return None, not_shown
     return small, "" if as_written else f"{file} has no checksum at its end: had it changed, nothing would tell."

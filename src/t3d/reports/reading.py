@@ -94,9 +94,11 @@ def find(paths: Sequence[Path]) -> list[Run]:
 
 
 def _folders(path: Path) -> list[Path]:
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or any(path.glob("checkpoints/*/manifest.json")):
         return [path]
-    children = [child.parent for child in path.glob("*/config.json")] if path.is_dir() else []
+    # One that lacks its config.json is refused when it is read: nobody shall miss a seed without a word.
+    children = {child.parent for child in path.glob("*/config.json")}
+    children |= {manifest.parents[2] for manifest in path.glob("*/checkpoints/*/manifest.json")}
     if not children:
         raise RunRefused(
             "there is no run here",
@@ -148,8 +150,6 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         content = sealed.unseal(path)
     except RunRefused as error:
-        if not path.is_file():
-            raise
         raise RunRefused(error.what, **error.rows | {"do": _mend(path.parent)}) from error
     try:
         json.dumps(content, allow_nan=False)

@@ -171,7 +171,8 @@ def read(path: Path, facts: dict[str, Any], max_bytes: int) -> dict[str, Tensor]
     size = file.stat().st_size if file.is_file() and not file.is_symlink() else -1
     if size != wanted["bytes"] or size > max_bytes:
         was = "no such file" if size < 0 else f"{size:,} bytes"
-        raise RunRefused("a checkpoint is damaged", got=f"{file}: {was}", expected=f"{wanted['bytes']:,} bytes")
+        most = f", and at most {max_bytes:,} of this run"
+        raise RunRefused("a checkpoint is damaged", got=f"{file}: {was}", expected=f"{wanted['bytes']:,} bytes{most}")
     content = file.read_bytes()
     if (found := sealed.checksum(content)) != wanted["sha256"]:
         got = f"{file}: bytes 0 to {size:,} have the checksum {found}"

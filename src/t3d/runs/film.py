@@ -124,14 +124,14 @@ def _write(drawn: list[NDArray[np.uint8]], fps: int, out: Path) -> None:
 
     beside = out.with_name(out.name + ".new")
     with av.open(str(beside), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        container.metadata["comment"] = sealed.FILM_MARK.decode()
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "20"})
         stream.height, stream.width = drawn[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for frame in drawn:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    film = beside.read_bytes()
-    disk.extend(beside, len(film), sealed.film_end(film))
+    disk.extend(beside, beside.stat().st_size, sealed.film_end(beside))
     disk.flush(beside)
     disk.rename(beside, out)
 

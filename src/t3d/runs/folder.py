@@ -294,6 +294,13 @@ def holds_policy(path: Path) -> bool:
     return True
 
 
+def files_of_policy(folder: Path, names: tuple[str, str], agent: TD3) -> dict[str, bytes]:
+    """Return the files of a policy that can be loaded; none, if another network's than the agent's stands there."""
+    if load(folder / names[0]).info.weights != sum(p.numel() for p in agent.actor.body.parameters()):
+        return {}
+    return {name: (folder / name).read_bytes() for name in names}
+
+
 def write_policy(path: Path, content: bytes, info: PolicyInfo) -> None:
     """Write both files of a policy. Whoever loads it at any instant, or after a kill, gets the one before or this one.
 

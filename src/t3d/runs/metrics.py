@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from t3d.runs import disk
 from t3d.sealed import finite, whole
 
 Row = dict[str, Any]
-_TENSORBOARD_QUEUE = 1_000
+# What is shown at once of rows that were written before: a tenth of a millisecond each, and a signal must not wait.
+_SHOWN_AT_ONCE = 1_000
 
 _log = logging.getLogger("t3d")
 
@@ -36,11 +38,11 @@ def last_env_steps(folder: Path) -> int:
         # A line and the half of one behind it, however long the file is.
         file.seek(max(0, path.stat().st_size - 2 * sealed.MAX_LINE_BYTES))
         end = file.read(2 * sealed.MAX_LINE_BYTES)
-    line = end.rpartition(b"\n")[0].rpartition(b"\n")[2]
+    rows, newline, _ = end.rpartition(b"\n")
     try:
-        if not line and len(end) >= sealed.MAX_LINE_BYTES:
+        if not newline and len(end) >= sealed.MAX_LINE_BYTES:
             raise ValueError(f"no end of a row in its last {len(end):,} bytes")
-        return whole(_row(line)["env_steps"]) if line else 0
+        return whole(_row(rows.rpartition(b"\n")[2])["env_steps"]) if newline else 0
     except (ValueError, OverflowError, RecursionError) as error:
         raise RunRefused("metrics.jsonl cannot be read", got=f"{path}, last row: {error!r}") from error
 
@@ -59,6 +61,7 @@ class Metrics:
         self.damage = ""  # what was not as it was written when the file was opened, and is to be mended
         self._path, self._copy = folder / "metrics.jsonl", folder / "metrics.copy"
         self._sound = self._path  # the one of them that is as it was written
+        self._copied = True  # whether there has to be a copy
         self._length = 0
         self._sha256 = hashlib.sha256()
         self._waiting = b""
@@ -68,7 +71,7 @@ class Metrics:
         self._tensorboard: Any = None
         self._shown = importlib.util.find_spec("tensorboard") is not None  # and until its files cannot be written
         self._troubled = False  # rows wait, and it has been said
-        self._not_shown = 0  # bytes of the file whose rows are to be shown before others
+        self._shown_to = 0  # the byte of the file up to which its rows are in TensorBoard's
         self._tensorboard_folder = folder / "tensorboard"
 
     @property
@@ -78,7 +81,7 @@ class Metrics:
 
     def facts(self) -> dict[str, Any]:
         """Return what a manifest must say of the file as it now is."""
-        return {"bytes": self._length, "sha256": self._sha256.hexdigest(), "wall_s": self.wall_s}
+        return {"bytes": self._length, "sha256": self._sha256.hexdigest(), "wall_s": self.wall_s, "copied": True}
 
     def open(self, facts: dict[str, Any], manifest: Path) -> None:
         """Stand where a manifest says the file stood. Nothing on disk is changed.
@@ -93,11 +96,11 @@ class Metrics:
         """
         length, wall_s = whole(facts["bytes"]), finite(facts["wall_s"])
         self.damage, self._sound = "", self._path
+        self._copied = "copied" in facts  # not in the first format
         try:
             sha256 = _checked(self._path, length, str(facts["sha256"]), manifest)
-            # The first format had no copy.
-            if self._copy.is_file() and _checksum(self._copy, length) != sha256.digest():
-                self.damage = f"{self._copy.name} is not as it was written"
+            if self._copied and _checksum(self._copy, length) != sha256.digest():
+                self.damage = f"{self._copy.name} is not as it was written, or gone"
         except RunRefused as error:
             try:
                 sha256 = _checked(self._copy, length, str(facts["sha256"]), manifest)
@@ -121,7 +124,7 @@ class Metrics:
             begin_copy: make the copy if there is none, as in a run of the first format.
         """
         for path in (self._path, self._copy):
-            if path == self._copy and not (begin_copy or path.exists()):
+            if path == self._copy and not (self._copied or begin_copy):
                 continue
             if _checksum(path, self._length) != self._sha256.digest():
                 disk.replace(path, _beginning(self._sound, self._length))
@@ -132,22 +135,24 @@ class Metrics:
         """Write TensorBoard's events anew if somebody has removed them."""
         if not self._tensorboard_folder.exists():
             self.show_anew()
-            self.close()
+            self.show_all()
 
     def show_anew(self) -> None:
-        """Remove TensorBoard's events. With the next one, all up to the position that was opened are written anew.
-
-        Not at once: of a long run they are thousands, and training has waited long enough.
-        """
+        """Remove TensorBoard's events. They are written anew, some with each new row: training has waited enough."""
         if self._tensorboard_folder.exists():
             disk.remove(self._tensorboard_folder)
-        self._not_shown = self._length
+        self._shown_to = 0
+
+    def show_all(self) -> None:
+        """Write what TensorBoard's files still lack, and close them."""
+        self._show(sys.maxsize)
+        self.close()
 
     def close(self) -> None:
         """Close TensorBoard's files; a row written later begins another."""
-        self._show()
         if self._tensorboard is not None:
             try:
+                self._tensorboard.flush()  # closing alone does not say what went wrong before
                 self._tensorboard.close()
             except OSError as error:
                 self._shown = False
@@ -176,7 +181,7 @@ class Metrics:
             # TensorBoard would fail as well, in a thread of its own that nobody can catch.
             self._troubled, self._shown = True, False
         if kind != "event":  # it has no numbers
-            self._show(row)
+            self._show(_SHOWN_AT_ONCE)
         return row
 
     def flush(self) -> None:
@@ -210,14 +215,14 @@ class Metrics:
         self._unflushed += self._waiting
         self._waiting = b""
 
-    def _show(self, *rows: Row) -> None:
-        """Show what waits to be shown, and rows."""
-        if not self._shown or not (rows or self._not_shown):
+    def _show(self, most: int) -> None:
+        """Show the next rows of the file."""
+        if not self._shown:
             return
-        waiting, self._not_shown = self._not_shown, 0
         try:
-            for row in itertools.chain(map(json.loads, sealed.lines(self._path, waiting)), rows):
-                self._add(row)
+            for line in itertools.islice(sealed.lines(self._path, self._length, self._shown_to), most):
+                self._shown_to += len(line)
+                self._add(json.loads(line))
         except OSError as error:
             self._shown, self._tensorboard = False, None
             _log.warning("TensorBoard's files end here; once removed, t3d resume writes them anew: %s", error)
@@ -228,8 +233,8 @@ class Metrics:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         if self._tensorboard is None:
-            # Its thread shall not be waited for when a long run's rows are written anew.
-            self._tensorboard = EventFileWriter(str(self._tensorboard_folder), max_queue_size=_TENSORBOARD_QUEUE)
+            # Its thread is not waited for.
+            self._tensorboard = EventFileWriter(str(self._tensorboard_folder), max_queue_size=2 * _SHOWN_AT_ONCE)
         values = [
             Summary.Value(tag=f"{row['kind']}/{name}", simple_value=float(value))
             for name, value in row.items()
@@ -277,9 +282,10 @@ def _row(line: bytes) -> Row:
         ValueError: it is none that `write` has written.
     """
     row = json.loads(line, parse_constant=sealed.refuse_constant)
-    if not isinstance(row, dict) or not str(row.get("kind")).isidentifier():
+    if not isinstance(row, dict) or not all(map(str.isidentifier, (str(row.get("kind")), *row))):
         raise ValueError(f"no row of metrics.jsonl: {line[:100]!r}")
     whole(row.get("env_steps"))
+    finite(row.get("wall_s"))
     if not all(map(math.isfinite, (value for value in row.values() if isinstance(value, int | float)))):
         raise ValueError(f"a row with a number that is not finite: {line[:100]!r}")
     return row

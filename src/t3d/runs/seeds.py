@@ -59,7 +59,7 @@ def jobs_of(env: str, choice: Choice, seeds: int, out: Path | None) -> tuple[Pat
         out: the parent folder; None takes runs/<env>/<preset>-n<seeds>.
     """
     parent = out or Path("runs") / env_name(env) / f"{choice.preset}-n{seeds}"
-    if (parent / "config.json").exists():
+    if (parent / "config.json").exists() or any(parent.glob("checkpoints/*/manifest.json")):
         raise RunRefused("this folder holds a single run", got=str(parent), do="give another --out")
     threads = 1 if choice.config.threads == "auto" else choice.config.threads
     first = choice.config.seed

@@ -169,7 +169,7 @@ class Store:
         """
         trainer.refuse_non_finite()
         if self.ended(trainer, progress):
-            self.metrics.close()  # nobody writes TensorBoard's files anew once the run has ended
+            self.metrics.show_all()  # nobody writes TensorBoard's files anew once the run has ended
         tensors, facts = trainer.state()
         tensors |= {name: torch.frombuffer(bytearray(file), dtype=torch.uint8) for name, file in self._best.items()}
         replay = self._log_of(trainer)
@@ -283,8 +283,8 @@ class Store:
         said = [f"made again from its parity: {damage}" for damage in log.damage]
         said += [f"replaced by its copy: {damage}" for damage in (self.metrics.damage, self._damage) if damage]
         holds_best = folder.holds_policy(self.path / _BEST[0])
-        if holds_best and not self._best:  # a run of the first format
-            self._best = {name: (self.path / name).read_bytes() for name in _BEST}
+        if holds_best and not self._best and progress.best:  # a run of the first format
+            self._best = folder.files_of_policy(self.path, _BEST, trainer.agent)
         if self._best and not holds_best:
             disk.make_folder(self.path / "policy")
             for name, content in self._best.items():
