@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from t3d import sealed
 from t3d.errors import RunRefused
@@ -246,7 +246,7 @@ def _metrics(path: Path, vouched: _Vouched | None) -> tuple[dict[str, list[Row]]
 
 
 def _row(line: bytes) -> Row:
-    row: Row = json.loads(line, parse_constant=_no_number)
+    row: Row = json.loads(line, parse_constant=sealed.refuse_constant)
     if not isinstance(row, dict) or not isinstance(row["kind"], str):
         raise TypeError("not an object with a kind")
     if not _is_count(row["env_steps"]):
@@ -255,10 +255,6 @@ def _row(line: bytes) -> Row:
         if not is_number(row[name]):
             raise TypeError(f"{name} = {row[name]!r}")
     return row
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
 
 
 def _is_count(value: object) -> bool:
