@@ -168,9 +168,7 @@ class RunInfo(NamedTuple):
     preset: str
     algorithm: str  # as `algorithms.name_of` gave it
     config: Config
-    engine: dict[str, Any]  # name, threads, reason
-    machine: dict[str, Any]  # as `machine.describe` gave it
-    content: dict[str, Any]  # all that stands there
+    content: dict[str, Any]  # all that stands there, the engine (name, threads, reason) and the machine among it
     damage: str  # what is wrong with the file, if this is a checkpoint's copy of it; usually empty
 
 
@@ -205,8 +203,9 @@ def read_config(folder: Path) -> RunInfo:
             raise ValueError("env and preset are not texts, or too long")
         if not (isinstance(algorithm, str) and _ALGORITHM.fullmatch(algorithm)):
             raise ValueError("algorithm is no class's name")
-        engine, machine = dict(content["engine"]), dict(content["machine"])
-        return RunInfo(env, preset, algorithm, config, engine, machine, content, damage)
+        if not (isinstance(content["engine"], dict) and isinstance(content["machine"], dict)):
+            raise TypeError("engine and machine are no objects")
+        return RunInfo(env, preset, algorithm, config, content, damage)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, T3DError) as error:
         raise RunRefused(
             "config.json cannot be read", got=f"{path}: {error!r}", do="use the version of t3d that wrote it"
