@@ -336,7 +336,7 @@ IMPOSSIBLE = {
     "threads": [0, 257, True, 1.5],
     "layer_norm": ["", "actor"],
     "hidden": [(), (0,), (256, -1), (8.5,), (True,), (2**20 + 1,), (1,) * 65],
-    "lr": [0.0, -1e-3, NAN, INFINITE, 2**63],
+    "lr": [0.0, -1e-3, NAN, INFINITE],
     "gamma": [-0.1, 1.1, NAN, "0.9"],
     "tau": [0.0, 1.1, NAN],
     "policy_noise": [-0.1, NAN, INFINITE],

@@ -17,7 +17,6 @@ from t3d.cli.main import run
 from t3d.config import Config
 from t3d.errors import RunRefused
 from t3d.reports import groups, numbers, reading, references, texts, write_report
-from t3d.runs import continuing
 from t3d.runs import folder as run_folder
 
 
@@ -136,7 +135,6 @@ def test_runs_are_grouped_by_what_differs_but_the_seed(tmp_path):
 
 
 def test_options_that_change_no_number_set_nothing_apart(tmp_path):
-    assert continuing.FREE - {"steps"} | {"seed"} == groups.IDLE
     write_run(tmp_path / "s0", {100: 1.0}, seed=0, env_workers=0, checkpoint_seconds=60)
     write_run(tmp_path / "s1", {100: 1.0}, seed=1, env_workers=2, checkpoint_seconds=10)
     assert [one.label for one in groups.make(reading.find([tmp_path]))] == ["td3"]

@@ -116,7 +116,7 @@ def test_only_one_file_imports_gymnasium():
 
 @pytest.mark.parametrize("name", ["config", "errors", "streams", "presets/__init__", "__init__"])
 def test_what_the_command_line_needs_for_its_help_is_light(name):
-    light = set(sys.stdlib_module_names) | {"t3d"} | ({"numpy"} if name == "streams" else set())
+    light = set(sys.stdlib_module_names) | {"t3d", "msgspec"} | ({"numpy"} if name == "streams" else set())
     assert {imported.split(".")[0] for imported in imports(SOURCE / f"{name}.py")} <= light
 
 

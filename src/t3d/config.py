@@ -1,34 +1,24 @@
-"""Every option of a training run, with its help: the command line and the algorithm read these same classes.
+"""Every option of a training run, with its help: the command line, the algorithm and the files read these classes.
 
-Only dataclasses live here and nothing heavy is imported, so that `t3d train --help` answers at once.
+Only dataclasses live here and nothing heavy is imported, so that `t3d train --help` answers at once. A field has
+its range in its type, which msgspec holds it to, and in its metadata whether it changes any number of a run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
+import sys
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from t3d.errors import ConfigRefused
 
-
-def _require(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        flag = "--" + name.replace("_", "-")
-        got = f"{name} = {str(value)[:200]}"
-        raise ConfigRefused(f"{name} is impossible", got=got, expected=expected, do=f"change {flag}")
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "bool": (bool,),
-    "str": (str,),
-}
 # A configuration may come from a stranger's file: what is above these limits would only fail later, and dearly.
 _MAX_INT = 2**63 - 1
 _MAX_LAYERS, _MAX_WIDTH = 64, 2**20
@@ -36,57 +26,77 @@ _MAX_THREADS = 256
 # A checkpoint holds the losses of each since the last log line, and nobody reads one that may be of any size.
 MAX_UNLOGGED_UPDATES = 1_500_000
 
+_Count = Annotated[int, Meta(ge=0, le=_MAX_INT, description="a whole number, 0 or above")]
+_Positive = Annotated[int, Meta(ge=1, le=_MAX_INT, description="a whole number, 1 or above")]
+_FromZero = Annotated[float, Meta(ge=0, le=sys.float_info.max, description="a finite number, 0 or above")]
+_AboveZero = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="a finite number, above 0")]
+_Discount = Annotated[float, Meta(ge=0, le=1, description="0 to 1")]
+_Share = Annotated[float, Meta(gt=0, le=1, description="above 0, at most 1")]
+_Width = Annotated[int, Meta(ge=1, le=_MAX_WIDTH)]
+_Widths = Annotated[
+    tuple[_Width, ...],
+    Meta(
+        min_length=1,
+        max_length=_MAX_LAYERS,
+        description=f"1 to {_MAX_LAYERS} widths, above 0 and at most {_MAX_WIDTH:,}",
+    ),
+]
+_Device = Annotated[str, Meta(pattern=r"\A(cpu|cuda(:\d{1,2})?)\Z", description="cpu, cuda or cuda:N")]
+_Threads = Annotated[
+    Literal["auto"] | Annotated[int, Meta(ge=1, le=_MAX_THREADS)], Meta(description=f"auto, or 1 to {_MAX_THREADS}")
+]
+_LayerNorm = Annotated[Literal["none", "critic", "both"], Meta(description="none, critic or both")]
+_Engine = Annotated[Literal["auto", "eager", "fused"], Meta(description="auto, eager or fused")]
+_Flag = Annotated[bool, Meta(description="True or False")]
+_OptionalFromZero = Annotated[_FromZero | None, Meta(description="a finite number, 0 or above, or None")]
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MAX_INT
+# Metadata of an option that changes no number of a run: one may be continued with another value, and compared.
+_IDLE = {"idle": True}
 
 
-def _require_kinds(config: TD3Config | Config) -> None:
-    for option in dataclasses.fields(config):
-        value = getattr(config, option.name)
-        kinds = _KINDS.get(str(option.type))
-        if kinds:
-            fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-            fits = fits and (not isinstance(value, int) or abs(value) <= _MAX_INT)
-            _require(fits, option.name, value, f"a value of type {option.type}")
+def _kinds(options: type[Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(options, include_extras=True)
+    return {name: kind for name, kind in hints.items() if name != "td3"}
+
+
+def _hold_to_kinds(config: TD3Config | Config) -> None:
+    """Refuse a value that its field's type does not take; one that it does is kept in that type, 1 as 1.0."""
+    for name, kind in _kinds(type(config)).items():
+        value = getattr(config, name)
+        try:
+            object.__setattr__(config, name, msgspec.convert(value, kind))
+        except msgspec.ValidationError as error:
+            raise ConfigRefused(
+                f"{name} is impossible",
+                got=f"{name} = {str(value)[:200]}",
+                expected=kind.__metadata__[0].description,
+                do=f"change --{name.replace('_', '-')}",
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class TD3Config:
     """Options of the algorithm, steps 2 to 15. Actions, and so all noise, are in units of [-1, 1]."""
 
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: _Widths = (256, 256)
     """Width of each hidden layer, in the actor and in both critics."""
-    lr: float = 3e-4
+    lr: _AboveZero = 3e-4
     """Learning rate of both Adams."""
-    gamma: float = 0.99
+    gamma: _Discount = 0.99
     """Discount per step, in [0, 1]."""
-    tau: float = 0.005
+    tau: _Share = 0.005
     """Polyak step of the targets, in (0, 1]: target = tau * online + (1 - tau) * target."""
-    policy_noise: float = 0.2
+    policy_noise: _FromZero = 0.2
     """Standard deviation of the noise added to the target actor's action."""
-    noise_clip: float = 0.5
+    noise_clip: _FromZero = 0.5
     """That noise is clipped to [-noise_clip, noise_clip]."""
-    policy_delay: int = 2
+    policy_delay: _Positive = 2
     """The actor and the targets move at every policy_delay-th update."""
-    layer_norm: Literal["none", "critic", "both"] = "none"
+    layer_norm: _LayerNorm = "none"
     """Layer normalisation of the hidden layers: none, as in the paper; of the critics; of both kinds of network."""
 
     def __post_init__(self) -> None:
-        _require_kinds(self)
-        widths_fit = isinstance(self.hidden, tuple | list) and all(
-            _is_whole(n) and 0 < n <= _MAX_WIDTH for n in self.hidden
-        )
-        expected = f"1 to {_MAX_LAYERS} widths, above 0 and at most {_MAX_WIDTH:,}"
-        _require(widths_fit and 0 < len(self.hidden) <= _MAX_LAYERS, "hidden", self.hidden, expected)
-        _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
-        _require(0 <= self.gamma <= 1, "gamma", self.gamma, "0 to 1")
-        _require(0 < self.tau <= 1, "tau", self.tau, "above 0, at most 1")
-        _require(0 <= self.policy_noise < float("inf"), "policy_noise", self.policy_noise, "0 or above")
-        _require(self.noise_clip >= 0, "noise_clip", self.noise_clip, "0 or above")
-        _require(self.policy_delay >= 1, "policy_delay", self.policy_delay, "1 or above")
-        known = self.layer_norm in ("none", "critic", "both")
-        _require(known, "layer_norm", self.layer_norm, "none, critic or both")
+        _hold_to_kinds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,89 +106,55 @@ class Config:
     The same environment and an equal configuration give, on one machine, equal weights.
     """
 
-    steps: int = 1_000_000
+    steps: _Positive = 1_000_000
     """Env steps to train for, over all environments together."""
-    seed: int = 0
+    seed: _Count = 0
     """Everything random in the run follows from this number."""
-    n_envs: int = 1
+    n_envs: _Positive = 1
     """Environments stepped side by side."""
-    env_workers: int = 0
+    env_workers: _Count = field(default=0, metadata=_IDLE)
     """Processes that share them, for slow environments; 0 steps them in this one. It changes no result."""
-    env_timeout: float = 60.0
+    env_timeout: _AboveZero = field(default=60.0, metadata=_IDLE)
     """Seconds that a step or reset may take in such a process. Making may take a minute even where this is less."""
-    random_steps: int = 10_000
+    random_steps: _Count = 10_000
     """Env steps of uniformly random actions before the actor acts and updates begin."""
-    exploration_noise: float = 0.1
+    exploration_noise: _FromZero = 0.1
     """Standard deviation of the noise on the actor's actions while training, in units of [-1, 1]."""
-    exploration_noise_final: float | None = None
+    exploration_noise_final: _OptionalFromZero = None
     """What it moves to in a straight line; None: it stays as it is."""
-    exploration_noise_steps: int = 0
+    exploration_noise_steps: _Count = 0
     """Env steps, after the random ones, in which it gets there."""
-    normalize_obs: bool = False
+    normalize_obs: _Flag = False
     """Normalise what the networks see: minus the mean of all observations so far, over their standard deviation."""
-    updates_per_step: float = 1.0
+    updates_per_step: _FromZero = 1.0
     """Updates per env step after the random ones, whatever n_envs is."""
-    batch_size: int = 256
+    batch_size: _Positive = 256
     """Transitions per update."""
-    buffer_size: int = 1_000_000
+    buffer_size: _Positive = 1_000_000
     """Slots of the replay memory: one a transition, and one more at each episode's end."""
-    eval_every: int = 10_000
+    eval_every: _Positive = 10_000
     """Env steps between two evaluations."""
-    eval_episodes: int = 10
+    eval_episodes: _Positive = 10
     """Episodes per evaluation."""
-    log_every: int = 1_000
+    log_every: _Positive = 1_000
     """Env steps between two update lines in metrics.jsonl."""
-    checkpoint_every: int = 10_000
+    checkpoint_every: _Positive = field(default=10_000, metadata=_IDLE)
     """Env steps between two checkpoints; a signal, an environment's failure and the end make one too."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: _AboveZero = field(default=60.0, metadata=_IDLE)
     """Seconds after which there is one in any case."""
-    fresh_envs: bool = False
+    fresh_envs: _Flag = False
     """Make the environment anew for every episode, for those that carry traces from one into the next."""
-    device: str = "cpu"
+    device: _Device = "cpu"
     """Where the networks live: cpu, or cuda, or cuda:1."""
-    engine: Literal["auto", "eager", "fused"] = "auto"
+    engine: _Engine = "auto"
     """What runs the updates: eager (the text itself), fused (the same, compiled, on a CPU), or the fastest that can."""
-    threads: int | Literal["auto"] = "auto"
+    threads: _Threads = "auto"
     """CPU threads of one update; auto chooses by networks, batch and usable cores, and with --seeds takes one a run."""
     td3: TD3Config = field(default_factory=TD3Config)
     """The algorithm's own options."""
 
     def __post_init__(self) -> None:
-        _require_kinds(self)
-        _require(self.steps >= 1, "steps", self.steps, "1 or above")
-        _require(self.seed >= 0, "seed", self.seed, "0 or above")
-        _require(self.n_envs >= 1, "n_envs", self.n_envs, "1 or above")
-        _require(self.env_workers >= 0, "env_workers", self.env_workers, "0 or above")
-        _require(0 < self.env_timeout < float("inf"), "env_timeout", self.env_timeout, "seconds, above 0")
-        _require(self.random_steps >= 0, "random_steps", self.random_steps, "0 or above")
-        _require(
-            0 <= self.exploration_noise < float("inf"),
-            "exploration_noise",
-            self.exploration_noise,
-            "0 or above",
-        )
-        final = self.exploration_noise_final
-        _require(final is None or 0 <= final < float("inf"), "exploration_noise_final", final, "0 or above, or None")
-        _require(
-            self.exploration_noise_steps >= 0, "exploration_noise_steps", self.exploration_noise_steps, "0 or above"
-        )
-        _require(0 <= self.updates_per_step < float("inf"), "updates_per_step", self.updates_per_step, "0 or above")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or above")
-        _require(self.buffer_size >= 1, "buffer_size", self.buffer_size, "1 or above")
-        _require(self.eval_every >= 1, "eval_every", self.eval_every, "1 or above")
-        _require(self.eval_episodes >= 1, "eval_episodes", self.eval_episodes, "1 or above")
-        _require(self.log_every >= 1, "log_every", self.log_every, "1 or above")
-        _require(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, "1 or above")
-        _require(self.checkpoint_seconds > 0, "checkpoint_seconds", self.checkpoint_seconds, "above 0")
-        _require(
-            re.fullmatch(r"cpu|cuda(:\d{1,2})?", self.device) is not None,
-            "device",
-            self.device,
-            "cpu, cuda or cuda:N",
-        )
-        _require(self.engine in ("auto", "eager", "fused"), "engine", self.engine, "auto, eager or fused")
-        fits = self.threads == "auto" or (_is_whole(self.threads) and 1 <= self.threads <= _MAX_THREADS)
-        _require(fits, "threads", self.threads, f"auto, or 1 to {_MAX_THREADS}")
+        _hold_to_kinds(self)
 
     def exploration_noise_at(self, env_steps: int) -> float:
         """Return the standard deviation of the exploration noise after so many env steps."""
@@ -260,6 +236,10 @@ class Config:
             )
 
 
+# Options that change no number of a run.
+IDLE = frozenset(option.name for option in dataclasses.fields(Config) if option.metadata.get("idle"))
+
+
 def config_from(fields: Mapping[str, Any]) -> Config:
     """Return the configuration whose `dataclasses.asdict`, sent through JSON, is `fields`.
 
@@ -268,5 +248,4 @@ def config_from(fields: Mapping[str, Any]) -> Config:
         TypeError, KeyError, ValueError: it is none.
     """
     run = dict(fields)
-    td3 = dict(run.pop("td3"))
-    return Config(td3=TD3Config(**{**td3, "hidden": tuple(td3["hidden"])}), **run)
+    return Config(td3=TD3Config(**run.pop("td3")), **run)

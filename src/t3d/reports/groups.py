@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from t3d.config import IDLE
 from t3d.errors import RunRefused
 from t3d.reports.reading import Run
 from t3d.reports.statistics import Floats
 
-# Apart from the seed, options that change no number of a run.
-IDLE = {"seed", "checkpoint_every", "checkpoint_seconds", "env_workers", "env_timeout"}
+# Runs of a group may differ in these.
+_FREE = IDLE | {"seed"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def make(runs: Sequence[Run]) -> list[Group]:
 
 
 def _key(run: Run) -> str:
-    options = {name: value for name, value in run.options.items() if name not in IDLE}
+    options = {name: value for name, value in run.options.items() if name not in _FREE}
     return json.dumps([run.env, run.preset, options], sort_keys=True)
 
 
@@ -87,7 +88,7 @@ def _group(members: list[Run], folder: str, every: list[list[Run]]) -> Group:
     differing = {
         name: value
         for name, value in first.options.items()
-        if name not in IDLE and any(other.options.get(name) != value for other in alike)
+        if name not in _FREE and any(other.options.get(name) != value for other in alike)
     }
     label = ", ".join([first.preset, *(f"{name} {_shown(value)}" for name, value in differing.items())])
     runs = sorted((run for run in members if run.evaluations), key=lambda run: run.seed)

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from t3d.algorithms import name_of
-from t3d.config import Config
+from t3d.config import IDLE, Config
 from t3d.errors import RunRefused
 from t3d.machine import describe
 from t3d.runs import folder
 from t3d.td3 import TD3
 from t3d.training import Trainer
-
-# Options that change no number of a run, so that it may be resumed with others.
-FREE = {"steps", "checkpoint_every", "checkpoint_seconds", "env_workers", "env_timeout"}
 
 
 def refuse_another_algorithm(path: Path, recorded: folder.RunInfo, algorithm: type[TD3]) -> None:
@@ -42,7 +39,9 @@ def refuse_changes(path: Path, recorded: folder.RunInfo, env: str, config: Confi
         RunRefused: with the list of differences.
     """
     before, now = ({**vars(c), **vars(c.td3)} for c in (recorded.config, config))
-    differs = [f"{n} was {before[n]}, now {now[n]}" for n in now if n not in {*FREE, "td3"} and now[n] != before[n]]
+    differs = [
+        f"{n} was {before[n]}, now {now[n]}" for n in now if n not in {*IDLE, "steps", "td3"} and now[n] != before[n]
+    ]
     if folder.env_name(env) != folder.env_name(recorded.env):
         differs.insert(0, f"the environment was {recorded.env}, now {env}")
     if config.steps < recorded.config.steps:
