@@ -7,6 +7,7 @@ named by their hashes, and no connection at all: what slipped through would stil
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import statistics
 from collections.abc import Sequence
@@ -69,6 +70,23 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
 
 def render(report: Report) -> str:
     """Return the page's text."""
+    scripts = [_asset("chart.umd.min.js").partition(_SOURCE_MAP)[0], _asset("page.js")]
+    style = _asset("page.css")
+    studies = [_study(report, env, i) for i, env in enumerate(dict.fromkeys(group.env for group in report.groups))]
+    return _template().render(
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 - the package's own files
+        style=Markup(style),  # noqa: S704
+        policy=_policy(scripts, style),
+        studies=studies,
+        method=report.numbers["method"],
+        pooled=[entry for entry in report.numbers["comparisons"] if "envs" in entry],
+        data={"studies": [study["data"] for study in studies]},
+    )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """Return the compiled template: compiling takes as long as a small page's everything else."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("t3d.reports", "assets"),
         autoescape=True,
@@ -78,18 +96,7 @@ def render(report: Report) -> str:
     )
     words = (texts.number, texts.span, texts.seconds, texts.percent, texts.counted, texts.trust)
     environment.filters.update({word.__name__: word for word in words})
-    scripts = [_asset("chart.umd.min.js").partition(_SOURCE_MAP)[0], _asset("page.js")]
-    style = _asset("page.css")
-    studies = [_study(report, env, i) for i, env in enumerate(dict.fromkeys(group.env for group in report.groups))]
-    return environment.get_template("page.html.j2").render(
-        scripts=[Markup(script) for script in scripts],  # noqa: S704 - the package's own files
-        style=Markup(style),  # noqa: S704
-        policy=_policy(scripts, style),
-        studies=studies,
-        method=report.numbers["method"],
-        pooled=[entry for entry in report.numbers["comparisons"] if "envs" in entry],
-        data={"studies": [study["data"] for study in studies]},
-    )
+    return environment.get_template("page.html.j2")
 
 
 def _asset(name: str) -> str:
