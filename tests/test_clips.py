@@ -1,82 +1,65 @@
-"""The films of a report: what was written is shown, what is not as it was written is told."""
+"""The films of a report: two at most, as they are, chosen by length and first bytes."""
 
-import random
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
-from run_folders import write_run
+from run_folders import write_run, write_seeds
 
-from t3d import sealed
-from t3d.reports import write_report
-from t3d.runs import film
+from t3d.reports import clips, write_report
 
-pytest.importorskip("av", reason="the extra `video` is not installed")
+MP4 = b"\0\0\0\x20ftypisom"
 
 
-@pytest.fixture(scope="module")
-def filmed(tmp_path_factory):
-    """A run with a film of two small frames."""
-    run = write_run(tmp_path_factory.mktemp("filmed") / "run", {100: 1.0})
+def film(run, which="best", size=100):
+    (run / "video").mkdir(exist_ok=True)
+    (run / "video" / f"{which}.mp4").write_bytes(MP4.ljust(size, b"?"))
+    return run
+
+
+def page(*runs):
+    return write_report(list(runs)).read_text("utf-8")
+
+
+def test_both_films_of_a_run_are_shown_as_they_are(tmp_path):
+    run = film(film(write_run(tmp_path / "run", {100: 1.0})), "last", 600_000)
+    text = page(run)
+    assert text.count("data:video/mp4;base64,") == 2
+    assert "is not shown" not in text
+
+
+@pytest.mark.parametrize(("size", "shown"), [(clips.BUDGET_BYTES, 1), (clips.BUDGET_BYTES + 1, 0), (1 << 40, 0)])
+def test_what_is_too_large_is_named_and_not_read(tmp_path, size, shown):
+    run = film(write_run(tmp_path / "run", {100: 1.0}))
+    with (run / "video" / "best.mp4").open("r+b") as file:
+        file.truncate(size)
+    text = page(run)
+    assert text.count("data:video/mp4") == shown
+    assert ("best.mp4 is not shown: " in text) == (not shown)
+
+
+def test_two_films_share_the_room(tmp_path):
+    run = film(film(write_run(tmp_path / "run", {100: 1.0}), size=700_000), "last", 600_000)
+    text = page(run)
+    assert text.count("data:video/mp4") == 1
+    assert "last.mp4 is not shown: 600,000 bytes, and 500,000 are left" in text
+
+
+def test_what_is_no_mp4_never_enters_a_page(tmp_path):
+    run = write_run(tmp_path / "run", {100: 1.0})
     (run / "video").mkdir()
-    rng = np.random.default_rng(0)
-    film._write(list(rng.integers(0, 256, (2, 16, 16, 3), np.uint8)), 30, run / "video" / "best.mp4")
-    file = run / "video" / "best.mp4"
-    return SimpleNamespace(run=run, file=file, whole=file.read_bytes(), page=write_report([run]).read_text("utf-8"))
+    (run / "video" / "best.mp4").write_bytes(b"<script>" * 9)
+    text = page(run)
+    assert "data:video" not in text
+    assert "best.mp4 is not shown: it is no mp4." in text
 
 
-def page_with(filmed, content):
-    filmed.file.write_bytes(content)
-    return write_report([filmed.run]).read_text("utf-8")
+def test_of_several_groups_the_best_policies_of_the_first_two_are_shown(tmp_path):
+    parents = [write_seeds(tmp_path / name, [1.0], env=env, td3={"lr": lr}) for name, env, lr in GROUPS]
+    for parent in parents:
+        film(film(parent / "s0"), "last")
+    text = page(*parents)
+    assert text.count("data:video/mp4") == clips.MOST_CLIPS
+    assert text.count("a page has 2 videos at most") == 4
+    for name in ("a/s0/video/last.mp4", "b/s0/video/last.mp4", "c/s0/video/best.mp4", "c/s0/video/last.mp4"):
+        assert f"{tmp_path / name} is not shown" in text
 
 
-def is_told(filmed, page):
-    return f"{filmed.file.name} is not shown" in page or f"{filmed.file.name} has no checksum" in page
-
-
-def test_a_film_as_it_was_written_is_shown_without_a_word(filmed):
-    assert "data:video/mp4" in filmed.page
-    assert not is_told(filmed, filmed.page)
-    assert 500 < len(filmed.whole) < 5_000
-
-
-def test_a_film_still_plays_with_its_checksum_behind_it(filmed):
-    import av
-
-    filmed.file.write_bytes(filmed.whole)
-    with av.open(str(filmed.file)) as container:
-        assert len(list(container.decode(video=0))) == 2
-
-
-def test_a_film_cut_short_is_told_at_any_length(filmed):
-    lengths = [*range(0, len(filmed.whole), 37), *range(len(filmed.whole) - 50, len(filmed.whole))]
-    marked = filmed.whole.index(sealed.FILM_MARK) + len(sealed.FILM_MARK)
-    assert marked < len(filmed.whole) - 500, "before the pictures"
-    for length in lengths:
-        page = page_with(filmed, filmed.whole[:length])
-        assert is_told(filmed, page), length
-        assert length < marked or "data:video" not in page, length
-
-
-def test_something_behind_a_film_is_told(filmed):
-    assert "data:video" not in page_with(filmed, filmed.whole + b"?")
-
-
-def test_a_changed_byte_of_a_film_is_told(filmed):
-    rng = random.Random(0)
-    for at in [*rng.sample(range(len(filmed.whole)), 60), *range(len(filmed.whole) - 48, len(filmed.whole), 5)]:
-        content = bytearray(filmed.whole)
-        content[at] ^= 1 << rng.randrange(8)
-        assert is_told(filmed, page_with(filmed, bytes(content))), at
-
-
-def test_a_film_of_before_is_shown_and_called_what_it_is(filmed):
-    page = page_with(filmed, filmed.whole[:-48].replace(sealed.FILM_MARK, sealed.FILM_MARK.upper()))
-    assert "data:video/mp4" in page
-    assert "had it changed, nothing would tell" in page
-
-
-def test_a_film_of_a_terabyte_is_not_read_to_its_end(filmed):
-    with filmed.file.open("r+b") as file:
-        file.truncate(1 << 40)
-    assert "is not shown" in write_report([filmed.run]).read_text("utf-8")
+GROUPS = [("a", "Ant-v5", 1e-3), ("b", "Ant-v5", 1e-4), ("c", "Hopper-v5", 1e-3)]

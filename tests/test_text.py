@@ -171,7 +171,6 @@ ELSEWHERE = {
     "t3d.runs.film": {"av.open"},  # FFmpeg writes beside; disk.rename makes it the video
     "t3d.runs.metrics": {"EventFileWriter"},  # TensorBoard's files are written anew at each resume
     "t3d.quiet": {"os.open"},  # /dev/null
-    "t3d.reports.clips": {"av.open"},  # into memory
     "t3d.reports.page": {"out.parent.mkdir", "beside.unlink", "beside.open"},  # no part of a run, and made anew at will
     "t3d.workers": {"os.ftruncate"},  # memory without a name
 }

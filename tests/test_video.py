@@ -167,3 +167,12 @@ def test_no_video_means_none_and_frames_are_counted_from_one(folder, capsys):
     assert not list(folder.rglob("video"))
     assert run(["video", "runs/Pendulum-v1/pendulum-s0", "--video-frames", "0"]) == 2
     assert "video_frames = 0" in capsys.readouterr().err
+
+
+def test_a_film_of_noise_is_compressed_until_it_fits_a_page(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 402, 1000, 3), np.uint8)
+    film._write(list(noise), 30, tmp_path / "noise.mp4")
+    assert 100_000 < (tmp_path / "noise.mp4").stat().st_size <= 600_000
+    with av.open(str(tmp_path / "noise.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]
+    assert frames == [(192, 480, 3)] * 20

@@ -1,4 +1,4 @@
-"""What is read from a run folder, held to be what was written: JSON with a checksum of itself, rows, plain files."""
+"""What is read from a run folder, held to be what was written: JSON with a checksum of itself, rows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from t3d.errors import RunRefused
 MAX_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
 _SEAL = "sha256"
-# An mp4's box: its length, its kind, and what is in it.
-_FILM_END_BYTES = 48
-_FILM_END = _FILM_END_BYTES.to_bytes(4, "big") + b"free" + b"t3d-film"
-_FILM_HEAD_BYTES = 1 << 20
-FILM_MARK = b"t3d: ends with its SHA-256"
 
 
 def checksum(content: bytes | memoryview) -> str:
@@ -129,28 +124,6 @@ def _unreadable(path: Path, error: Exception) -> RunRefused:
     # Not its repr: that of a UnicodeDecodeError is the whole file.
     got = f"{path}: {type(error).__name__}: {error}"
     return RunRefused(f"{path.name} cannot be read", got=got[:1000], do="copy it again")
-
-
-def film_end(film: Path) -> bytes:
-    """Return what an mp4 with FILM_MARK in it ends with: a box that players pass over, with the rest's checksum."""
-    with film.open("rb") as file:
-        return _FILM_END + hashlib.file_digest(file, "sha256").digest()
-
-
-def film_is_as_written(film: Path) -> bool | None:
-    """Return whether an mp4 ends as `film_end` said; None if it says nothing of that kind."""
-    sha256, rest = hashlib.sha256(), max(0, film.stat().st_size - _FILM_END_BYTES)
-    with film.open("rb") as file:
-        # Written before the pictures, so that it is there when the end is cut off.
-        marked = FILM_MARK in file.read(_FILM_HEAD_BYTES)
-        file.seek(0)
-        while part := file.read(min(rest, 1 << 20)):
-            sha256.update(part)
-            rest -= len(part)
-        end = file.read()
-    if not (marked or end.startswith(_FILM_END)):
-        return None
-    return end == _FILM_END + sha256.digest()
 
 
 def lines(path: Path, length: int, begin: int = 0) -> Iterator[bytes]:

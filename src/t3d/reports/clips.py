@@ -1,12 +1,9 @@
-"""The videos of a report: one run's, small enough to stand in the page."""
+"""The videos of a report: two at most, as they are."""
 
 from __future__ import annotations
 
 import base64
-import importlib.util
-import io
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,37 +15,43 @@ from t3d.reports.reading import Run
 
 # All videos of a page together, before base64 adds a third.
 BUDGET_BYTES = 1_200_000
-_MOST_BYTES = 1 << 28
-_WIDTH = 320
-_SECONDS = 10
+MOST_CLIPS = 2
 
 
 class Clip(NamedTuple):
     """One video."""
 
+    env: str
     label: str
     caption: str
     uri: str
 
 
-def of(groups: Sequence[Group], *, share: int = 1) -> tuple[list[Clip], list[str]]:
-    """Return the videos of some groups, at most two of each, and notes on those left out.
+def of(groups: Sequence[Group]) -> tuple[list[Clip], list[tuple[str, str]]]:
+    """Return the videos of a page, and of those left out the environment and a note.
+
+    Two are shown: the best and the last policy of a single group, else the best ones of the first two groups.
 
     Args:
-        groups: of one environment.
-        share: with how many environments the page's budget is shared.
+        groups: all of the page.
     """
-    chosen = [(group, run, which, file) for group in groups for run, which, file in _files(group)]
-    clips, notes = [], []
-    for group, run, which, file in chosen:
-        content, note = _read(file, BUDGET_BYTES // share // len(chosen))
-        if note:
-            notes.append(note)
-        if content is None:
+    found = [(group, run, which, file) for group in groups for run, which, file in _files(group)]
+    found.sort(key=lambda entry: entry[2] != "best")
+    clips: list[Clip] = []
+    notes: list[tuple[str, str]] = []
+    left = BUDGET_BYTES
+    for group, run, which, file in found:
+        if len(clips) == MOST_CLIPS:
+            notes.append((group.env, f"{file} is not shown: a page has {MOST_CLIPS} videos at most."))
             continue
+        content, note = _read(file, left)
+        if content is None:
+            notes.append((group.env, note))
+            continue
+        left -= len(content)
         label = f"{group.label}: {which}" if len(groups) > 1 else f"{which} policy"
         uri = "data:video/mp4;base64," + base64.b64encode(content).decode()
-        clips.append(Clip(label, _caption(group, run, which), uri))
+        clips.append(Clip(group.env, label, _caption(group, run, which), uri))
     return clips, notes
 
 
@@ -89,47 +92,11 @@ def _best_is_last(run: Run) -> bool:
     return found is not None and found == last.get("weights_sha256")
 
 
-def _read(file: Path, limit: int) -> tuple[bytes | None, str]:
-    """Return an mp4's bytes, made smaller if they are more than the limit, or None; and what is to be said of it."""
-    not_shown = f"{file} is not shown: it is no mp4, or too large for a page."
-    with file.open("rb") as opened:
-        # Whatever a stranger calls so: what is no mp4 never enters a page.
-        if opened.read(8)[4:] != b"ftyp" or file.stat().st_size > _MOST_BYTES:
-            return None, not_shown
-    as_written = sealed.film_is_as_written(file)
-    if as_written is False:
-        return None, f"{file} is not shown: it is not as it was written; t3d video films it again."
-    small = file.read_bytes() if file.stat().st_size <= limit else _made_small(file, limit)
-    if small is None:
-        return None, not_shown
-    return small, "" if as_written else f"{file} has no checksum at its end: had it changed, nothing would tell."
-
-
-def _made_small(file: Path, limit: int) -> bytes | None:
-    if importlib.util.find_spec("av") is None:
-        return None
-    import av
-
-    try:
-        return next((made for crf in (28, 36, 44) if len(made := _encoded(file, crf)) <= limit), None)
-    except (av.FFmpegError, IndexError):  # a broken file, or one without a picture
-        return None
-
-
-def _encoded(file: Path, crf: int) -> bytes:
-    import av
-
-    made = io.BytesIO()
-    with av.open(str(file)) as source, av.open(made, "w", format="mp4") as target:
-        video = source.streams.video[0]
-        rate = Fraction(video.average_rate or 30)
-        width = min(_WIDTH, video.width // 2 * 2)
-        height = round(video.height * width / video.width / 2) * 2
-        stream = target.add_stream("libx264", rate=rate, options={"crf": str(crf)})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for count, frame in enumerate(source.decode(video)):
-            if count >= _SECONDS * rate:
-                break
-            target.mux(stream.encode(frame.reformat(width, height, "yuv420p")))
-        target.mux(stream.encode())
-    return made.getvalue()
+def _read(file: Path, most_bytes: int) -> tuple[bytes | None, str]:
+    """Return an mp4's bytes as they are, or None and why it is left out. Nothing is decoded: it may be a stranger's."""
+    if (size := file.stat().st_size) > most_bytes:
+        return None, f"{file} is not shown: {size:,} bytes, and {most_bytes:,} are left; t3d video films it smaller."
+    content = file.read_bytes()
+    if content[4:8] != b"ftyp":
+        return None, f"{file} is not shown: it is no mp4."
+    return content, ""

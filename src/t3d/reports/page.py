@@ -72,7 +72,11 @@ def render(report: Report) -> str:
     """Return the page's text."""
     scripts = [_asset("chart.umd.min.js").partition(_SOURCE_MAP)[0], _asset("page.js")]
     style = _asset("page.css")
+    films, left_out = clips.of(report.groups)
     studies = [_study(report, env, i) for i, env in enumerate(dict.fromkeys(group.env for group in report.groups))]
+    for study in studies:
+        study["clips"] = [film for film in films if film.env == study["env"]]
+        study["notes"] += [note for env, note in left_out if env == study["env"]]
     return _template().render(
         scripts=[Markup(script) for script in scripts],  # noqa: S704 - the package's own files
         style=Markup(style),  # noqa: S704
@@ -114,10 +118,9 @@ def _hash(text: str) -> str:
 
 
 def _study(report: Report, env: str, index: int) -> dict[str, Any]:
-    """Return what the template shows of one environment."""
+    """Return what the template shows of one environment, but its videos: these share a page's room."""
     groups = [group for group in report.groups if group.env == env]
     counted = [entry for entry in report.numbers["groups"] if entry["env"] == env]
-    films, left_out = clips.of(groups, share=len({group.env for group in report.groups}))
     events = [
         {"seed": run.seed, **row} for run in report.runs if run.env == env for row in run.rows["event"] if "what" in row
     ]
@@ -127,9 +130,8 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
         "verdicts": [texts.learned(entry) for entry in counted],
         "comparisons": [entry for entry in report.numbers["comparisons"] if entry.get("env") == env],
         "nearest": _nearest(counted[0]),
-        "clips": films,
         "events": events,
-        "notes": [note for entry in counted for note in entry["notes"]] + left_out,
+        "notes": [note for entry in counted for note in entry["notes"]],
         "hints": [{"seed": run.seed, "hint": hint} for group in groups for run in group.runs for hint in _hints(run)],
         "commands": [texts.command(list(group.runs)) for group in groups],
         "options": _options(groups),
