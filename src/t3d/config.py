@@ -245,7 +245,10 @@ def config_from(fields: Mapping[str, Any]) -> Config:
 
     Raises:
         ConfigRefused: an impossible value.
-        TypeError, KeyError, ValueError: it is none.
+        TypeError, KeyError, AttributeError, ValueError: it is none.
     """
     run = dict(fields)
-    return Config(td3=TD3Config(**run.pop("td3")), **run)
+    td3 = run.pop("td3")
+    if td3.keys() != {option.name for option in dataclasses.fields(TD3Config)}:
+        raise ValueError(f"td3 has the options {', '.join(td3)[:200]}")
+    return Config(td3=TD3Config(**td3), **run)

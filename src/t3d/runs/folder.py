@@ -206,7 +206,7 @@ def read_config(folder: Path) -> RunInfo:
         if not (isinstance(content["engine"], dict) and isinstance(content["machine"], dict)):
             raise TypeError("engine and machine are no objects")
         return RunInfo(env, preset, algorithm, config, content, damage)
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, T3DError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, T3DError) as error:
         raise RunRefused(
             "config.json cannot be read", got=f"{path}: {error!r}", do="use the version of t3d that wrote it"
         ) from error
