@@ -12,10 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from floor import floor_s
+
 from t3d import presets
 from t3d.benching import bench
 from t3d.cli.bench import flat
 from t3d.machine import describe
+from t3d.making import make, spaces_of
 
 ROUNDS = 5
 RESULTS = Path(__file__).parent / "results" / "engine.json"
@@ -30,10 +33,17 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def measure(env: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what one bench of a job says."""
-    seen = bench(env, presets.choose(env, None).config.with_values(options), ("fused",))
-    timings = {timing.engine: flat(timing) for timing in seen.timings}
-    return {**seen._asdict(), "config": dataclasses.asdict(seen.config), "timings": timings}
+    """Return what one bench of a job says, and the floor, measured before and behind it."""
+    config = presets.choose(env, None).config.with_values(options)
+    made = make(env)
+    spaces = spaces_of(made, env)
+    made.close()
+    sizes = spaces.obs_size, spaces.action_size, config.td3.hidden, config.batch_size, options["threads"]
+    before = floor_s(*sizes)
+    seen = bench(env, config, ("fused",))
+    floor_ms = 1e3 * (before + floor_s(*sizes)) / 2
+    timings = {timing.engine: flat(timing) | {"over_floor": timing.update_ms / floor_ms} for timing in seen.timings}
+    return {**seen._asdict(), "floor_ms": floor_ms, "config": dataclasses.asdict(seen.config), "timings": timings}
 
 
 def over_floor(seen: dict[str, Any]) -> float:

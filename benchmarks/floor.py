@@ -9,13 +9,39 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from t3d.engines import kernels, native
+from t3d.engines import native
+from t3d.engines.kernels import dense, dense_input_gradient, dense_weight_gradient, set_blas_threads
 
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
+
+
+# Not kept on disk: Numba's cache would not notice that one of these kernels has changed.
+@numba.njit(nogil=True, fastmath=native.FASTMATH, error_model="numpy")  # type: ignore[untyped-decorator]
+def repeat_product(
+    kind: int,
+    times: int,
+    x: NDArray[np.float32],
+    w: NDArray[np.float32],
+    y: NDArray[np.float32],
+    rows: int,
+    n_in: int,
+    n_out: int,
+) -> None:
+    """Do a layer's product or one of its gradients again and again."""
+    blas_threads = set_blas_threads(1)
+    for _ in range(times):
+        if kind == FORWARD:
+            dense(x, n_in, w, y, rows, n_in, n_out)
+        elif kind == INPUT_GRADIENT:
+            dense_input_gradient(y, w, n_in, x, rows, n_in, n_out)
+        else:
+            dense_weight_gradient(y, n_out, x, n_in, w, rows, n_in, n_out)
+    set_blas_threads(blas_threads)
 
 
 class Product(NamedTuple):
@@ -107,7 +133,7 @@ def _ways(product: Product, threads: int) -> Iterator[Callable[[int], None]]:
     flat_x, flat_w, flat_y = matrix(share_rows, n_in).ravel(), w.ravel(), matrix(share_rows, n_out).ravel()
 
     def by_kernel(times: int) -> None:
-        native.run(kernels.repeat_product, kind, times, flat_x, flat_w, flat_y, share_rows, n_in, share_outputs)
+        native.run(repeat_product, kind, times, flat_x, flat_w, flat_y, share_rows, n_in, share_outputs)
 
     yield by_torch
     yield by_kernel

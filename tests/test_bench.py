@@ -3,6 +3,8 @@
 import itertools
 import json
 import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +35,7 @@ def bench(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_an_environment_is_trained_and_its_updates_are_compared_with_the_floor(capsys):
+def test_an_environment_is_trained_and_its_updates_are_timed(capsys):
     seen = bench(capsys, "Pendulum-v1")
     assert (seen["env"], seen["obs_size"], seen["action_size"]) == ("Pendulum-v1", 3, 1)
     assert seen["replay_bytes_per_slot"] == 4 * (3 + 1 + 2)
@@ -41,7 +43,6 @@ def test_an_environment_is_trained_and_its_updates_are_compared_with_the_floor(c
     assert set(seen["timings"]) == {"eager", "fused"}
     for timing in seen["timings"].values():
         assert timing["update_ms_p10"] <= timing["update_ms"] <= timing["update_ms_p90"]
-        assert timing["over_floor"] == pytest.approx(timing["update_ms"] / seen["floor_ms"])
         # A step consists of the environment, the updates and what is around them.
         assert 0 < timing["env_us"] + timing["around_us"] < 1e6 / timing["train_steps_per_s"]
     assert seen["machine"]["cores"] >= 1
@@ -62,10 +63,9 @@ def test_people_get_a_table(what, capsys, monkeypatch):
     assert run(["bench", *what, *SMALL[:-1]]) == 0
     said = capsys.readouterr().out
     assert "3 observations, 1 actions" in said
-    assert "over the" in said
     assert "p10-p90" in said
     assert ("env µs" in said) == (what == ["Pendulum-v1"])
-    rows = re.findall(r"^ +(eager|fused) +1 +([\d.]+) +([\d.]+)-([\d.]+) +[\d.]+x", said, re.MULTILINE)
+    rows = re.findall(r"^ +(eager|fused) +1 +([\d.]+) +([\d.]+)-([\d.]+)", said, re.MULTILINE)
     assert [name for name, *_ in rows] == ["eager", "fused"], said
     for _, median, p10, p90 in rows:
         assert float(p10) <= float(median) <= float(p90)
@@ -77,9 +77,11 @@ def test_what_cannot_be_measured_is_refused(wrong, capsys):
     assert "--sizes" in capsys.readouterr().err
 
 
-def test_the_floor_counts_the_products_that_one_update_cannot_do_without():
-    from t3d.engines.floor import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Product, products
+def test_the_floor_counts_the_products_that_one_update_cannot_do_without(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[1] / "benchmarks"), *sys.path])
+    from floor import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Product, measure, products
 
+    assert all(measure(Product(kind, 4, 3, 2), 1, repeats=1) > 0 for kind in (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT))
     found = products(17, 6, (256, 128), 100)
     # Two updates: a target actor, two target critics, two critics each; then once the actor and critic 1.
     assert found[Product(FORWARD, 100, 256, 128)] == 2 * (1 + 2 + 2) + 2

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from t3d.config import Config
 from t3d.engines import Engine, choose, choose_threads
-from t3d.engines.floor import floor_s
 from t3d.machine import usable_cores
 from t3d.making import make, spaces_of
 from t3d.replay import Batch, slot_dtype
@@ -43,7 +42,6 @@ class Timing(NamedTuple):
     update_ms: float  # median over many spans of policy_delay updates, each divided by policy_delay
     update_ms_p10: float
     update_ms_p90: float
-    over_floor: float  # update_ms / floor_ms
     loop: Loop | None  # None where sizes were given and no environment
 
 
@@ -54,14 +52,13 @@ class Bench(NamedTuple):
     obs_size: int
     action_size: int
     config: Config
-    floor_ms: float  # median over the rounds
     replay_bytes_per_slot: int
     replay_full_bytes: int
     timings: list[Timing]
 
 
 def bench(what: str | tuple[int, int], config: Config, engines: tuple[str, ...] = ("eager", "fused")) -> Bench:
-    """Measure updates, then training, of each engine; updates and floor in turns, so that all meet the same machine.
+    """Measure updates, then training, of each engine; updates in turns, so that all meet the same machine.
 
     Args:
         what: an environment, as for `making.make`; or the lengths of observations and actions, without training.
@@ -85,21 +82,18 @@ def bench(what: str | tuple[int, int], config: Config, engines: tuple[str, ...] 
     chosen = [choose(name, agent, threads) for name, agent in zip(engines, agents, strict=True)]
     batch, noise = _draw(obs_size, action_size, config.batch_size)
     spans: list[list[float]] = [[] for _ in engines]
-    floors = []
     for _ in range(_ROUNDS):
         for seen, one in zip(spans, chosen, strict=True):
             seen += _update_ms(one.engine, batch, noise, config.td3.policy_delay)
-        floors.append(1e3 * floor_s(*sizes, threads, repeats=5))
-    floor = statistics.median(floors)
     timings = []
     for name, seen in zip(engines, spans, strict=True):
         median = statistics.median(seen)
         # inclusive: of few times the other method would tell one below the least, even below zero.
         p10, *_, p90 = statistics.quantiles(seen, n=10, method="inclusive")
         loop = _train(env, config.with_values({"engine": name})) if env else None
-        timings.append(Timing(name, threads, median, p10, p90, median / floor, loop))
+        timings.append(Timing(name, threads, median, p10, p90, loop))
     slot = slot_dtype((obs_size,), action_size).itemsize
-    return Bench(env, obs_size, action_size, config, floor, slot, slot * config.buffer_size, timings)
+    return Bench(env, obs_size, action_size, config, slot, slot * config.buffer_size, timings)
 
 
 def _draw(obs_size: int, action_size: int, batch_size: int) -> tuple[Batch, NDArray[np.float32]]:

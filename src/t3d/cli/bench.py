@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Measure how fast t3d trains here: updates, the training loop, and how far both are from the machine's limit."""
+    """Measure how fast t3d trains here: updates and the training loop."""
 
     env: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = None
     """A registered id, module:Id, or path/to/file.py:Class; HalfCheetah-v5 if neither this nor --sizes is given."""
@@ -74,22 +74,19 @@ def main(arguments: list[str]) -> None:
 
     title = f"{seen.env or 'given sizes'}: {seen.obs_size} observations, {seen.action_size} actions"
     table = Table(box=None, title=title)
-    headings = ["engine", "threads", "update ms", "p10-p90", "over the floor"]
+    headings = ["engine", "threads", "update ms", "p10-p90"]
     for heading in [*headings, "env steps/s", "env µs", "around µs"] if seen.env else headings:
         # Where the terminal is narrow, headings take two lines and no number is cut.
         table.add_column(heading, justify="right", no_wrap=heading == "p10-p90")
     for t in seen.timings:
         spread = f"{t.update_ms_p10:.3f}-{t.update_ms_p90:.3f}"
-        cells = [t.engine, str(t.threads), f"{t.update_ms:.3f}", spread, f"{t.over_floor:.2f}x"]
+        cells = [t.engine, str(t.threads), f"{t.update_ms:.3f}", spread]
         if t.loop:
             cells += [f"{t.loop.train_steps_per_s:,.0f}", f"{t.loop.env_us:.0f}", f"{t.loop.around_us:.0f}"]
         table.add_row(*cells)
     console = Console()
     console.print(table)
-    console.print(
-        f"floor {seen.floor_ms:.3f} ms: the matrix products that one update cannot do without\n"
-        f"replay {seen.replay_bytes_per_slot} bytes a slot, {seen.replay_full_bytes / 1e6:,.0f} MB when full"
-    )
+    console.print(f"replay {seen.replay_bytes_per_slot} bytes a slot, {seen.replay_full_bytes / 1e6:,.0f} MB when full")
 
 
 def flat(timing: Timing) -> dict[str, object]:

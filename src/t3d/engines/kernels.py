@@ -484,17 +484,3 @@ def act(m: Memory, obs: Floats, action: Floats) -> None:
     for i in range(batch):
         for j in range(actions):
             action[i, j] = math.tanh(work[m.net[at[LAYERS] - 1, OUT] + i * actions + j])
-
-
-@entry
-def repeat_product(kind: int, times: int, x: Floats, w: Floats, y: Floats, rows: int, n_in: int, n_out: int) -> None:
-    """Do a layer's product or one of its gradients again and again, as `floor.py` wants to time it."""
-    blas_threads = set_blas_threads(1)
-    for _ in range(times):
-        if kind == 0:
-            dense(x, n_in, w, y, rows, n_in, n_out)
-        elif kind == 1:
-            dense_input_gradient(y, w, n_in, x, rows, n_in, n_out)
-        else:
-            dense_weight_gradient(y, n_out, x, n_in, w, rows, n_in, n_out)
-    set_blas_threads(blas_threads)
