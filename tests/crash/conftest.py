@@ -1,11 +1,9 @@
 """What the crash tests share."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
 import torch
 from crash_lives import Server
+from crash_runs import folder_in_memory
 
 
 @pytest.fixture(autouse=True)
@@ -17,13 +15,11 @@ def same_threads_afterwards():
 
 @pytest.fixture
 def folder():
-    """A folder in memory where there is such a thing: thousands of files come and go."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
-        yield Path(name)
+    with folder_in_memory() as folder:
+        yield folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server():
     server = Server()
     yield server

@@ -1,32 +1,48 @@
 """Tiny runs that learn, what they end with, and stand-ins for the `os` of t3d.runs.disk that let calls fail."""
 
 import errno
+import functools
 import hashlib
 import json
 import os
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
 
 import t3d
+from t3d import presets
 from t3d.runs import disk, replaylog
 from t3d.runs.metrics import Metrics
+from t3d.runs.session import Session
 from t3d.runs.store import Store
 
-OWN = str(Path(__file__).parents[1] / "own_envs.py")
+WALK = f"{Path(__file__).parents[1] / 'own_envs.py'}:Walk"
+# Hundreds of these are made. Dear are the updates, the number of tensors, and what is looked at with each log line.
 TINY = {
     "engine": "eager",
     "threads": 1,
     "steps": 45,
-    "random_steps": 12,
+    "random_steps": 24,
     "updates_per_step": 0.5,
     "batch_size": 4,
     "buffer_size": 32,  # goes round before the end
-    "hidden": (4, 4),
+    "hidden": (3,),
     "checkpoint_every": 15,
     "eval_every": 1_000,
     "eval_episodes": 1,
-    "log_every": 20,
+    "log_every": 1_000,
 }
+
+
+@contextmanager
+def folder_in_memory():
+    """Make a folder in memory where there is such a thing: thousands of files come and go."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        yield Path(name)
 
 
 def newest(run):
@@ -104,17 +120,39 @@ def watched(monkeypatch, stand_in, ended):
         yield
 
 
+@functools.cache
+def chosen(**options):
+    return presets.choose(WALK, None, {**TINY, **options})
+
+
 def live(monkeypatch, run, stand_in, **options):
     """Begin or continue the tiny run on a disk; return how that ended."""
     ended = Ended()
     with watched(monkeypatch, stand_in, ended):
         try:
-            t3d.train(f"{OWN}:Walk", out=run, video=False, resume="auto", **{**TINY, **options})
+            for _ in Session(WALK, chosen(**options), run, resume=True).run():
+                pass
         except Gone:
             ended.code = -9
         except t3d.T3DError as error:
             ended.code, ended.error = error.exit_code, error
     return ended
+
+
+class Undisturbed(NamedTuple):
+    """A run whose disk always works."""
+
+    ends_with: str
+    calls: int  # that change the disk
+
+
+@functools.cache
+def undisturbed(**options):
+    """Return what the tiny run comes to, made once for each set of options."""
+    disk = Disk()
+    with folder_in_memory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        assert live(monkeypatch, folder / "run", disk, **options).code == 0
+        return Undisturbed(ends_with(folder / "run"), disk.calls)
 
 
 class Disk:

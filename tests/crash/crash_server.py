@@ -9,7 +9,10 @@ import mmap
 import os
 import signal
 import sys
+import tempfile
+import threading
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 PHASES = ("starting", "resuming", "training", "evaluating", "saving", "filming")
@@ -63,28 +66,50 @@ def live(arguments, said, phase):
         os._exit(code)
 
 
+SMALL = (
+    "--steps 8 --random-steps 4 --batch-size 4 --buffer-size 50 --hidden 4 4 --threads 1 --eval-episodes 1 --no-video"
+)
+
+
 def warm_up():
-    """Import everything, and load the compiled update."""
-    import pybullet_envs_gymnasium  # noqa: F401
-    import tensorboard.summary  # noqa: F401
-    import torch
+    """Import everything and load the compiled update, by training to the end: seconds that no child spends again."""
+    import pybullet_envs_gymnasium.gym_locomotion_envs  # noqa: F401
 
-    from t3d.cli import resume, train  # noqa: F401
-    from t3d.config import Config
-    from t3d.training import Trainer
+    from t3d.cli import resume  # noqa: F401
+    from t3d.cli.main import run
 
-    torch.set_num_threads(1)
-    options = {"engine": "fused", "threads": 1, "random_steps": 4, "batch_size": 4, "buffer_size": 50}
-    trainer = Trainer("InvertedPendulum-v5", Config().with_values(options | {"hidden": (4, 4)}))
-    while trainer.agent.updates < 2:
-        trainer.step()
-    trainer.envs.close()
+    with tempfile.TemporaryDirectory() as folder:
+        for engine in ("eager", "fused"):
+            words = ["train", "InvertedPendulum-v5", *SMALL.split(), "--engine", engine, "--out", f"{folder}/{engine}"]
+            assert run(words) == 0
+    assert threading.active_count() == 1, "a forked child would lack the others"
+
+
+@contextmanager
+def silent():
+    """Keep what is written to the terminal from it, unless something fails."""
+    kept = [(stream, os.dup(stream)) for stream in (1, 2)]
+    with tempfile.TemporaryFile() as said:
+        try:
+            for stream, _ in kept:
+                os.dup2(said.fileno(), stream)
+            yield
+            sys.stdout.flush()
+            said.truncate(0)
+        finally:
+            sys.stdout.flush()
+            for stream, was in kept:
+                os.dup2(was, stream)
+                os.close(was)
+            said.seek(0)
+            os.write(2, said.read())
 
 
 def serve():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    warm_up()
+    with silent():
+        warm_up()
     answers.write("ready\n")
     answers.flush()
     for line in sys.stdin:

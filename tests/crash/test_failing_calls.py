@@ -6,10 +6,9 @@ import json
 import shutil
 
 import pytest
-from crash_runs import TINY, Disk, Exits, Fails, Full, Short, check_tidy, ends_with, live
+from crash_runs import TINY, Disk, Exits, Fails, Full, Short, check_tidy, ends_with, live, undisturbed
 
-MOST_CALLS = 150
-EVERY = 13  # the fast suite takes every 13th call
+MOST_CALLS = 150  # of a resumed run
 
 KINDS = {
     "ENOSPC": functools.partial(Fails, number=errno.ENOSPC),
@@ -23,43 +22,32 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def undisturbed(folder, monkeypatch):
-    """What the undisturbed run ends with, and how many calls it takes."""
-    disk = Disk()
-    assert live(monkeypatch, folder / "undisturbed", disk).code == 0
-    assert 50 < disk.calls <= MOST_CALLS
-    return ends_with(folder / "undisturbed"), disk.calls
-
-
-def resume(monkeypatch, run, before, expected):
+def resume(monkeypatch, run, before):
     """Continue a run on a disk that works: nothing that was committed may be missing, and it ends as it must."""
     after = live(monkeypatch, run, Disk())
     assert after.code == 0, after.error
     assert after.resumed_at >= before.committed
-    assert ends_with(run) == expected
+    assert ends_with(run) == undisturbed().ends_with
     check_tidy(run)
     events = [row["what"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "what" in row]
     assert all(what.startswith(("resumed from", "the run has ended, but", "stopped by")) for what in events), events
 
 
-def try_calls(monkeypatch, folder, undisturbed, kind, calls):
-    expected, last = undisturbed
-    for at in calls:
-        if at > last:
-            break
+def try_calls(monkeypatch, folder, kind, first, every):
+    assert undisturbed().calls > 50
+    for at in range(first, undisturbed().calls + 1, every):
         run = folder / str(at)
         before = live(monkeypatch, run, KINDS[kind](at))
         if before.code == 0:
             assert not kind.startswith("gone"), "it did not even notice"
-            assert ends_with(run) == expected, at
+            assert ends_with(run) == undisturbed().ends_with, at
         else:
             codes = (-9,) if kind.startswith("gone") else (1,) if before.began else (2,)
             assert before.code in codes, before.error
         try:
             if kind in ("short write", "full from there on"):  # removing works
                 assert not list(run.rglob("*.new")), "a failed write left what it had begun"
-            resume(monkeypatch, run, before, expected)
+            resume(monkeypatch, run, before)
         except BaseException as error:
             error.add_note(f"{kind} at call {at}")
             raise
@@ -67,38 +55,37 @@ def try_calls(monkeypatch, folder, undisturbed, kind, calls):
 
 
 @pytest.mark.parametrize("number", range(len(KINDS)), ids=list(KINDS))
-def test_some_call_fails(monkeypatch, folder, undisturbed, number):
-    try_calls(monkeypatch, folder, undisturbed, list(KINDS)[number], range(1 + number, MOST_CALLS + 1, EVERY))
+def test_every_call_fails_in_some_way(monkeypatch, folder, number):
+    """The ways take turns: the first fails the first call, the second the second, and so on again and again."""
+    try_calls(monkeypatch, folder, list(KINDS)[number], 1 + number, len(KINDS))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_call_fails(monkeypatch, folder, undisturbed, kind):
-    try_calls(monkeypatch, folder, undisturbed, kind, range(1, MOST_CALLS + 1))
+def test_every_call_fails_in_every_way(monkeypatch, folder, kind):
+    try_calls(monkeypatch, folder, kind, 1, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["EIO", "full from there on", "gone before", "gone within", "gone after"])
-def test_any_call_fails_while_it_is_resumed(monkeypatch, folder, undisturbed, kind):
-    expected, last = undisturbed
+def test_any_call_fails_while_it_is_resumed(monkeypatch, folder, kind):
     half = folder / "half"
-    assert live(monkeypatch, half, Exits(last * 2 // 5, done=0)).code == -9
+    assert live(monkeypatch, half, Exits(undisturbed().calls * 2 // 5, done=0)).code == -9
     for at in range(1, MOST_CALLS + 1):
         run, disk = folder / str(at), KINDS[kind](at)
         shutil.copytree(half, run)
         before = live(monkeypatch, run, disk)
         if disk.calls < at:
             return
-        resume(monkeypatch, run, before, expected)
+        resume(monkeypatch, run, before)
         shutil.rmtree(run)
     raise AssertionError("the resumed run takes too many calls")
 
 
-def mend(monkeypatch, folder, undisturbed, kind, every):
+def mend(monkeypatch, folder, kind, every):
     """A bit has flipped in every file that can be mended, and a call fails, once more and again, as it is mended."""
-    expected, last = undisturbed
     half = folder / "half"
-    before = live(monkeypatch, half, Exits(last * 4 // 5, done=0))
+    before = live(monkeypatch, half, Exits(undisturbed().calls * 4 // 5, done=0))
     assert before.code == -9
     files = [half / name for name in ("config.json", "metrics.jsonl", "policy/best.json", "policy/last.safetensors")]
     for file in [*files, *half.glob("replay/*.rows")]:
@@ -114,30 +101,28 @@ def mend(monkeypatch, folder, undisturbed, kind, every):
         after = live(monkeypatch, run, Disk())
         assert after.code == 0, after.error
         assert after.resumed_at >= before.committed
-        assert ends_with(run) == expected, (kind, at)
+        assert ends_with(run) == undisturbed().ends_with, (kind, at)
         check_tidy(run)
         shutil.rmtree(run)
     assert every > 1, "the resumed run takes too many calls"
 
 
 @pytest.mark.parametrize("kind", ["EIO", "gone within", "gone after"])
-def test_some_call_fails_while_it_is_mended(monkeypatch, folder, undisturbed, kind):
-    mend(monkeypatch, folder, undisturbed, kind, 5)
+def test_some_call_fails_while_it_is_mended(monkeypatch, folder, kind):
+    mend(monkeypatch, folder, kind, 5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_call_fails_while_it_is_mended(monkeypatch, folder, undisturbed, kind):
-    mend(monkeypatch, folder, undisturbed, kind, 1)
+def test_any_call_fails_while_it_is_mended(monkeypatch, folder, kind):
+    mend(monkeypatch, folder, kind, 1)
 
 
 def test_a_run_that_is_judged_is_not_over_before_its_last_rows_are_written(monkeypatch, folder):
     """Its last step is one for an evaluation and a checkpoint, and none for an update line: that comes at the end."""
     last_step = {"eval_every": TINY["steps"], "checkpoint_every": TINY["steps"], "buffer_size": 100}
-    disk = Disk()
-    assert live(monkeypatch, folder / "undisturbed", disk, **last_step).code == 0
-    expected = ends_with(folder / "undisturbed")
-    for at in range(disk.calls - 35, disk.calls + 1, 5):
+    expected, calls = undisturbed(**last_step)
+    for at in range(calls - 35, calls + 1, 5):
         run = folder / str(at)
         assert live(monkeypatch, run, Exits(at, done=1), **last_step).code == -9
         assert live(monkeypatch, run, Disk(), **last_step).code == 0

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from crash_power import File, Folder, Model, Recorder
-from crash_runs import Disk, Exits, ends_with, live
+from crash_runs import Disk, Exits, ends_with, live, undisturbed
 
 ROUNDS = 3  # things that may be left, for each cut
 EVERY = 19  # the fast suite cuts behind every 19th call
@@ -77,12 +77,11 @@ def first_life(monkeypatch, folder, every):
 
 def second_life(monkeypatch, folder, every, at):
     """What a killed process has left was not all flushed, but no power was cut: it is there for the next process."""
-    assert live(monkeypatch, folder / "undisturbed", Disk()).code == 0
     root = folder / "root"
     root.mkdir()
     killed = live(monkeypatch, root / "run", Exits(at, done=1))
     model, calls = record(monkeypatch, root)
-    cut_everywhere(monkeypatch, folder, model, calls, ends_with(folder / "undisturbed"), every, killed.committed)
+    cut_everywhere(monkeypatch, folder, model, calls, undisturbed().ends_with, every, killed.committed)
 
 
 def test_a_cut_now_and_then(monkeypatch, folder):
@@ -102,8 +101,7 @@ def test_a_cut_behind_every_call_of_a_resumed_run(monkeypatch, folder, at):
 
 def cut_after_a_failed_flush(monkeypatch, folder, numbers):
     """What a failed flush was to flush may never reach the disk, whatever later flushes say."""
-    assert live(monkeypatch, folder / "undisturbed", Disk()).code == 0
-    expected = ends_with(folder / "undisturbed")
+    expected = undisturbed().ends_with
     rng = np.random.default_rng(0)
     for number in numbers:
         root = folder / str(number)
