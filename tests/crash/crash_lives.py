@@ -19,7 +19,8 @@ def flags(options):
     """Return a configuration as it is typed."""
     words = []
     for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+        values = value if isinstance(value, tuple) else () if value is True else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return [*words, "--no-video"]
 
 

@@ -24,6 +24,15 @@ LEARNS = {
     "log_every": 100,
     "threads": 1,
 }
+# The fast suite's: half a second in all.
+BRIEF = LEARNS | {
+    "steps": 300,
+    "random_steps": 200,
+    "buffer_size": 260,
+    "checkpoint_every": 40,
+    "eval_every": 130,
+    "log_every": 150,
+}
 WHERE = ("anywhere", "training", "anywhere", "evaluating", "anywhere", "saving", "anywhere", "resuming")
 MOST_KILLS = 8  # of one run
 CASES = list(itertools.product(("InvertedPendulum-v5", "AntBulletEnv-v0"), (1, 4), ("eager", "fused")))
@@ -40,23 +49,25 @@ def kill(life, where, rng, usual_s):
     return life.wait()
 
 
-def undisturbed(server, folder, env, n_envs, engine, *more):
+def undisturbed(server, folder, case, learns):
     """Return how the run is begun and resumed, what it ends with, and how long it takes."""
-    options = [env, *flags({**LEARNS, "n_envs": n_envs, "engine": engine}), *more, "--resume", "auto", "--out"]
+    env, n_envs, engine = case
+    options = [env, *flags({**learns, "n_envs": n_envs, "engine": engine}), "--resume", "auto", "--out"]
     began = time.monotonic()
     life = server.start("train", *options, folder / "undisturbed")
     assert life.wait() == 0, life.said
     return options, ends_with(folder / "undisturbed"), time.monotonic() - began
 
 
-def kill_often(server, folder, kills, env, n_envs, engine, *more):
-    options, expected, whole_s = undisturbed(server, folder, env, n_envs, engine, *more)
+def kill_often(server, folder, kills, case, learns=LEARNS):
+    options, expected, whole_s = undisturbed(server, folder, case, learns)
     usual_s = 0.6 * whole_s
     rng, where, killed = np.random.default_rng(kills), itertools.cycle(WHERE), {}
     for run in (folder / str(number) for number in itertools.count()):
         for attempt in itertools.count():
             life, place = server.start("train", *options, run), next(where)
-            code = kill(life, place, rng, usual_s) if attempt < MOST_KILLS else life.wait()
+            goes_on = attempt < MOST_KILLS and sum(killed.values()) < kills
+            code = kill(life, place, rng, usual_s) if goes_on else life.wait()
             if code == 0:
                 break
             assert code == -9, life.said
@@ -70,20 +81,24 @@ def kill_often(server, folder, kills, env, n_envs, engine, *more):
     assert kills < len(WHERE) or set(killed) == set(WHERE), killed
 
 
-@pytest.mark.parametrize(("case", "kills"), [(CASES[0], 4), (CASES[3], 5), (CASES[7], 2)], ids=str)
+# Its episodes are short, where one of the ant takes seconds; it is made anew for each of them, too.
+HOPPER = ("HopperBulletEnv-v0", 4, "fused")
+
+
+@pytest.mark.parametrize(("case", "kills"), [(CASES[0], 4), (CASES[3], 5), (HOPPER, 3)], ids=str)
 def test_a_few_kills(server, folder, case, kills):
-    kill_often(server, folder, kills, *case)
+    kill_often(server, folder, kills, case, BRIEF)
 
 
-@pytest.mark.parametrize(("n_envs", "engine"), [(1, "eager"), (4, "fused")])
-def test_a_few_kills_of_a_run_that_normalises(server, folder, n_envs, engine):
-    kill_often(server, folder, 3, "InvertedPendulum-v5", n_envs, engine, "--normalize-obs")
+@pytest.mark.parametrize("case", [CASES[0], CASES[3]], ids=str)
+def test_a_few_kills_of_a_run_that_normalises(server, folder, case):
+    kill_often(server, folder, 3, case, BRIEF | {"normalize_obs": True})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_25_kills_each_200_in_all(server, folder, case):
-    kill_often(server, folder, 25, *case)
+    kill_often(server, folder, 25, case)
 
 
 def flip_a_bit(run, rng):
@@ -100,15 +115,15 @@ def flip_a_bit(run, rng):
         file.write_bytes(content)
 
 
-def kill_and_flip(server, folder, kills, env, n_envs, engine):
-    options, expected, _ = undisturbed(server, folder, env, n_envs, engine)
+def kill_and_flip(server, folder, kills, case, learns=LEARNS):
+    options, expected, _ = undisturbed(server, folder, case, learns)
     # Where a resumed run has mended what was damaged before: two bits in the same place are more than is promised.
-    rng, where = np.random.default_rng(kills), itertools.cycle(("training", "saving", "training", "evaluating"))
+    rng, where = np.random.default_rng(kills), itertools.cycle(("evaluating", "saving", "training", "saving"))
     killed, mended = 0, 0
     for run in (folder / str(number) for number in itertools.count()):
         for attempt in itertools.count():
             life = server.start("train", *options, run)
-            code = kill(life, next(where), rng, 0) if attempt < MOST_KILLS else life.wait()
+            code = kill(life, next(where), rng, 0) if attempt < MOST_KILLS and killed < kills else life.wait()
             mended += "from its parity" in life.said or "by its copy" in life.said
             if code == 0:
                 break
@@ -125,10 +140,10 @@ def kill_and_flip(server, folder, kills, env, n_envs, engine):
 
 
 def test_a_few_kills_and_flipped_bits(server, folder):
-    kill_and_flip(server, folder, 4, *CASES[1])
+    kill_and_flip(server, folder, 4, CASES[1], BRIEF)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [CASES[0], CASES[3], CASES[5], CASES[6]], ids=str)
 def test_25_kills_and_flipped_bits_each_100_in_all(server, folder, case):
-    kill_and_flip(server, folder, 25, *case)
+    kill_and_flip(server, folder, 25, case)

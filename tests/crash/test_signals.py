@@ -21,7 +21,8 @@ ENVS = str(Path(__file__).with_name("crash_envs.py"))
 SLOW = {
     "preset": "td3",
     "steps": 600,
-    "random_steps": 300,
+    "random_steps": 200,
+    "updates_per_step": 0.25,
     "batch_size": 8,
     "buffer_size": 1_000,
     "hidden": (8, 8),
