@@ -14,6 +14,7 @@ import pytest
 
 import t3d
 from t3d import presets
+from t3d.errors import Stopped
 from t3d.runs import disk, replaylog
 from t3d.runs.metrics import Metrics
 from t3d.runs.session import Session
@@ -134,7 +135,7 @@ def live(monkeypatch, run, stand_in, **options):
                 pass
         except Gone:
             ended.code = -9
-        except t3d.T3DError as error:
+        except (t3d.T3DError, Stopped) as error:
             ended.code, ended.error = error.exit_code, error
     return ended
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 from crash_lives import flags
-from crash_runs import ends_with, newest
+from crash_runs import Disk, ends_with, live, newest, undisturbed
 
 from t3d.errors import RunRefused
 from t3d.runs.lock import Lock
+from t3d.training import Trainer
 
 ENVS = str(Path(__file__).with_name("crash_envs.py"))
 SLOW = {
@@ -91,6 +92,23 @@ def test_a_signal_saves_and_leaves(server, tmp_path, expected, when, name):
     assert rows(run, "evaluation") == []
     assert finish(server, run) == expected
     assert [row["what"].split()[0] for row in rows(run, "event")] == ["stopped", "resumed"]
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_it_stops_behind_the_very_step_in_which_the_signal_comes(monkeypatch, folder, name):
+    step = Trainer.step
+
+    def step_with_signal(trainer):
+        if trainer.env_steps == 33:
+            signal.raise_signal(signal.Signals[name])
+        return step(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", step_with_signal)
+        ended = live(monkeypatch, folder / "run", Disk())
+    assert (ended.code, ended.committed) == (CODES[name], 34)
+    assert live(monkeypatch, folder / "run", Disk()).resumed_at == 34
+    assert ends_with(folder / "run") == undisturbed().ends_with
 
 
 @pytest.mark.slow
@@ -175,6 +193,7 @@ FORKS = """
 import os, sys, time
 from pathlib import Path
 from t3d.runs.lock import Lock
+from t3d.training import Trainer
 held = Lock(Path(sys.argv[1]))
 child = os.fork()
 if child == 0:
