@@ -47,6 +47,17 @@ def finish(server, run, **options):
     return ends_with(run)
 
 
+class Noting(Disk):
+    """Note the env steps of what is committed."""
+
+    def __init__(self):
+        super().__init__()
+        self.commits = []
+
+    def committed(self, env_steps):
+        self.commits.append(env_steps)
+
+
 @pytest.fixture(scope="module")
 def expected(server, tmp_path_factory):
     return finish(server, tmp_path_factory.mktemp("runs") / "undisturbed")
@@ -94,9 +105,9 @@ def test_a_signal_saves_and_leaves(server, tmp_path, expected, when, name):
     assert [row["what"].split()[0] for row in rows(run, "event")] == ["stopped", "resumed"]
 
 
-@pytest.mark.parametrize("name", CODES)
-def test_it_stops_behind_the_very_step_in_which_the_signal_comes(monkeypatch, folder, name):
-    step = Trainer.step
+@pytest.mark.parametrize("name", [*CODES, "SIGUSR1"])
+def test_it_is_heard_behind_the_very_step_in_which_it_comes(monkeypatch, folder, name):
+    step, disk = Trainer.step, Noting()
 
     def step_with_signal(trainer):
         if trainer.env_steps == 33:
@@ -105,9 +116,12 @@ def test_it_stops_behind_the_very_step_in_which_the_signal_comes(monkeypatch, fo
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", step_with_signal)
-        ended = live(monkeypatch, folder / "run", Disk())
-    assert (ended.code, ended.committed) == (CODES[name], 34)
-    assert live(monkeypatch, folder / "run", Disk()).resumed_at == 34
+        ended = live(monkeypatch, folder / "run", disk)
+    if name in CODES:
+        assert (ended.code, disk.commits) == (CODES[name], [15, 30, 34])
+        assert live(monkeypatch, folder / "run", Disk()).resumed_at == 34
+    else:
+        assert (ended.code, disk.commits) == (0, [15, 30, 34, 45])
     assert ends_with(folder / "run") == undisturbed().ends_with
 
 
