@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from film_here import films_here
 from run_folders import row, write_run, write_seeds
 
 import t3d
@@ -78,15 +79,19 @@ def opened(browser):
 def seeds(tmp_path_factory):
     """Two short real runs in one parent, the first with a video."""
     parent = tmp_path_factory.mktemp("runs") / "pendulum-n2"
-    for seed in range(2):
-        options = {"steps": 430, "eval_every": 100, "log_every": 50, "seed": seed, "out": parent / f"s{seed}"}
-        t3d.train("Pendulum-v1", video=seed == 0, video_frames=40, **SMALL, **options)
+    with films_here():
+        for seed in range(2):
+            options = {"steps": 430, "eval_every": 100, "log_every": 50, "seed": seed, "out": parent / f"s{seed}"}
+            t3d.train("Pendulum-v1", video=seed == 0, video_frames=40, **SMALL, **options)
     return parent
 
 
-@pytest.fixture
-def page(opened, seeds):
-    return opened(write_report([seeds]))
+@pytest.fixture(scope="module")
+def page(browser, seeds):
+    """Their report, opened once for all tests that leave it as it was."""
+    page = Page(browser, write_report([seeds]))
+    yield page
+    page.page.close()
 
 
 def test_it_is_quiet_and_asks_for_nothing(page):
@@ -120,11 +125,12 @@ def test_both_policies_of_a_run_play(opened, tmp_path):
     pytest.importorskip("av", reason="the extra `video` is not installed")
     # All evaluations are equal, so the best policy is the first one and not the last.
     env = f"{Path(__file__).with_name('ill_envs.py')}:SameReward"
-    run = t3d.train(env, steps=600, eval_every=300, out=tmp_path / "run", **SMALL)
-    assert run.report.read_text("utf-8").count("<video") == 2
-    api.film_run(run.path, "last", frames=12, env=env)  # shorter, to tell them apart
+    with films_here():
+        run = t3d.train(env, steps=240, eval_every=120, out=tmp_path / "run", **SMALL | {"random_steps": 100})
+        assert run.report.read_text("utf-8").count("<video") == 2
+        api.film_run(run.path, "last", frames=12, env=env)  # shorter, to tell them apart
     page = opened(write_report([run.path]))
-    for which, step, frames in (("best", 300, 21), ("last", 600, 12)):
+    for which, step, frames in (("best", 120, 21), ("last", 240, 12)):
         page.page.get_by_role("button", name=f"{which} policy").click()
         shown = "[...document.querySelectorAll('video')].filter(video => video.offsetParent)"
         assert page.run(f"{shown}.length") == 1
@@ -146,14 +152,12 @@ def test_a_click_on_the_legend_hides_and_shows(page):
     assert not page.lines()["mean"][1]
 
 
-@pytest.mark.parametrize("touch", [False, True])
-def test_pointing_at_the_curve_reads_a_value(opened, seeds, touch):
-    page = opened(write_report([seeds]), has_touch=touch)
+def check_pointing_reads_a_value(page, point):
     place = page.run(
         "(() => { const chart = Chart.getChart('learning-0'), box = chart.canvas.getBoundingClientRect();"
         " return [box.left + chart.scales.x.getPixelForValue(300), box.top + 100]; })()"
     )
-    page.page.touchscreen.tap(*place) if touch else page.page.mouse.move(*place)
+    point(*place)
     page.until("Chart.getChart('learning-0').tooltip.opacity > 0")
     title, body = page.run("(t => [t.title[0], t.body.map(b => b.lines[0])])(Chart.getChart('learning-0').tooltip)")
     assert title == "300 env steps"
@@ -164,24 +168,37 @@ def test_pointing_at_the_curve_reads_a_value(opened, seeds, touch):
     assert said == pytest.approx(value, rel=1e-4)
 
 
-@pytest.mark.parametrize("width", [360, 390, 768, 1280, 1920])
-def test_nothing_is_wider_than_the_screen(opened, tmp_path, width):
+def test_pointing_at_the_curve_reads_a_value(page):
+    check_pointing_reads_a_value(page, page.page.mouse.move)
+
+
+def test_touching_the_curve_reads_a_value(opened, page):
+    touched = opened(page.file, has_touch=True)
+    check_pointing_reads_a_value(touched, touched.page.touchscreen.tap)
+
+
+def test_nothing_is_wider_than_the_screen(opened, tmp_path):
     parent = write_seeds(tmp_path / "td3-n5", [912.0, 1500.0, 2400.0, 3100.0, 3547.0], env="A" * 60 + "-v5")
-    page = opened(write_report([parent]), viewport={"width": width, "height": 800})
-    assert page.run("document.documentElement.scrollWidth") == width
-    assert page.run("document.querySelector('canvas').clientWidth") > 0.5 * min(width, 1200)
+    page = opened(write_report([parent]))
+    for width in (360, 390, 768, 1280, 1920):
+        page.page.set_viewport_size({"width": width, "height": 800})
+        page.page.reload()
+        assert page.run("document.documentElement.scrollWidth") == width
+        assert page.run("document.querySelector('canvas').clientWidth") > 0.5 * min(width, 1200), width
 
 
-def test_dark_and_light_follow_the_system(opened, seeds):
-    page = opened(write_report([seeds]), color_scheme="light")
+def test_dark_and_light_follow_the_system(page):
     look = (
         "[getComputedStyle(document.documentElement).backgroundColor,"
         " Chart.getChart('learning-0').options.scales.x.ticks.color]"
     )
-    light = page.run(look)
-    page.page.emulate_media(color_scheme="dark")
-    page.page.wait_for_timeout(100)
-    dark = page.run(look)
+    seen = []
+    for scheme in ("light", "dark", "light"):
+        page.page.emulate_media(color_scheme=scheme)
+        page.page.wait_for_timeout(100)
+        seen.append(page.run(look))
+    light, dark, again = seen
+    assert light == again
     assert light[0] != dark[0]
     assert light[1] != dark[1]
     assert page.is_quiet()
@@ -283,7 +300,7 @@ def test_five_long_seeds_stay_under_3_mb(tmp_path):
         rows = [
             row("update", step, updates=step, **dict.fromkeys(names, step / 7)) for step in range(0, 1_000_000, 1_000)
         ]
-        rows += [row("episode", step, length=9, **{"return": step / 3}) for step in range(0, 1_000_000, 200)]
+        rows += [row("episode", step, length=9, **{"return": step / 3}) for step in range(0, 1_000_000, 1_000)]
         run = write_run(
             tmp_path / f"s{seed}", {step: step / 3 for step in range(5_000, 1_000_001, 5_000)}, seed=seed, extra=rows
         )
