@@ -60,7 +60,7 @@ def write(monkeypatch, path, number, stand_in):
 
 
 def files(run):
-    return frozenset((path.name, path.read_bytes()) for path in (run / "policy").iterdir())
+    return frozenset((path.name, path.read_bytes()) for path in run.glob("policy/*"))
 
 
 def fail_again(monkeypatch, whole, kind, left, ended_with):
@@ -112,6 +112,7 @@ class Watched(Exits):
     def __init__(self, run, seen, at=10**9):
         super().__init__(at, done=1)
         self._run, self._seen, self.looks = run, seen, []
+        self._files = None  # that were there at the last look
 
     def call(self, name, arguments):
         concerned = name in ("open", "replace", "unlink") and "policy" in str(arguments[0])
@@ -125,6 +126,10 @@ class Watched(Exits):
                 self.look()
 
     def look(self):
+        named = {file for file in files(self._run) if not file[0].endswith(".new")}
+        if named == self._files:
+            return
+        self._files = named
         for which in ("best", "last"):
             try:
                 env_steps = t3d.load(policy_path(self._run, which)).info.env_steps
