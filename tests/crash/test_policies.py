@@ -101,7 +101,7 @@ def test_any_two_calls_fail_and_one_of_the_policies_is_there(monkeypatch, folder
 
 
 class Watched(Exits):
-    """A disk that loads a run's policies before and after each call that changes a name of theirs.
+    """A disk that loads a run's policies before and after each call on a name of theirs, where their files have changed.
 
     Args:
         run: the run folder.
