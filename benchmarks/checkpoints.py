@@ -35,7 +35,8 @@ COMMITS = 9
 NEW_STEPS = 10_000
 LOOP_STEPS = 200_000
 EPISODE_STEPS = 1_000
-NUMBERS = {"update": 6, "health": 20}  # in a row, as many as training writes
+LOSSES = ("critic_loss", "actor_loss", "q1", "q2", "target_q")
+HEALTH = 20  # numbers in a row, as many as training writes
 
 
 def fill(session: Session, steps: int, rng: np.random.Generator) -> None:
@@ -50,8 +51,10 @@ def fill(session: Session, steps: int, rng: np.random.Generator) -> None:
     metrics, at = session._store.metrics, replay.written[0]
     for _ in range(steps // EPISODE_STEPS):
         metrics.write("episode", at, env=0, **{"return": 4321.987}, length=EPISODE_STEPS, end="truncated")
-        for kind, count in NUMBERS.items():
-            metrics.write(kind, at, **{f"number_{i}": float(x) for i, x in enumerate(rng.standard_normal(count))})
+        losses = dict(zip(LOSSES, rng.standard_normal(len(LOSSES)).tolist(), strict=True))
+        metrics.write("update", at, updates=at, **losses)
+        health = {f"number_{i}": x for i, x in enumerate(rng.standard_normal(HEALTH).tolist())}
+        metrics.write("health", at, of="batch", **health)
     returns = rng.standard_normal(10).tolist()
     metrics.write("evaluation", at, returns=returns, lengths=[EPISODE_STEPS] * 10, return_mean=0.0, return_std=1.0)
 
@@ -63,7 +66,6 @@ def measured(size: int) -> dict[str, object]:
         choice = presets.choose(ENV, None, {"steps": 10_000_000, "random_steps": 10_000_000, "threads": 1})
         session = Session(ENV, choice, folder / "run")
         rng = np.random.default_rng(0)
-        session._save("best")  # each checkpoint holds a copy
         # The environment itself takes no step: what a resumed run plays again is no part of this.
         for _ in range(size // NEW_STEPS):
             fill(session, NEW_STEPS, rng)

@@ -175,13 +175,47 @@ def _parity_bytes_2(block_bytes: int) -> int:
     return 24 + 4 * rows * columns + columns * piece + 32
 
 
+def read_format_3(run: Path, manifest: dict[str, Any], tensors: bytes) -> Found:
+    """Read a run folder of format 3: a head, then blocks, in each segment."""
+    blocks: list[list[NDArray[np.void]]] = []
+    for segment in manifest["replay"]["segments"]:
+        content = (run / "replay" / segment["name"]).read_bytes()
+        blocks += _blocks_3(content[: segment["bytes"]])
+    return Found(
+        tensors=[
+            f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+            for array in safetensors.numpy.load(tensors).values()
+        ],
+        replay=[np.concatenate(parts) for parts in zip(*blocks, strict=True)],
+        streams=manifest["trainer"]["streams"],
+        evaluations=_evaluations(run),
+    )
+
+
+def _blocks_3(segment: bytes) -> Iterator[list[NDArray[np.void]]]:
+    """Yield of each block of a segment each stream's slots."""
+    magic, _, streams, slot_bytes = struct.unpack_from("<8s32sQQ", segment)
+    if magic != b"t3d-rows":
+        raise SystemExit(f"no segment of format 3: it begins with {magic!r}")
+    at = 64
+    while at < len(segment):
+        spans = struct.unpack_from(f"<{2 * streams}Q", segment, at + 24)
+        at += 24 + 16 * streams
+        slots = []
+        for count in spans[1::2]:
+            slots.append(np.frombuffer(segment, f"V{slot_bytes}", count, at))
+            at += count * slot_bytes
+        at += 32  # the digest
+        yield slots
+
+
 def _evaluations(run: Path) -> list[list[Any]]:
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [[row[key] for key in ("env_steps", "returns", "lengths")] for row in rows if row["kind"] == "evaluation"]
 
 
-# Each by the number that a checkpoint's manifest has for its format.
-READERS: dict[int, Callable[[Path, dict[str, Any], bytes], Found]] = {2: read_format_2}
+# By a run's format: a number in the manifest, from 3 on in config.json alone.
+READERS: dict[int, Callable[[Path, dict[str, Any], bytes], Found]] = {2: read_format_2, 3: read_format_3}
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -196,9 +230,10 @@ def hashes(run: Path, case: Case) -> dict[str, str]:
     if checkpoint is None or int(checkpoint.name) < case.options["steps"]:
         raise SystemExit(f"{run}: its newest checkpoint is {checkpoint}: it has not ended")
     manifest = json.loads((checkpoint / "manifest.json").read_text())
-    if manifest["format"] not in READERS:
-        raise SystemExit(f"{checkpoint} is of format {manifest['format']}: add a reader for it to READERS")
-    found = READERS[manifest["format"]](run, manifest, (checkpoint / "state.safetensors").read_bytes())
+    number = manifest.get("format") or json.loads((run / "config.json").read_text())["format"]
+    if number not in READERS:
+        raise SystemExit(f"{checkpoint} is of format {number}: add a reader for it to READERS")
+    found = READERS[number](run, manifest, (checkpoint / "state.safetensors").read_bytes())
     # The memory holds so many slots; what is older on disk may be removed at any time. The open slot is a tensor.
     held = case.options["buffer_size"] // case.options.get("n_envs", 1) - 1
     parts: dict[str, list[bytes]] = {

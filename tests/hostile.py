@@ -7,6 +7,7 @@ and how much memory more than before it needed.
 import contextlib
 import io
 import json
+import math
 import os
 import pickle
 import resource
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from strangers import (
     NOT_DATA,
@@ -24,23 +26,25 @@ from strangers import (
     NOT_TENSORS,
     Touch,
     both,
-    copied_rows,
+    claimed,
     deep,
     film_is_a_link,
     grow,
     instead,
+    of_another_run,
     pipe_at,
-    policy_json,
-    rows_block,
+    policy_info,
     segment,
     with_config,
     with_manifest,
     with_manifests,
-    with_metrics,
     with_policy,
+    with_policy_tensors,
+    with_row,
+    with_rows,
+    with_segment,
     with_state,
     with_tensors,
-    without_copies,
     write,
 )
 
@@ -63,23 +67,33 @@ def corpus():
         cases[name] = (commands, make)
 
     for what, content in {**NOT_DATA, **NOT_JSON}.items():
-        add(f"config.json: {what}", RECORD + REPORT, both(without_copies, write("config.json", content)))
-        add(f"policy json: {what}", POLICY, write("*st.json", content))
+        add(f"config.json: {what}", RECORD + REPORT, write("config.json", content))
         add(f"manifest: {what}", RESUME, write("manifest.json", content))
     for what, content in {**NOT_DATA, **NOT_TENSORS}.items():
         add(f"state: {what}", RESUME, with_state(lambda _, content=content: content))
         add(f"policy: {what}", POLICY, with_policy(lambda _, content=content: content))
     for what, content in NOT_DATA.items():
-        add(f"metrics: {what}", RESUME + REPORT, both(without_copies, write("metrics.jsonl", content)))
-        add(f"metrics and their copy: {what}", RESUME + REPORT, write("metrics.[jc]*", content))
+        # Nothing is left of the rows, or of the memory: a run that has ended is as good as it was.
+        add(f"metrics: {what}", (), write("metrics.jsonl", content))
         add(f"segment: {what}", RESUME, write("*.rows", content))
+    for part, commands in OTHERS.items():
+        add(f"{part} of another run", commands, of_another_run(part))
     _add_configs(add)
-    _add_copies(add)
     _add_without_checkpoints(add)
     _add_manifests(add)
+    _add_rows(add)
     _add_policies(add)
     _add_files(add)
     return cases
+
+
+OTHERS = {
+    "config.json": RECORD,
+    "manifest.json": RESUME,
+    "metrics.jsonl": RESUME + REPORT,
+    "segment": RESUME,
+    "policy": ("evaluate", "video"),
+}
 
 
 def _add_configs(add):
@@ -111,35 +125,6 @@ def _add_configs(add):
             add(f"{option} is {str(value)[:40]}, sealed", RESUME, both(*room, with_config(*way, value=value)))
 
 
-def _add_copies(add):
-    """What a run is mended by is a stranger's, too."""
-    broken = write("config.json", b"{}")
-    for value in (..., None, "x", 3, [], {}, {"format": 1}, {"a": [[[[]]]] * 1_000}):
-        add(
-            f"copy of config.json is {str(value)[:40]}",
-            RECORD + REPORT,
-            both(broken, with_manifest("run", value=value)),
-        )
-    ways = {("env",): "evil:Pendulum-v1", ("config", "n_envs"): 10**18, ("config", "td3", "hidden"): [2**40]}
-    for way, value in ways.items():
-        commands = RESUME if way[-1] == "n_envs" else RECORD  # an evaluation takes one environment
-        add(f"copy of {way[-1]} is {value}", commands + REPORT, both(broken, with_manifest("run", *way, value=value)))
-    rows = (b"[" * 100_000, b'{"kind": "update", "env_steps": 1, "q1": NaN}', b"")
-    for row in rows:
-        add(f"copy of a row is {row[:20]!r}", RESUME + REPORT, both(with_metrics(row + b"\n"), copied_rows))
-    grown = both(grow("metrics.*"), with_manifest("metrics", "bytes", value=2**40))
-    add("metrics and their copy of a terabyte", RESUME + REPORT, grown)
-    for content in NOT_DATA.values():
-        name = f"best policy's copy: {content[:20]!r}"
-        tensor = torch.frombuffer(bytearray(content or b"?"), dtype=torch.uint8)
-        changed = with_state(with_tensors(lambda t, tensor=tensor: t.update({"policy/best.safetensors": tensor})))
-        add(name, POLICY, both(changed, write("best.safetensors", content)))
-    strange = with_tensors(lambda t: t.update({"policy/best.json": torch.zeros(3, dtype=torch.bfloat16)}))
-    add("best policy's copy is no bytes", RESUME, with_state(strange))
-    large = with_tensors(lambda t: t.update({"policy/best.json": torch.zeros(1 << 27, dtype=torch.uint8)}))
-    add("best policy's copy is large", RESUME, with_state(large))
-
-
 def _add_without_checkpoints(add):
     ends = {
         "infinite": b'{"kind": "update", "env_steps": Infinity, "wall_s": 1}\n',
@@ -159,40 +144,36 @@ def gone(run):
 
 def _add_manifests(add):
     for value in (..., None, "../..", [], 2**70):
-        for field in ("number", "envs", "written", "progress", "metrics", "replay", "streams", "state", "updates"):
+        for field in ("number", "progress", "metrics", "replay", "trainer", "state", "run"):
             add(f"manifest: {field} is {value!r}", RESUME, with_manifest(field, value=value))
+        for field in ("envs", "written", "streams", "updates"):
+            add(f"manifest: trainer's {field} is {value!r}", RESUME, with_manifest("trainer", field, value=value))
     names = ["../../../victim", "/etc/hostname", "../metrics.jsonl", ".", "", "00000000.rows/../../victim"]
     for name in names:
         add(f"segment named {name!r}", RESUME, segment(name=name))
         add(f"segment named {name!r}, not needed", RESUME, segment(name=name, ends=[0, 0], bytes=0))
         # Before the true one: all it takes to be believed, if names are, is that it is not needed any more.
-        extra = {"name": name, "bytes": 5, "ends": [0, 0]}
+        extra = {"name": name, "bytes": 5, "sha256": "0" * 64, "ends": [0, 0]}
         before = with_manifests(lambda manifest, extra=extra: manifest["replay"]["segments"].insert(0, extra))
         add(f"segment named {name!r}, beside the true one", RESUME, before)
-    add("segment of a terabyte", RESUME, both(grow("*.rows"), segment(bytes=2**40)))
-    add("block of a terabyte", RESUME, both(rows_block, grow("*.rows"), segment(bytes=2**40)))
-    add("written is a lot", RESUME, with_manifest("written", value=[2**62, 2**62]))
-    add("updates are none", RESUME, with_manifest("updates", value=0))
+    add("segment of a terabyte", RESUME, both(grow("*.rows"), segment(bytes=2**40, ends=[2**45, 2**45])))
+    add("block of a terabyte", (), with_segment(claimed))
+    far = [2**50, 2**50]
+    add("written is a lot", RESUME, with_manifest("trainer", "written", value=[n + 1 for n in far]))
+    written = with_manifest("trainer", "written", value=[n + 1 for n in far])
+    add("written is a lot, and on disk", RESUME, both(written, segment(ends=far)))
+    long = with_manifest("trainer", "envs", "length", value=far)
+    add("an episode of all that was ever written", RESUME, both(written, segment(ends=far), long))
+    add("streams of another number", RESUME, segment(ends=[3]))
+    add("updates are none", RESUME, with_manifest("trainer", "updates", value=0))
+    state = {"state": 2**200, "inc": 1}
+    add("a stream beyond its bits", RESUME, with_manifest("trainer", "streams", "index", "state", value=state))
+    add("streams are missing", RESUME, with_manifest("trainer", "streams", value={}))
     add("state of a terabyte", RESUME, both(grow("state.safetensors"), with_manifest("state", "bytes", value=2**40)))
-    add(
-        "metrics of a terabyte",
-        RESUME + REPORT,
-        both(grow("metrics.jsonl"), with_manifest("metrics", "bytes", value=2**40)),
-    )
-    add(
-        "metrics of a pipe", RESUME + REPORT, both(pipe_at("metrics.jsonl"), with_manifest("metrics", "bytes", value=0))
-    )
-    rows = [b"[" * 100_000, b'{"kind": "update"}', b'{"kind": "event", "env_steps": 1' + b"0" * 300 + b"}", b"3"]
-    rows += [b'{"kind": "update", "env_steps": 1, "q1": NaN}', b'{"kind": "../..", "env_steps": 1}', b"\xff\xfe"]
-    for row in rows:
-        add(f"metrics row {row[:45]!r}", RESUME + REPORT, with_metrics(row + b"\n"))
-    for row in (b'{"kind": "update", "env_steps": 1}', b'{"kind": "update", "env_steps": 1, "wall_s": "x"}'):
-        add(f"metrics row without a time, {len(row)} bytes", RESUME, with_metrics(row + b"\n"))
-    surrogate = b'{"kind": "update", "env_steps": 1, "wall_s": 1.0, "\\ud800": 1.0}\n'
-    add("metrics row with a name of no characters", RESUME, with_metrics(surrogate))
     for value in (1e999, -1e999):
         add(f"wall_s is {value}", RESUME, with_manifest("metrics", "wall_s", value=value))
-        add(f"return is {value}", RESUME, with_manifest("envs", "return", value=[value, 0.0]))
+        returns = [value, 0.0]
+        add(f"return is {value}", RESUME, with_manifest("trainer", "envs", "episode_return", value=returns))
     changes = {
         "NaN weights": lambda t: t["actor.body.0.weight"].fill_(float("nan")),
         "infinite moments": lambda t: t["critic_adam.q1_body.0.weight.exp_avg_sq"].fill_(float("inf")),
@@ -209,39 +190,63 @@ def _add_manifests(add):
         add(f"state: {name}", RESUME, with_state(with_tensors(change)))
 
 
+def _add_rows(add):
+    """Rows with a true checksum that no run writes: read to there, and no further."""
+    for number in (1e999, math.nan, 10**400, True, [[1]], {"a": 1}):
+        add(f"row with a number that is {str(number)[:20]}", (), with_row(q1=number))
+    for kind in (..., None, 3, "../..", "run"):
+        add(f"row of kind {kind}", (), with_row(kind=kind))
+    for env_steps in (..., -1, 1.5, 2**60, "x"):
+        add(f"row at env step {env_steps}", (), with_row(env_steps=env_steps))
+    add("row without a time", (), with_row(wall_s=...))
+    add("row with a name of no characters", (), with_row(**{"\ud800": 1.0}))
+    add("row that is no JSON", (), with_rows(lambda rows: rows.insert(1, b"\xff\xfe" * 50_000)))
+    add("rows of a terabyte", (), both(grow("metrics.jsonl"), with_manifest("metrics", "bytes", value=2**40)))
+    pipe = both(pipe_at("metrics.jsonl"), with_manifest("metrics", "bytes", value=0))
+    add("rows of a pipe", RESUME, pipe)
+    add("lost rows without an end", (), with_row(lost=[3]))
+    add("a text that a terminal would obey", (), with_row(what="\x1b[2J\x1b]0;title\x07"))
+
+
 def _add_policies(add):
     for field, values in {
         "hidden": [[2**20, 2**20], [2**20] * 50, [-1], "x", None, [2.5]],
-        "obs_shape": [[2**20] * 4, [2**40], [0], [], 3],
+        "obs": [[], [{"name": "obs", "shape": [2**20] * 4, "dtype": "float32"}], 3, [{"shape": [3]}]],
         "action_low": [[None], ["x"], [1e999], [2.0, 2.0]],
         "format": [2, None],
         "env_steps": ["x", None, 1e999],
+        "run": ["x", None, 3],
+        "algorithm": ["os; rm", None],
+        "more": [1],
     }.items():
         for value in values:
-            add(f"policy: {field} is {str(value)[:40]}", POLICY, policy_json(**{field: value}))
-    add("policy of a gigabyte", POLICY, both(grow("*st.safetensors", 4 << 28), policy_json(hidden=[16_000, 16_000])))
-    add("policy of a terabyte", POLICY, both(grow("*st.safetensors"), policy_json(hidden=[2**19, 2**19])))
+            add(f"policy: {field} is {str(value)[:40]}", POLICY, policy_info(**{field: value}))
+    add("policy of a gigabyte", POLICY, both(policy_info(hidden=[16_000, 16_000]), grow("*st.safetensors", 4 << 28)))
+    add("policy of a terabyte", POLICY, both(policy_info(hidden=[2**19, 2**19]), grow("*st.safetensors")))
+    bare = with_policy(lambda content: safetensors.torch.save(safetensors.torch.load(content)))
+    add("policy that says nothing of itself", POLICY, bare)
     for name, change in {
         "NaN": lambda t: t["0.weight"].fill_(float("nan")),
         "whole numbers": lambda t: t.update({"0.bias": torch.zeros(len(t["0.bias"]), dtype=torch.int32)}),
         "other sizes": lambda t: t.update({"0.weight": t["0.weight"][:, :-1].contiguous()}),
         "fewer": lambda t: t.pop("0.weight"),
     }.items():
-        add(f"policy weights: {name}", POLICY, with_policy(with_tensors(change)))
+        add(f"policy weights: {name}", POLICY, with_policy_tensors(change))
 
 
 def _add_files(add):
     names = ["config.json", "policy", "checkpoints", "replay", "metrics.jsonl", "manifest.json", "state.safetensors"]
-    names += ["metrics.copy", "*.rows", "best.json", "best.safetensors"]
-    policies = ("policy", "best.json", "best.safetensors")
-    reported = ("config.json", "metrics.jsonl", "checkpoints")
+    names += ["*.rows", "best.safetensors"]
+    policies = ("policy", "best.safetensors")
+    reported = ("config.json", "metrics.jsonl", "checkpoints", *policies)
     for name in names:
         for kind in ("link", "link to a device", "pipe", "socket"):
-            read = REPORT if name in reported and (kind == "link" or name != "checkpoints") else ()
-            add(f"{name} is a {kind}", (ALL if name in policies else RECORD) + read, instead(name, kind))
-    for name in ("config.json", "best.json", "best.safetensors"):
+            linked = REPORT if name in reported and kind.startswith("link") else ()
+            odd = REPORT if name == "config.json" and not linked else ()
+            add(f"{name} is a {kind}", (ALL if name in policies else RECORD) + linked + odd, instead(name, kind))
+    for name in ("config.json", "best.safetensors"):
         add(f"{name} is a folder", POLICY if "best" in name else RECORD, instead(name, "folder"))
-    for name in ("manifest.json", "state.safetensors", "*.rows", "metrics.jsonl"):
+    for name in ("manifest.json", "state.safetensors", "*.rows"):
         add(f"{name} is a folder", RESUME, instead(name, "folder"))
     add("lock is a pipe", RECORD, pipe_at("lock"))
     add("lock is a folder", RESUME, lambda run: [(run / "lock").unlink(), (run / "lock").mkdir()])

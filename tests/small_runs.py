@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import msgspec
 import probes
 
 from t3d.config import Config
@@ -49,8 +50,8 @@ def train(folder, env=PROBE, until=None, resume=False, **options):
 
 def digest(trainer, progress):
     """Return the SHA-256 of everything that decides how a run goes on, and of what it has seen."""
-    tensors, facts = trainer.state()
-    seen = hashlib.sha256(json.dumps([facts, progress.facts()], sort_keys=True).encode())
+    tensors, rest = trainer.state()
+    seen = hashlib.sha256(msgspec.json.encode([msgspec.to_builtins(rest), progress.state]))
     for name in sorted(tensors):
         seen.update(name.encode() + tensors[name].numpy().tobytes())
     for env, written in enumerate(trainer.replay.written):
@@ -65,7 +66,8 @@ class Opener:
     def __init__(self, env=PROBE, **options):
         self.env, self.choice = env, choice(**options)
         self.trainer = Trainer(env, self.choice.config)
-        self.mended = ""  # what would have been mended in the folder that was opened last
+        self.lost = None  # rows of metrics.jsonl, by env steps, in the folder that was opened last
+        self.lost_slots = ""  # of the replay memory, in words
 
     def open(self, folder):
         """Return the digest of what the run is brought back as, and what was said of checkpoints that were not used."""
@@ -78,5 +80,5 @@ class Opener:
             store.restore(self.trainer, progress)
         finally:
             store.close()
-        self.mended = "".join([*store._log_of(self.trainer).damage, store.metrics.damage, store._damage])
+        self.lost, self.lost_slots = store.metrics.lost, store._log_of(self.trainer).lost
         return digest(self.trainer, progress), list(said.values())

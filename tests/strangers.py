@@ -1,19 +1,27 @@
 """How a good run folder is made hostile: other bytes, other numbers with a true seal, links, files of a terabyte."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import pickle
-import shutil
 import socket
 import zipfile
+import zlib
 from pathlib import Path
 
+import msgspec
 import safetensors.torch
 import torch
+from sealing import said, seal
 
-from t3d import sealed
+from t3d import policy
+from t3d.config import Config
+from t3d.formats import run_id
+from t3d.runs.folder import env_name
+
+OTHER_ID = "77" * 32
 
 
 class Touch:
@@ -77,10 +85,9 @@ NOT_TENSORS = {
 
 def reseal(file, change):
     """Change a sealed file as somebody would who knows how it is sealed."""
-    content = json.loads(file.read_text())
-    content.pop("sha256", None)
+    content = said(file)
     change(content)
-    file.write_text(json.dumps({**content, "sha256": sealed._checksum_of(content)}))
+    seal(file, content)
 
 
 def put(content, path, key):
@@ -99,7 +106,38 @@ def checkpoints(run):
 
 
 def with_config(*path, value):
-    return lambda run: reseal(run / "config.json", lambda content: put(content, path, value))
+    """Change config.json, and the run id to what it then is where that can be told."""
+
+    def change(content):
+        put(content, path, value)
+        with contextlib.suppress(Exception):
+            config = msgspec.convert(content["config"], Config)
+            content["run"] = run_id(env_name(content["env"]), content["algorithm"], config)
+
+    return lambda run: reseal(run / "config.json", change)
+
+
+def of_another_run(name):
+    """Put the id of another run into a part of this one, with true checksums."""
+
+    def make(run):
+        if name == "config.json":
+            reseal(run / name, lambda content: content.update(run=OTHER_ID))
+        elif name == "manifest.json":
+            with_manifest("run", value=OTHER_ID)(run)
+        elif name == "policy":
+            policy_info(run=OTHER_ID)(run)
+        elif name == "metrics.jsonl":
+            with_rows(lambda rows: rows[0].update(run=OTHER_ID))(run)
+        else:
+            with_segment(lambda content: _other_head(content))(run)
+
+    return make
+
+
+def _other_head(content):
+    head = content[:8] + bytes.fromhex(OTHER_ID) + content[40:56]
+    return head + zlib.crc32(head).to_bytes(8, "little") + content[64:]
 
 
 def with_manifests(change):
@@ -118,22 +156,46 @@ def with_state(change):
             file = checkpoint / "state.safetensors"
             content = change(file.read_bytes())
             file.write_bytes(content)
-            facts = {"bytes": len(content), "sha256": sealed.checksum(content)}
+            facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             reseal(checkpoint / "manifest.json", lambda manifest, facts=facts: manifest.update(state=facts))
 
     return make
 
 
 def with_policy(change):
-    def make(run):
-        for which in ("best", "last"):
-            file = run / "policy" / f"{which}.safetensors"
-            content = change(file.read_bytes())
-            file.write_bytes(content)
-            facts = {"weights_sha256": sealed.checksum(content)}
-            reseal(file.with_suffix(".json"), lambda info, facts=facts: info.update(facts))
+    """Put other bytes in the place of both policies."""
+    return lambda run: [
+        file.write_bytes(change(file.read_bytes())) for file in sorted((run / "policy").glob("*.safetensors"))
+    ]
 
-    return make
+
+def sealed_policy(description, tensors):
+    """Return a policy as somebody would write it who knows how: with a true checksum of whatever it says."""
+    text = json.dumps(description)[:-1]
+    sha256 = policy._checksum(text.encode(), tensors)
+    return safetensors.torch.save(tensors, {"t3d": f'{text}, "sha256": "{sha256}"}}'})
+
+
+def description_of(content):
+    """Return what a policy says of itself."""
+    length = int.from_bytes(content[:8], "little")
+    description = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["t3d"])
+    del description["sha256"]
+    return description
+
+
+def policy_info(**fields):
+    """Change what both policies say of themselves."""
+    return with_policy(lambda c: sealed_policy(description_of(c) | fields, safetensors.torch.load(c)))
+
+
+def with_policy_tensors(change):
+    def changed(content):
+        tensors = safetensors.torch.load(content)
+        change(tensors)
+        return sealed_policy(description_of(content), tensors)
+
+    return with_policy(changed)
 
 
 def with_tensors(change):
@@ -150,26 +212,34 @@ def with_metrics(content):
 
     def make(run):
         (run / "metrics.jsonl").write_bytes(content)
-        facts = {"bytes": len(content), "sha256": sealed.checksum(content), "wall_s": 1.0}
+        facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "wall_s": 1.0}
         with_manifest("metrics", value=facts)(run)
 
     return make
 
 
-def copied_rows(run):
-    shutil.copyfile(run / "metrics.jsonl", run / "metrics.copy")
+def with_rows(change):
+    """Change rows as somebody would who knows how they are summed up, and the manifests with them."""
+
+    def make(run):
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for row in rows:
+            del row["crc32"]
+        change(rows)
+        content, crc = b"", 0
+        for row in rows:
+            text = json.dumps(row)[:-1].encode() if isinstance(row, dict) else row
+            crc = zlib.crc32(text, crc)
+            content += text + f', "crc32": "{crc:08x}"}}\n'.encode()
+        with_metrics(content)(run)
+
+    return make
 
 
-def without_copies(run):
-    """Make the run one of the first format, which nothing could mend."""
-    (run / "metrics.copy").unlink()
-    with_manifest("run", value=...)(run)
-
-
-def policy_json(**fields):
-    return lambda run: [
-        reseal(run / "policy" / f"{which}.json", lambda info: info.update(fields)) for which in ("best", "last")
-    ]
+def with_row(**fields):
+    """Put a row of these fields, with a true checksum, behind the first."""
+    row = {"kind": "event", "env_steps": 0, "wall_s": 0.0, "what": "x"}
+    return with_rows(lambda rows: rows.insert(1, {k: v for k, v in (row | fields).items() if v is not ...}))
 
 
 def write(name, content):
@@ -244,12 +314,21 @@ def pipe_at(name):
     return lambda run: [(run / name).unlink(missing_ok=True), os.mkfifo(run / name)]
 
 
-def rows_block(run):
-    """Say, with a true checksum, that a block holds more than there is."""
-    (segment,) = (run / "replay").iterdir()
-    content = bytearray(segment.read_bytes())
-    content[40:48] = (2**60).to_bytes(8, "little")
-    segment.write_bytes(content)
+def with_segment(change):
+    """Put other bytes in the place of the replay memory's first segment, and say so in the manifests."""
+
+    def make(run):
+        file = run / "replay" / "00000000.rows"
+        content = change(file.read_bytes())
+        file.write_bytes(content)
+        segment(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())(run)
+
+    return make
+
+
+def claimed(content):
+    """Say that the first block holds more than there is."""
+    return content[:80] + (2**60).to_bytes(8, "little") + content[88:]
 
 
 def segment(**fields):

@@ -8,21 +8,23 @@ import re
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import small_runs
 import torch
+from sealing import said, seal
 
 import t3d
-from t3d import health, sealed
+from t3d import health
 from t3d.algorithms import name_of
 from t3d.cli import progress
 from t3d.cli.main import run as t3d_command
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.evaluation import Trajectory
+from t3d.formats import ClassName
 from t3d.hints import hints
 from t3d.reports import write_report
-from t3d.runs.folder import _ALGORITHM
 from t3d.runs.session import Session
 from t3d.td3 import TD3, Actor
 from t3d.training import Trainer
@@ -138,7 +140,7 @@ def test_what_its_update_saw():
 
 
 def test_a_run_records_the_class_and_runs_eagerly(trained):
-    config = sealed.unseal(trained / "config.json")
+    config = said(trained / "config.json")
     assert config["algorithm"] == "OneCritic"
     assert config["engine"]["name"] == "eager"
     assert all(row["q2"] is None and row["q1"] is not None for row in rows_of(trained, "update"))
@@ -173,7 +175,7 @@ def test_a_resumed_run_is_the_undisturbed_one(trained, tmp_path):
     assert small_runs.digest(second.trainer, second.progress) == small_runs.digest(whole.trainer, whole.progress)
     whole._store.close()
     without_time = [
-        [{k: v for k, v in row.items() if k != "wall_s"} for row in rows_of(path, "update")]
+        [{k: v for k, v in row.items() if k not in ("wall_s", "crc32")} for row in rows_of(path, "update")]
         for path in (trained, folder)
     ]
     assert without_time[0] == without_time[1]
@@ -201,25 +203,13 @@ def test_before_its_first_checkpoint_too(tmp_path):
     assert session(folder, resume=True).resumed_at is None
 
 
-def test_a_run_from_before_the_algorithm_was_recorded_is_td3s(tmp_path):
-    folder = tmp_path / "run"
-    list(session(folder, TD3, steps=30).run())
-    config = sealed.unseal(folder / "config.json")
-    del config["algorithm"]
-    (folder / "config.json").write_bytes(sealed.seal(config))
-    list(session(folder, TD3, resume=True).run())
-    write_report([folder])
-    with pytest.raises(RunRefused, match="it was TD3"):
-        session(folder, resume=True)
-
-
 @pytest.mark.parametrize("name", [None, 3, "", "os; rm", "x" * 300, "\x1b[2J"])
 def test_an_algorithm_that_is_no_name_is_refused(trained, tmp_path, name):
-    config = sealed.unseal(trained / "config.json") | {"algorithm": name}
-    (tmp_path / "config.json").write_bytes(sealed.seal(config))
+    config = said(trained / "config.json") | {"algorithm": name}
+    seal(tmp_path / "config.json", config)
     from t3d.runs.folder import read_config
 
-    with pytest.raises(RunRefused, match="algorithm is no class's name"):
+    with pytest.raises(RunRefused, match="algorithm"):
         read_config(tmp_path)
 
 
@@ -320,7 +310,7 @@ def test_a_name_says_whose_it_is():
     assert name_of(TD3) == "TD3"
     assert name_of(type("TD3", (TD3,), {})) == "<own>.TD3"
     for odd in ("TD3-no clip", "x" * 400):
-        assert _ALGORITHM.fullmatch(name_of(type(odd, (TD3,), {})))
+        msgspec.convert(name_of(type(odd, (TD3,), {})), ClassName)
 
 
 # ---- What looks at a run

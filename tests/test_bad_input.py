@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sealing import seal
 
 import t3d
-from t3d import sealed
 from t3d.cli.main import run
 from t3d.making import make
 from t3d.runs import session
@@ -197,10 +197,14 @@ def test_folders_that_are_no_runs(capsys, folder):
             assert "this is not a run folder" in refused(capsys, folder, command, name)
         for text in ("", "{", "[]", '{"format": 9}', '{"format": 1, "env": "x", "config": {}}', "\xff", "[" * 9_999):
             config.write_text(text, encoding="latin-1")
-            assert "config.json " in refused(capsys, folder, command, "broken")
-        for content in ({}, {"format": 9}, {"format": 1, "env": "x", "config": {}}):
-            config.write_bytes(sealed.seal(content))
-            assert "config.json cannot be read" in refused(capsys, folder, command, "broken")
+            assert "config.json" in refused(capsys, folder, command, "broken")
+        for content in ({"format": 9}, {"format": 1, "env": "x", "config": {}}):
+            seal(config, content)
+            assert "this is of a format that this version of t3d does not read" in refused(
+                capsys, folder, command, "broken"
+            )
+        seal(config, {"format": 3, "env": "x", "config": {}})
+        assert "config.json cannot be read" in refused(capsys, folder, command, "broken")
         config.write_text(" " * (1 << 20) + " ")
         assert "too large" in refused(capsys, folder, command, "broken")
 
@@ -314,7 +318,7 @@ def test_ctrl_c_saves_and_exits_with_130(folder):
     finally:
         signal.signal(signal.SIGINT, heard)
     metrics = folder / "run" / "metrics.jsonl"
-    while child.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 5):
+    while child.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 6):
         time.sleep(0.05)
     os.kill(child.pid, signal.SIGINT)
     _, err = child.communicate()

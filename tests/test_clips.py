@@ -52,7 +52,7 @@ def test_what_is_no_mp4_never_enters_a_page(tmp_path):
 
 
 def test_of_several_groups_the_best_policies_of_the_first_two_are_shown(tmp_path):
-    parents = [write_seeds(tmp_path / name, [1.0], env=env, td3={"lr": lr}) for name, env, lr in GROUPS]
+    parents = [write_seeds(tmp_path / name, [1.0], env=env, lr=lr) for name, env, lr in GROUPS]
     for parent in parents:
         film(film(parent / "s0"), "last")
     text = page(*parents)

@@ -49,8 +49,9 @@ def test_it_is_refused_and_nothing_runs_and_nothing_outside_is_touched(name, goo
     if name.startswith(("hidden", "n_envs")) and name.endswith("sealed"):
         # Refused before networks and environments are made, not by what happens when they are.
         monkeypatch.setattr("t3d.runs.session.Trainer", lambda *_: pytest.fail("memory would have been taken"))
-    # A report reads little of a run: it refuses what it reads, and shows the rest for what it is.
-    for command in dict.fromkeys((*commands, "report")):
+    # A report reads little of a run: it refuses what it reads, and shows the rest for what it is. So does who resumes
+    # what has ended.
+    for command in dict.fromkeys((*(commands or ("resume",)), "report")):
         code, said = hostile.attempt(command, tmp_path / "run")
         assert code == 2 or (code == 0 and command not in commands), (command, said)
         assert "Traceback" not in said

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from film_here import films_here
-from run_folders import row, write_run, write_seeds
+from msgspec import structs
+from run_folders import MACHINE, episode, row, write_run, write_seeds
 
 import t3d
-from t3d import api, hints, sealed
+from t3d import api, hints
 from t3d.errors import RunRefused
 from t3d.reports import charts, reading, write_report
 
@@ -227,7 +228,7 @@ def test_published_curves_are_drawn_where_they_overlap(opened, tmp_path):
 def test_health_is_drawn_where_it_was_recorded(opened, tmp_path):
     bare = opened(write_report([write_run(tmp_path / "a", {100: 1.0, 200: 2.0})]))
     assert bare.page.get_by_role("heading", name="Health").count() == 0
-    rows = [row("health", step, dead_units=step / 100, told="text", flag=True) for step in (100, 200)]
+    rows = [row("health", step, of="batch", dead_units=step / 100, told="text", none=None) for step in (100, 200)]
     page = opened(write_report([write_run(tmp_path / "b", {100: 1.0, 200: 2.0}, extra=rows)]))
     assert page.page.get_by_role("heading", name="Health").count() == 1
     assert page.lines("health-0-0") == {"seed 0": ([(100, 1), (200, 2)], False)}
@@ -237,8 +238,9 @@ def test_health_is_drawn_where_it_was_recorded(opened, tmp_path):
 
 
 def test_what_is_wrong_is_said(opened, tmp_path, monkeypatch):
-    rows = [row("health", step, of="nothing", reward_std=0.0) for step in (100, 200)]
+    rows = [row("health", step, of="batch", reward_std=0.0) for step in (100, 200)]
     run = write_run(tmp_path, {100: 1.0, 200: 2.0}, extra=rows)
+    monkeypatch.setattr(hints, "hints", lambda seen: [])
     assert opened(write_report([run])).page.locator("ul.hints").count() == 0
     hint = hints.Hint("a name", 100, "evidence <b>", "cure")
     monkeypatch.setattr(hints, "hints", lambda seen: [hint] if seen == reading.read(run).rows["health"] else [])
@@ -249,18 +251,15 @@ ATTACK = "</script></style></title><script>alert(1)</script><img src=x onerror=a
 
 
 def test_nothing_in_a_strangers_folder_runs(opened, tmp_path):
-    events = [row("event", 50, what=ATTACK), row("health", 60, **{ATTACK: 1.0}), row(ATTACK, 70)]
-    write_run(tmp_path / "a", {100: 1.0, 200: 2.0}, env=ATTACK, preset=ATTACK, extra=events, **{ATTACK: ATTACK})
-    write_run(tmp_path / "b", {100: 1.0, 200: 2.0}, env=ATTACK, preset=ATTACK, td3={"lr": ATTACK})
-    config = sealed.unseal(tmp_path / "a" / "config.json")
-    config["machine"] = {"processor": ATTACK, "versions": {ATTACK: ATTACK}}
-    config["engine"] = {"name": ATTACK, "threads": ATTACK}
-    (tmp_path / "a" / "config.json").write_bytes(sealed.seal(config))
+    events = [row("event", 50, what=ATTACK), row("health", 60, of="batch", loud=1.0)]
+    machine = structs.replace(MACHINE, processor=ATTACK, versions={ATTACK: ATTACK})
+    write_run(tmp_path / "a", {100: 1.0, 200: 2.0}, env=ATTACK, preset=ATTACK, extra=events, machine=machine)
+    write_run(tmp_path / "b", {100: 1.0, 200: 2.0}, env=ATTACK, preset=ATTACK, lr=0.5)
     page = opened(write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "page.html"))
     assert page.is_quiet()
     assert page.run("[document.images.length, document.scripts.length]") == [0, 3]
     assert page.run("document.querySelector('h1').textContent") == ATTACK
-    assert page.page.locator("ul.notes:not(.hints)").inner_text().count("alert(1)") == 2
+    assert page.page.locator("ul.notes:not(.hints)").inner_text().count("alert(1)") == 1
     assert next(iter(page.lines("health-0-0").values()))[0] == [(60, 1)]
 
 
@@ -300,7 +299,7 @@ def test_five_long_seeds_stay_under_3_mb(tmp_path):
         rows = [
             row("update", step, updates=step, **dict.fromkeys(names, step / 7)) for step in range(0, 1_000_000, 1_000)
         ]
-        rows += [row("episode", step, length=9, **{"return": step / 3}) for step in range(0, 1_000_000, 1_000)]
+        rows += [episode(step, step / 3) for step in range(0, 1_000_000, 1_000)]
         run = write_run(
             tmp_path / f"s{seed}", {step: step / 3 for step in range(5_000, 1_000_001, 5_000)}, seed=seed, extra=rows
         )
@@ -314,8 +313,8 @@ def test_five_long_seeds_stay_under_3_mb(tmp_path):
 
 def test_thinning_keeps_means_and_ends():
     points = [(float(x), float(x)) for x in range(1_001)]
-    thin = charts.thinned(points)
+    thin = charts.thinned(points, 4)
     assert len(thin) <= charts.MOST_POINTS
     assert thin[0] == (2, 1.5)  # the mean of 0, 1, 2, 3; a half rounds to the even step
-    assert charts.thinned(points[:7]) == points[:7]
-    assert charts.thinned([]) == []
+    assert charts.thinned(points[:7], 1) == points[:7]
+    assert charts.thinned([], 0) == []

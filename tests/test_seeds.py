@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from run_folders import row, write_rows
 
 import t3d
 from t3d import presets
@@ -149,8 +150,10 @@ def test_a_seed_whose_metrics_were_cut_is_judged_from_their_beginning(folder):
     metrics.parent.mkdir(parents=True)
     looks = [{"reward_mean": 0.5, "reward_std": 0.0, "terminated_share": 0.0, "value_bound": None}] * 4
     looks = [{"saturated_share": 0.0, "dead_actor": 0.0, "dead_q1": 0.0, "dead_q2": 0.0} | look for look in looks]
-    rows = [{"kind": "health", "of": "batch", "env_steps": 50 * k, **look} for k, look in enumerate(looks)]
+    rows = [{"kind": "run", "env_steps": 0, "wall_s": 0.0, "run": "0" * 64}]
+    rows += [row("health", 50 * k, of="batch", **look) for k, look in enumerate(looks)]
     watched = seeds._Run(job)
     for count, said in ((4, ["rewards all the same"]), (2, []), (3, ["rewards all the same"])):
-        metrics.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
+        write_rows(metrics.parent, rows[: 1 + count])
+        watched.look()  # it notices that rows were cut, and reads again from their beginning at its next look
         assert [hint.name for hint in watched.look().hints] == said

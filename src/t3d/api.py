@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import filecmp
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple
 from t3d import presets
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
 from t3d.evaluation import Evaluation, evaluate
+from t3d.formats import PolicyInfo, RunRecord
 from t3d.making import make, spaces_of
-from t3d.policy import PolicyInfo, load
+from t3d.policy import Policy, load
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
 from t3d.runs import disk, folder
@@ -23,8 +24,6 @@ from t3d.td3 import TD3
 from t3d.training import refuse_too_large
 
 __all__ = ["train_seeds"]
-
-_log = logging.getLogger("t3d")
 
 
 class Run(NamedTuple):
@@ -88,8 +87,7 @@ def resume(run: Path, *, env: str | None = None, steps: int | None = None) -> Se
     Raises:
         RunRefused: it is not a run folder, or nothing in it can be continued.
     """
-    folder.refuse_odd_files(run)
-    info = folder.read_config(run)
+    info = _recorded(run)
     config = info.config if steps is None else info.config.with_values({"steps": steps})
     choice = presets.Choice(info.preset, config, "as recorded")
     return Session(_environment(info.env, env), choice, run, resume=True)
@@ -187,18 +185,19 @@ def film_policies(run: Path, *, frames: int, env: str, anew: bool) -> tuple[Path
     """
     filmed = None
     try:
-        best, last = (load(folder.policy_path(run, which)).info.weights_sha256 for which in ("best", "last"))
-        if best == last and anew and _video_path(run, "last").is_file():
+        best, last = (folder.policy_path(run, which) for which in ("best", "last"))
+        same = filecmp.cmp(best, last, shallow=False)
+        if same and anew and _video_path(run, "last").is_file():
             disk.remove(_video_path(run, "last"))
-        for which in ("best",) if best == last else ("best", "last"):
+        for which in ("best",) if same else ("best", "last"):
             video = _video_path(run, which)
             if anew or not video.is_file():
                 film_run(run, which, frames=frames, env=env)
             filmed = filmed or video
     except VideoFailed as error:
         return filmed, error
-    except RunRefused as error:
-        return filmed, VideoFailed("the policies cannot be filmed", got=error.one_line())
+    except (RunRefused, OSError) as error:
+        return filmed, VideoFailed("the policies cannot be filmed", got=" ".join(str(error).split()))
     return filmed, None
 
 
@@ -221,13 +220,13 @@ def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> P
     """
     refuse_below_one("video_frames", frames)
     info = _recorded(run)
-    weights = folder.policy_path(run, which)
     video = _video_path(run, which)
     # Looked at here, so that what is wrong with it is not taken for a machine that cannot draw.
-    policy = load(weights)
+    policy = _policy_of(run, which, info)
     name = _environment(info.env, env)
     _refuse_other_spaces(policy.info, name)
     with Signals() as signals:
+        weights = folder.policy_path(run, which)
         film(name, weights, video, seed=info.config.seed, frames=frames, between=signals.stop_here)
     return video
 
@@ -256,7 +255,7 @@ def evaluate_run(
     info = _recorded(run)
     episodes = info.config.eval_episodes if episodes is None else episodes
     refuse_below_one("episodes", episodes)
-    policy = load(folder.policy_path(run, which))
+    policy = _policy_of(run, which, info)
     name = _environment(info.env, env)
     _refuse_other_spaces(policy.info, name)
     with Signals() as signals:
@@ -271,12 +270,21 @@ def evaluate_run(
     return seen, policy.info.env_steps
 
 
-def _recorded(run: Path) -> folder.RunInfo:
+def _recorded(run: Path) -> RunRecord:
     folder.refuse_odd_files(run)
-    info = folder.read_config(run)
-    if info.damage:
-        _log.warning("a checkpoint's copy of config.json is used, as t3d resume would mend it by: %s", info.damage)
-    return info
+    return folder.read_config(run)
+
+
+def _policy_of(run: Path, which: str, record: RunRecord) -> Policy:
+    policy = load(folder.policy_path(run, which))
+    if policy.info.run != record.run:
+        raise RunRefused(
+            "this policy is another run's",
+            got=f"{folder.policy_path(run, which)}: run {policy.info.run}",
+            expected=f"run {record.run}",
+            do="copy the run again",
+        )
+    return policy
 
 
 def _environment(recorded: str, given: str | None) -> str:

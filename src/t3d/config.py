@@ -238,17 +238,3 @@ class Config:
 
 # Options that change no number of a run.
 IDLE = frozenset(option.name for option in dataclasses.fields(Config) if option.metadata.get("idle"))
-
-
-def config_from(fields: Mapping[str, Any]) -> Config:
-    """Return the configuration whose `dataclasses.asdict`, sent through JSON, is `fields`.
-
-    Raises:
-        ConfigRefused: an impossible value.
-        TypeError, KeyError, AttributeError, ValueError: it is none.
-    """
-    run = dict(fields)
-    td3 = run.pop("td3")
-    if td3.keys() != {option.name for option in dataclasses.fields(TD3Config)}:
-        raise ValueError(f"td3 has the options {', '.join(td3)[:200]}")
-    return Config(td3=TD3Config(**td3), **run)

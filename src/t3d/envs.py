@@ -6,16 +6,17 @@ Inside this file actions are in the environment's own units; everywhere else the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from t3d.errors import Diverged, EnvFailed
+from t3d.formats import EnvsState
 from t3d.instances import Broken, Instances
 from t3d.policy import to_env_units
-from t3d.sealed import finite, whole
+from t3d.replay import NOTHING
 from t3d.workers import Workers
 
 
@@ -158,17 +159,13 @@ class Envs:
         ]
         return Step(reward, terminated, truncated, next_obs, episodes)
 
-    def facts(self) -> dict[str, Any]:
-        """Return where the episodes stand; with `obs`, the seeds and the actions played it is all there is to know."""
-        return {
-            "env_steps": self.env_steps,
-            "episode": self._episode.tolist(),
-            "return": self._return.tolist(),
-            "length": self._length.tolist(),
-        }
+    @property
+    def state(self) -> EnvsState:
+        """Where the episodes stand; with `obs`, the seeds and the actions played it is all there is to know."""
+        return EnvsState(self.env_steps, self._episode.tolist(), self._return.tolist(), self._length.tolist())
 
     def restore(
-        self, facts: Mapping[str, Any], obs: NDArray[np.float32], played: Sequence[NDArray[Any] | None]
+        self, state: EnvsState, obs: NDArray[np.float32], played: Sequence[NDArray[Any] | None]
     ) -> list[str | None]:
         """Bring every environment to where another of the same name and seeds stood.
 
@@ -176,21 +173,16 @@ class Envs:
         actions again, and everything it answers is compared to the bit with what was stored.
 
         Args:
-            facts: what `facts` returned then.
+            state: what `state` was then.
             obs: (N, S) what `obs` was.
             played: of each environment the slots of its unfinished episode (fields of `replay.slot_dtype`);
                 None where the episode was over.
 
         Returns:
             Of each environment None, or what it did not do again; its episode is not to be continued then.
-
-        Raises:
-            KeyError, TypeError, ValueError: the facts are not those of N environments.
         """
-        self.env_steps = whole(facts["env_steps"])
-        streams = zip(facts["episode"], facts["return"], facts["length"], played, strict=True)
-        for i, (episode, so_far, length, _) in enumerate(streams):
-            self._episode[i], self._return[i], self._length[i] = whole(episode), finite(so_far), whole(length)
+        self.env_steps = state.env_steps
+        self._episode[:], self._return[:], self._length[:] = state.episode, state.episode_return, state.length
         self.obs = obs.copy()
         differs = [None if rows is None else self._play_again(i, rows) for i, rows in enumerate(played)]
         return [
@@ -200,8 +192,8 @@ class Envs:
 
     def _play_again(self, i: int, rows: NDArray[Any]) -> str | None:
         """Play an unfinished episode again. Return what was different, None if nothing was."""
-        if len(rows) != self._length[i]:
-            return f"its first {self._length[i] - len(rows):,} steps are not on disk"
+        if lost := self._length[i] - np.count_nonzero(rows["ended"] != NOTHING):
+            return f"{lost:,} of its {self._length[i]:,} steps are not on disk"
         scaled = to_env_units(rows["action"], self.spaces.action_low, self.spaces.action_high)
         answer = self._envs.rows
         try:

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import re
 
+_MOST_CHARACTERS = 5_000
+
 
 def plain(text: str) -> str:
     """Return text whose control characters are spelled out: what a stranger's file says may be shown in a terminal."""
@@ -45,8 +47,8 @@ class T3DError(Exception):
         super().__init__(plain("\n".join([what, *lines])))
 
     def one_line(self) -> str:
-        """Return the whole message on one line."""
-        return " | ".join(" ".join(line.split()) for line in str(self).splitlines())
+        """Return the whole message on one line, which is cut where nobody would read on: it is kept in files."""
+        return " | ".join(" ".join(line.split()) for line in str(self).splitlines())[:_MOST_CHARACTERS]
 
     def what_and_got(self) -> str:
         """Return what was wrong on one line, for where nothing more needs to be done about it."""

@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.envs import Envs
+from t3d.formats import Evaluation
 from t3d.streams import evaluation_seed
+
+__all__ = ["Evaluation", "Trajectory", "evaluate"]
 
 Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -23,23 +26,6 @@ class Trajectory(NamedTuple):
     reward: NDArray[np.float32]  # (T,)
     final_obs: NDArray[np.float32]  # (S,) what the last step led to
     terminated: bool  # whether it truly ended there; False: a time limit cut it
-
-
-class Evaluation(NamedTuple):
-    """What an evaluation saw, one entry an episode."""
-
-    returns: list[float]  # undiscounted sums of rewards
-    lengths: list[int]  # in env steps
-
-    @property
-    def return_mean(self) -> float:
-        """Mean over the episodes."""
-        return float(np.mean(self.returns))
-
-    @property
-    def return_std(self) -> float:
-        """Standard deviation over the episodes (population: divided by their number)."""
-        return float(np.std(self.returns))
 
 
 def evaluate(

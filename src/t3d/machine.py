@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -39,7 +40,7 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def describe() -> dict[str, object]:
+def describe() -> dict[str, Any]:
     """Return what a reader of a result must know of the machine and the libraries."""
     return {
         "system": platform.platform(),

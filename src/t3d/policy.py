@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from dataclasses import asdict, dataclass
-from operator import index
+import hashlib
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -16,18 +14,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from t3d import sealed
+from t3d.checked_files import PolicyHeader, describe_policy, read_policy_header, refuse_links
 from t3d.encoders import mlp
 from t3d.errors import RunRefused
+from t3d.formats import PolicyInfo
 from t3d.normalizer import normalize
 
-FORMAT = 1
 # Beside the weights, (S,) float64 each, where the actor takes normalised observations. No description mentions them:
-# they stand under the weights' checksum, and who does not know them refuses the file instead of acting without them.
+# they stand under the file's checksum, and who does not know them refuses the file instead of acting without them.
 STATISTICS = ("obs_mean", "obs_std")
-_MAX_SIZES = 100
-_MAX_HEADER_BYTES = 1 << 16
-_MAX_WEIGHTS = 1 << 28  # a gigabyte
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 
 
@@ -50,39 +45,6 @@ def to_env_units(
     np.maximum(scaled, low, out=scaled)
     np.minimum(scaled, high, out=scaled)
     return scaled
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyInfo:
-    """What must be known of a policy beside its weights."""
-
-    env: str
-    obs_shape: tuple[int, ...]
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
-    action_shape: tuple[int, ...]
-    hidden: tuple[int, ...]
-    layer_norm: bool
-    env_steps: int
-    return_mean: float | None
-    weights_sha256: str
-    format: int = FORMAT
-
-    @property
-    def obs_size(self) -> int:
-        """S, the length of a flattened observation."""
-        return math.prod(self.obs_shape)
-
-    @property
-    def weights(self) -> int:
-        """How many numbers the actor's layers hold."""
-        sizes = [self.obs_size, *self.hidden, math.prod(self.action_shape)]
-        linear = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
-        return linear + (2 * sum(self.hidden) if self.layer_norm else 0)
-
-    def to_json(self, before: PolicyInfo | None = None) -> bytes:
-        """Return this as sealed JSON text; with what is true of the weights until those of this one stand there."""
-        return sealed.seal(asdict(self) | ({"before": asdict(before)} if before else {}))
 
 
 class Policy:
@@ -149,63 +111,81 @@ class Policy:
         return self(obs), None
 
 
-def load(path: str | Path) -> Policy:
-    """Load a policy. No code is run from the files, and no environment is needed.
+def encode(info: PolicyInfo, tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Return the file of a policy; equal policies have equal bytes.
 
     Args:
-        path: a run folder (its best policy is taken), or a policy's .safetensors file with its .json beside it.
+        info: what it says of itself.
+        tensors: of the actor's body by name, and STATISTICS if its observations are normalised.
+    """
+    text = describe_policy(info, lambda description: _checksum(description, tensors))
+    return safetensors.torch.save(dict(tensors), {"t3d": text})
+
+
+def _checksum(description: bytes, tensors: Mapping[str, torch.Tensor]) -> str:
+    sha256 = hashlib.sha256(description)
+    for name in sorted(tensors):
+        array = tensors[name].numpy()
+        sha256.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return sha256.hexdigest()
+
+
+def load(path: str | Path) -> Policy:
+    """Load a policy. No code is run from the file, and no environment is needed.
+
+    Args:
+        path: a run folder (its best policy is taken), or a policy's .safetensors file.
 
     Raises:
-        RunRefused: there is no such policy, or a file is not what it should be.
+        RunRefused: there is no such policy, or it is not as it was written.
     """
-    weights_path = Path(path)
-    if weights_path.is_dir():
-        weights_path = weights_path / "policy" / "best.safetensors"
-        sealed.refuse_links(weights_path.parent, weights_path, weights_path.with_suffix(".json"))
-    described = _read_infos(weights_path.with_suffix(".json"))
-    while True:
-        try:
-            return _load(weights_path, described)
-        except RunRefused:
-            # Described anew since it was read: the run goes on, and has a new policy.
-            if described == (described := _read_infos(weights_path.with_suffix(".json"))):
-                raise
-
-
-def _load(weights_path: Path, described: list[PolicyInfo]) -> Policy:
-    """Load the policy that one of the descriptions is true of."""
-    info = described[0]
-    # Before anything is read: a small description cannot make anybody take much memory, nor a large file.
-    most_bytes = max(4 * info.weights + 8 * len(STATISTICS) * info.obs_size for info in described)
-    _refuse_unless_file(weights_path, most_bytes + _MAX_HEADER_BYTES)
+    path = Path(path)
+    if path.is_dir():
+        path = path / "policy" / "best.safetensors"
+        refuse_links(path.parent, path)
+    if not path.is_file():
+        raise RunRefused(
+            "there is no policy here",
+            got=str(path),
+            expected="a run folder, or a policy's .safetensors file",
+            do="name a folder that t3d train has printed",
+        )
     try:
-        if (size := weights_path.stat().st_size) < 4 * min(info.weights for info in described):
-            raise RuntimeError(f"{size:,} bytes, too few for {info.weights:,} weights")
-        content = weights_path.read_bytes()
-        found = sealed.checksum(content)
-        fitting = [info for info in described if info.weights_sha256 == found]
-        if not fitting:
-            raise RuntimeError(f"checksum {found}, not {info.weights_sha256}")
-        info = fitting[0]
-        weights = safetensors.torch.load(content)
-        statistics = _take_statistics(weights, info.obs_size)
-        # Compared before the network is built: a description alone makes nobody allocate.
-        if sum(weight.numel() for weight in weights.values()) != info.weights:
-            raise RuntimeError(f"{sum(weight.numel() for weight in weights.values()):,} weights, not {info.weights:,}")
-        if not all(weight.dtype == torch.float32 and torch.isfinite(weight).all() for weight in weights.values()):
-            raise RuntimeError("a weight is not finite, or no float32 number")
-        body = mlp(info.obs_size, info.hidden, len(info.action_low), np.random.default_rng(0), info.layer_norm)
-        body.load_state_dict(weights)
+        header, content = _read(path)
+        return _load(header, content)
     except OSError as error:
         raise RunRefused("a policy cannot be read", got=str(error), do="see to the disk, then try again") from error
-    except (safetensors.SafetensorError, RuntimeError, KeyError) as error:
+    except (safetensors.SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise RunRefused(
-            "these weights do not fit the policy's description",
-            got=f"{weights_path}: {error}",
-            expected=f"an actor with {info.obs_size} inputs, hidden layers {list(info.hidden)}, "
-            f"{len(info.action_low)} outputs",
-            do="copy both files of the policy again; of a run folder, t3d resume RUN mends what has a copy",
+            "a policy is not as it was written", got=f"{path}: {str(error)[:1000]}", do="copy it again"
         ) from error
+
+
+def _read(path: Path) -> tuple[PolicyHeader, bytes]:
+    """Return what a policy says of itself, and the whole file: no more than its network needs is read."""
+    with path.open("rb") as file:
+        header = read_policy_header(path, file)
+        least_bytes = 4 * header.info.weights
+        most_bytes = least_bytes + 8 * len(STATISTICS) * header.info.obs_size
+        size = os.fstat(file.fileno()).st_size - len(header.content)
+        if not least_bytes <= size <= most_bytes:
+            raise ValueError(f"{size:,} bytes of tensors, {least_bytes:,} to {most_bytes:,} expected")
+        return header, header.content + file.read(size)
+
+
+def _load(header: PolicyHeader, content: bytes) -> Policy:
+    info = header.info
+    tensors = safetensors.torch.load(content)
+    if (found := _checksum(header.description, tensors)) != header.sha256:
+        raise ValueError(f"description and tensors have the checksum {found}, not {header.sha256[:64]}")
+    statistics = _take_statistics(tensors, info.obs_size)
+    # Compared before the network is built: a description alone makes nobody allocate.
+    if sum(tensor.numel() for tensor in tensors.values()) != info.weights:
+        raise ValueError(f"{sum(tensor.numel() for tensor in tensors.values()):,} weights, not {info.weights:,}")
+    if not all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ValueError("a weight is not finite, or no float32 number")
+    body = mlp(info.obs_size, info.hidden, len(info.action_low), np.random.default_rng(0), info.layer_norm)
+    body.load_state_dict(tensors)
     return Policy(body.requires_grad_(False), info, statistics)
 
 
@@ -218,70 +198,6 @@ def _take_statistics(
         return None
     fit = all(t.dtype == torch.float64 and t.shape == (obs_size,) and torch.isfinite(t).all() for t in found)
     if len(found) != len(STATISTICS) or not fit or not (found[1] > 0).all():
-        raise RuntimeError(
-            f"{' and '.join(STATISTICS)} are not {obs_size} finite float64 numbers each, obs_std above 0"
-        )
+        raise ValueError(f"{' and '.join(STATISTICS)} are not {obs_size} finite float64 numbers each, obs_std above 0")
     mean, std = found
     return mean.numpy(), std.numpy()
-
-
-def _refuse_unless_file(path: Path, max_bytes: int) -> None:
-    if not path.is_file():
-        raise RunRefused(
-            "there is no policy here",
-            got=str(path),
-            expected="a run folder, or a policy's .safetensors file with its .json beside it",
-            do="name a folder that t3d train has printed",
-        )
-    if path.stat().st_size > max_bytes:
-        raise RunRefused(
-            "this file is too large for what it should be",
-            got=f"{path}: {path.stat().st_size:,} bytes",
-            expected=f"at most {max_bytes:,}",
-        )
-
-
-def _read_infos(path: Path) -> list[PolicyInfo]:
-    """Return what a policy's JSON says: of its weights, and of those before if they may still stand there."""
-    _refuse_unless_file(path, sealed.MAX_BYTES)
-    fields = sealed.unseal(path)
-    return [_info(path, described) for described in (fields, fields.get("before")) if described is not None]
-
-
-def _info(path: Path, fields: Any) -> PolicyInfo:
-    try:
-        info = PolicyInfo(
-            env=str(fields["env"]),
-            obs_shape=tuple(index(n) for n in fields["obs_shape"]),
-            action_low=tuple(float(x) for x in fields["action_low"]),
-            action_high=tuple(float(x) for x in fields["action_high"]),
-            action_shape=tuple(index(n) for n in fields["action_shape"]),
-            hidden=tuple(index(n) for n in fields["hidden"]),
-            layer_norm=bool(fields["layer_norm"]),
-            env_steps=index(fields["env_steps"]),
-            return_mean=None if fields["return_mean"] is None else float(fields["return_mean"]),
-            weights_sha256=str(fields["weights_sha256"]),
-            format=index(fields["format"]),
-        )
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise RunRefused(
-            "a policy's description cannot be read", got=f"{path}: {error!r}", do="copy the policy again"
-        ) from error
-    sizes = [*info.obs_shape, *info.hidden, *info.action_shape]
-    bounds = zip(info.action_low, info.action_high, strict=False)
-    possible = (
-        info.format == FORMAT
-        and len(sizes) <= _MAX_SIZES
-        and all(0 < n <= 1 << 20 for n in sizes)
-        and info.weights <= _MAX_WEIGHTS
-        and len(info.action_low) == len(info.action_high) == math.prod(info.action_shape)
-        and all(math.isfinite(high - low) and low < high for low, high in bounds)
-    )
-    if not possible:
-        raise RunRefused(
-            "a policy's description is impossible",
-            got=f"{path}: {str(info)[:500]}",
-            expected=f"format {FORMAT}, sizes above 0 that fit together, finite bounds with low < high",
-            do="use the version of t3d that wrote it",
-        )
-    return info

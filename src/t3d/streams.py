@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import msgspec
 import numpy as np
+
+from t3d.formats import RandomStream
 
 # The first element of every spawn key. Their order is part of the run's meaning: changing it changes every weight.
 _NETWORKS, _RANDOM_ACTIONS, _EXPLORATION, _INDEX, _TARGET_NOISE, _EPISODE, _EVALUATION, _HEALTH = range(8)
@@ -41,14 +43,21 @@ class Streams:
             target_noise=np.random.default_rng(_sequence(seed, _TARGET_NOISE)),
         )
 
-    def facts(self) -> dict[str, Any]:
-        """Return where every stream stands, as JSON can hold it."""
-        return {name: generator.bit_generator.state for name, generator in vars(self).items()}
+    @property
+    def state(self) -> dict[str, RandomStream]:
+        """Where every stream stands."""
+        return {
+            name: msgspec.convert(generator.bit_generator.state, RandomStream) for name, generator in vars(self).items()
+        }
 
-    def restore(self, facts: Mapping[str, Any]) -> None:
-        """Put every stream where `facts` said it stood."""
+    def restore(self, state: Mapping[str, RandomStream]) -> None:
+        """Put every stream where `state` said it stood.
+
+        Raises:
+            KeyError, OverflowError: it was taken from other streams, or from none.
+        """
         for name, generator in vars(self).items():
-            generator.bit_generator.state = facts[name]
+            generator.bit_generator.state = msgspec.to_builtins(state[name])
 
 
 def episode_seed(seed: int, env: int, episode: int) -> int:

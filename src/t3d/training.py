@@ -19,10 +19,10 @@ from t3d.engines import choose, choose_threads
 from t3d.envs import Envs, Episode
 from t3d.errors import ConfigRefused, Diverged
 from t3d.evaluation import Trajectory
+from t3d.formats import TrainerState
 from t3d.machine import usable_cores, usable_memory_bytes
 from t3d.normalizer import Normalizer
 from t3d.replay import Batch, Replay, slot_dtype
-from t3d.sealed import whole
 from t3d.streams import Streams, episode_seed, health_generator
 from t3d.td3 import TD3, UpdateInfo
 
@@ -228,12 +228,11 @@ class Trainer:
             do="lower --lr, or look at the scale of the observations and rewards with t3d check",
         )
 
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def state(self) -> tuple[dict[str, torch.Tensor], TrainerState]:
         """Return everything that decides how training goes on, but the replay memory's completed slots.
 
         Returns:
-            Tensors by name, on the host; and facts that JSON can hold. Good until the next step: the tensors may be
-            the trainer's own.
+            Tensors by name, on the host, and the rest. Good until the next step: the tensors may be the trainer's own.
         """
         tensors = {name: tensor.cpu() for name, tensor in self.agent.tensors().items()}
         tensors["obs"] = torch.from_numpy(self.envs.obs)
@@ -242,22 +241,17 @@ class Trainer:
         tensors |= self._statistics()
         if self._action is not None:
             tensors["action"] = torch.from_numpy(self._action)
-        facts = {
-            "updates": self.agent.updates,
-            "streams": self.streams.facts(),
-            "envs": self.envs.facts(),
-            "written": list(self.replay.written),
-        }
-        return tensors, facts
+        rest = TrainerState(self.agent.updates, self.streams.state, self.envs.state, list(self.replay.written))
+        return tensors, rest
 
     def restore(
-        self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], rows: Sequence[NDArray[Any]]
+        self, tensors: Mapping[str, torch.Tensor], state: TrainerState, rows: Sequence[NDArray[Any]]
     ) -> list[str]:
         """Go on where another trainer of the same environment and configuration stood.
 
         Args:
-            tensors: its `state`.
-            facts: its `state`.
+            tensors: of its `state`.
+            state: the rest of it.
             rows: of each env stream the slots before its open one, from `slots_needed` on.
 
         Returns:
@@ -265,15 +259,15 @@ class Trainer:
             have been.
 
         Raises:
-            KeyError, TypeError, ValueError: the tensors or the facts are those of another trainer, or of none.
+            KeyError, TypeError, ValueError: the tensors or the rest are those of another trainer, or of none.
         """
         self._refuse_other_tensors(tensors)
         for name, tensor in self.agent.tensors().items():
             tensor.copy_(tensors[name])
-        self.agent.updates = whole(facts["updates"])
+        self.agent.updates = state.updates
         if self.normalizer is not None:
             self.normalizer.restore({name: tensors[name].numpy() for name in self._statistics()})
-        self.streams.restore(facts["streams"])
+        self.streams.restore(state.streams)
         obs = tensors["obs"].numpy()
         self._ended = tensors["ended"].numpy().copy()
         self._action = tensors["action"].numpy().copy() if "action" in tensors else None
@@ -282,12 +276,12 @@ class Trainer:
             for loss, q1, q2, target_q, actor_loss in tensors["seen"].tolist()
         ]
         self.replay = Replay(self.config.buffer_size, self.config.n_envs, obs.shape[1], self.agent.action_size)
-        self.replay.restore([whole(written, 1) for written in facts["written"]], rows, obs)
-        lengths = facts["envs"]["length"]
+        self.replay.restore(state.written, rows, obs)
         played = [
-            None if self._ended[i] else rows[i][max(0, len(rows[i]) - length) :] for i, length in enumerate(lengths)
+            None if self._ended[i] else rows[i][max(0, len(rows[i]) - length) :]
+            for i, length in enumerate(state.envs.length)
         ]
-        differs = self.envs.restore(facts["envs"], obs, played)
+        differs = self.envs.restore(state.envs, obs, played)
         if self._updates_due():
             raise ValueError(f"{self.agent.updates:,} updates after {self.env_steps:,} env steps")
         for i, was in enumerate(differs):
@@ -324,12 +318,12 @@ def least_state_bytes(config: Config) -> int:
     return 4 * (4 * weights + config.n_envs)
 
 
-def slots_needed(config: Config, facts: Mapping[str, Any]) -> list[int]:
+def slots_needed(config: Config, state: TrainerState) -> list[int]:
     """Return of each env stream the first position that `Trainer.restore` needs: of its ring and of its episode."""
     length = config.buffer_size // config.n_envs
     return [
         max(0, min(written - length, written - 1 - steps))
-        for written, steps in zip(facts["written"], facts["envs"]["length"], strict=True)
+        for written, steps in zip(state.written, state.envs.length, strict=True)
     ]
 
 

@@ -42,7 +42,7 @@ TINY = {
 def folder_in_memory():
     """Make a folder in memory where there is such a thing: thousands of files come and go."""
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(prefix="t3d-crash-", dir=memory if memory.is_dir() else None) as name:
         yield Path(name)
 
 
@@ -56,13 +56,14 @@ def ends_with(run):
     """Return a digest of everything a run has learned and seen: state, policies, rows. Not wall times and events."""
     seen = hashlib.sha256((newest(run) / "state.safetensors").read_bytes())
     facts = json.loads((newest(run) / "manifest.json").read_text())
-    del facts["progress"]["failure"]
-    seen.update(json.dumps([facts[name] for name in ("updates", "streams", "envs", "written", "progress")]).encode())
+    for name in ("failed_at", "failed_times"):
+        del facts["progress"][name]
+    seen.update(json.dumps([facts["trainer"], facts["progress"]]).encode())
     for path in sorted((run / "policy").iterdir()):
         seen.update(path.name.encode() + path.read_bytes())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
-        del row["wall_s"]
+        del row["wall_s"], row["crc32"]
     seen.update(json.dumps([row for row in rows if row["kind"] != "event"]).encode())
     return seen.hexdigest()
 

@@ -39,14 +39,13 @@ def record(monkeypatch, root, **options):
     return model, recorder.calls_made
 
 
-def check_copy(run):
-    """Whatever checkpoint is there, what its manifest says of metrics.jsonl is true of the copy."""
+def check_rows(run):
+    """Whatever checkpoint is there, what its manifest says of metrics.jsonl is true."""
     for file in run.glob("checkpoints/*/manifest.json"):
         if file.parent.name.isdigit():
             facts = json.loads(file.read_text())["metrics"]
-            for name in ("metrics.jsonl", "metrics.copy"):
-                rows = (run / name).read_bytes()[: facts["bytes"]] if facts["bytes"] else b""
-                assert hashlib.sha256(rows).hexdigest() == facts["sha256"], (file, name)
+            rows = (run / "metrics.jsonl").read_bytes()[: facts["bytes"]] if facts["bytes"] else b""
+            assert hashlib.sha256(rows).hexdigest() == facts["sha256"], file
 
 
 def cut_everywhere(monkeypatch, tmp_path, model, calls, expected, every, committed=-1):
@@ -59,7 +58,7 @@ def cut_everywhere(monkeypatch, tmp_path, model, calls, expected, every, committ
         for _ in range(ROUNDS):
             left = tmp_path / "left"
             model.leave(left, rng)
-            check_copy(left / "run")
+            check_rows(left / "run")
             where = f"after call {at}, {call[:2]}: {sorted(str(p.relative_to(left)) for p in left.rglob('*'))}"
             after = live(monkeypatch, left / "run", Disk())
             assert after.code == 0, f"{where}: {after.error}"

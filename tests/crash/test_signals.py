@@ -64,7 +64,7 @@ def expected(server, tmp_path_factory):
 
 
 def updates(run):
-    return json.loads((newest(run) / "manifest.json").read_text())["updates"]
+    return json.loads((newest(run) / "manifest.json").read_text())["trainer"]["updates"]
 
 
 def rows(run, kind):

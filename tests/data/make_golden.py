@@ -1,11 +1,6 @@
-"""Make the golden run folders of this version: `python tests/data/make_golden.py` writes tests/data/golden-3/.
+"""Make the golden run folders of this format: `python tests/data/make_golden.py` writes tests/data/golden-3/.
 
-Once made, folders are never made again: later versions must open them as they are. What is new in a run folder gets
-folders of its own, under the next number.
-
-golden-1: format 1, engine eager, before --normalize-obs and the algorithm's name in config.json
-golden-2: format 1, engine fused, with --normalize-obs
-golden-3: checkpoints of format 2, whose blocks have parity, with copies of config.json, rows and best policy
+Once made, folders are never made again: later versions must open them as they are, or refuse their format.
 """
 
 from __future__ import annotations
@@ -14,9 +9,10 @@ import shutil
 from pathlib import Path
 
 from t3d import presets
+from t3d.formats import FORMAT
 from t3d.runs.session import Session
 
-GOLDEN = Path(__file__).parent / "golden-3"
+GOLDEN = Path(__file__).parent / f"golden-{FORMAT}"
 ENV = "InvertedPendulum-v5"
 OPTIONS = {
     "n_envs": 2,

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from t3d import api
 from t3d.cli.parsing import counted
 from t3d.errors import Failed
+from t3d.formats import Row
 from t3d.presets import Choice
 from t3d.reports import write_report
-from t3d.runs.metrics import Row
 from t3d.runs.seeds import Seed
 
 

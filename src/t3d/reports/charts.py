@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from t3d.formats import Row
 from t3d.reports.groups import Group
-from t3d.reports.reading import Row, Run, is_number
+from t3d.reports.reading import Run
 from t3d.reports.texts import number
 
 # More points than this are not seen; evaluations are never thinned.
@@ -24,6 +25,8 @@ _TITLES = {
 }
 
 Points = list[tuple[float, float]]
+# What a page draws: where rows are gone, a place without a value, and so no line.
+Line = list[tuple[float, float | None]]
 
 
 def learning(groups: Sequence[Group], counted: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -43,15 +46,46 @@ def learning(groups: Sequence[Group], counted: Sequence[dict[str, Any]]) -> dict
         "groups": [
             {
                 "label": group.label,
-                "env_steps": numbers["env_steps"],
                 "seeds": len(group.runs),
-                **numbers["curve"],
-                "runs": [{"seed": run.seed, "points": sorted(run.evaluations.items())} for run in group.runs],
+                **_curve(group, numbers),
+                "runs": [
+                    {"seed": run.seed, "points": _joined(_parts(sorted(run.evaluations.items()), run.gaps))}
+                    for run in group.runs
+                ],
             }
             for group, numbers in zip(groups, counted, strict=True)
         ],
         "references": references,
     }
+
+
+def _curve(group: Group, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return the group's own curves and their env steps, without a value where rows of a run are gone."""
+    gaps = [gap for run in group.runs for gap in run.gaps]
+    places = _joined(_parts([(step, i) for i, step in enumerate(numbers["env_steps"])], gaps))
+    curves = {
+        name: band
+        and {end: values and [None if i is None else values[int(i)] for _, i in places] for end, values in band.items()}
+        for name, band in numbers["curve"].items()
+    }
+    return {"env_steps": [step for step, _ in places], **curves}
+
+
+def _parts(points: Points, gaps: Sequence[tuple[int, int]]) -> list[Points]:
+    """Return a curve in the parts that are left of it where rows are gone."""
+    parts: list[Points] = [[]]
+    for point in points:
+        if parts[-1] and any(begin < point[0] and end > parts[-1][-1][0] for begin, end in gaps):
+            parts.append([])
+        parts[-1].append(point)
+    return parts
+
+
+def _joined(parts: Sequence[Points]) -> Line:
+    line: Line = list(parts[0])
+    for part in parts[1:]:
+        line += [((line[-1][0] + part[0][0]) / 2, None), *part]
+    return line
 
 
 def _reference(found: dict[str, Any], last: int) -> dict[str, Any]:
@@ -83,13 +117,17 @@ def small(groups: Sequence[Group], kinds: Sequence[str]) -> list[dict[str, Any]]
     charts = []
     for kind, name in names:
         lines = [(index, run, _points(run.rows[kind], name)) for index, run in runs]
-        averaged = max(math.ceil(len(points) / MOST_POINTS) for _, _, points in lines)
+        averaged = max(_together(points) for _, _, points in lines)
         charts.append(
             {
                 "title": _TITLES.get((kind, name), name.replace("_", " ")),
                 "averaged": averaged,
                 "lines": [
-                    {"group": index, "seed": run.seed, "points": thinned(points)}
+                    {
+                        "group": index,
+                        "seed": run.seed,
+                        "points": _joined([thinned(part, _together(points)) for part in _parts(points, run.gaps)]),
+                    }
                     for index, run, points in lines
                     if points
                 ],
@@ -105,19 +143,23 @@ _NO_QUANTITIES = {"env_steps", "wall_s", "updates", "env", "obs_scale_at"}
 def _fields(run: Run, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
     order = list(_TITLES)
     for kind in kinds:
-        names = {name for row in run.rows[kind] for name, value in row.items() if is_number(value)}
+        names = {name for row in run.rows[kind] for name, value in row.items() if isinstance(value, int | float)}
         found = [(kind, name) for name in sorted(names - _NO_QUANTITIES)]
         yield from sorted(found, key=lambda entry: order.index(entry) if entry in order else len(order))
 
 
 def _points(rows: Sequence[Row], name: str) -> Points:
-    return [(row["env_steps"], float(row[name])) for row in rows if is_number(row.get(name))]
+    return [(row["env_steps"], float(row[name])) for row in rows if isinstance(row.get(name), int | float)]
 
 
-def thinned(points: Points) -> Points:
-    """Return at most MOST_POINTS points, each the mean of equally many neighbours, to five digits."""
-    size = math.ceil(len(points) / MOST_POINTS)
-    buckets = [points[i : i + size] for i in range(0, len(points), size or 1)]
+def _together(points: Points) -> int:
+    """Return how many points become one, so that MOST_POINTS are left at most."""
+    return math.ceil(len(points) / MOST_POINTS)
+
+
+def thinned(points: Points, together: int) -> Points:
+    """Return points each the mean of so many neighbours, to five digits."""
+    buckets = [points[i : i + together] for i in range(0, len(points), together or 1)]
     return [(round(_mean([x for x, _ in b])), float(f"{_mean([y for _, y in b]):.5g}")) for b in buckets]
 
 

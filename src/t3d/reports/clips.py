@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from t3d import sealed
+from t3d.checked_files import PolicyHeader, read_policy_header
 from t3d.errors import RunRefused
 from t3d.reports.groups import Group
-from t3d.reports.numbers import best_env_steps
 from t3d.reports.reading import Run
 
 # All videos of a page together, before base64 adds a third.
@@ -73,23 +72,25 @@ def _files(group: Group) -> list[tuple[Run, str, Path]]:
 
 
 def _caption(group: Group, run: Run, which: str) -> str:
-    steps = best_env_steps(run) if which == "best" else max(run.evaluations)
     seeds = len(group.runs)
     final = group.returns[group.runs.index(run), -1]
     rank = 1 + int((group.returns[:, -1] > final).sum())
     standing = f", number {rank} of {seeds} by final return" if seeds > 1 else ""
-    same = ", which is its last one too" if which == "best" and _best_is_last(run) else ""
-    return f"Seed {run.seed}{standing}: its {which} policy{same}, after {steps:,} steps"
+    best, last = (_policy_header(run, which) for which in ("best", "last"))
+    same = ", which is its last one too" if which == "best" and best and last and best.sha256 == last.sha256 else ""
+    header = best if which == "best" else last
+    after = f", after {header.info.env_steps:,} steps" if header else ""
+    return f"Seed {run.seed}{standing}: its {which} policy{same}{after}"
 
 
-def _best_is_last(run: Run) -> bool:
-    """Return whether its two policies have the same weights; of a folder that does not say, nothing is said."""
+def _policy_header(run: Run, which: str) -> PolicyHeader | None:
+    """Return what a policy says of itself; None if it does not: then nothing is said of it."""
+    path = run.path / "policy" / f"{which}.safetensors"
     try:
-        best, last = (sealed.unseal(run.path / "policy" / f"{which}.json") for which in ("best", "last"))
-    except RunRefused:
-        return False
-    found = best.get("weights_sha256")
-    return found is not None and found == last.get("weights_sha256")
+        with path.open("rb") as file:
+            return read_policy_header(path, file)
+    except (RunRefused, OSError):
+        return None
 
 
 def _read(file: Path, most_bytes: int) -> tuple[bytes | None, str]:

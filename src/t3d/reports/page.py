@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
+from msgspec import structs
 
 from t3d import hints
 from t3d.errors import RunRefused
@@ -121,9 +122,7 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
     """Return what the template shows of one environment, but its videos: these share a page's room."""
     groups = [group for group in report.groups if group.env == env]
     counted = [entry for entry in report.numbers["groups"] if entry["env"] == env]
-    events = [
-        {"seed": run.seed, **row} for run in report.runs if run.env == env for row in run.rows["event"] if "what" in row
-    ]
+    events = [{"seed": run.seed, **row} for run in report.runs if run.env == env for row in run.rows["event"]]
     return {
         "env": env,
         "groups": counted,
@@ -179,13 +178,7 @@ def _machines(groups: Sequence[Group]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for group in groups:
         for run in group.runs:
-            versions = run.machine.get("versions")
-            entry = {
-                **{name: run.machine.get(name, "") for name in ("processor", "cores", "system", "python")},
-                "versions": versions if isinstance(versions, dict) else {},
-                "engine": run.engine.get("name", ""),
-                "threads": run.engine.get("threads", ""),
-            }
+            entry = structs.asdict(run.machine) | {"engine": run.engine.name, "threads": run.engine.threads}
             if entry not in found:
                 found.append(entry)
     return found

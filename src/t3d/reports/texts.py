@@ -108,7 +108,7 @@ def command(runs: list[Run]) -> str:
     options = {**first.options}
     if options.pop("algorithm") != "TD3":
         return ""
-    options.update({name: first.engine[key] for name, key in _RAN.items() if key in first.engine})
+    options.update({name: getattr(first.engine, key) for name, key in _RAN.items()})
     try:
         chosen = presets.choose(first.env, first.preset).config
         known, preset = _flat(chosen), ["--preset", first.preset]

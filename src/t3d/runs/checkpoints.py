@@ -2,11 +2,8 @@
 
 checkpoints/<env_steps>/
     state.safetensors   networks, targets, Adam's moments, observations and what they are normalised by, losses since
-                        the last log line; a copy of the best policy
-    manifest.json       everything else, a copy of config.json, and of every other file how long it was and its
-                        checksum; sealed
-
-Format 1 had neither copy, and its blocks of the replay memory no parity.
+                        the last log line
+    manifest.json       everything else, and of every other file how long it was and its checksum
 """
 
 from __future__ import annotations
@@ -16,18 +13,17 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from t3d import sealed
-from t3d.errors import FormatRefused, RunRefused
+from t3d import checked_files
+from t3d.checked_files import checksum
+from t3d.errors import RunRefused
+from t3d.formats import FileState, Manifest
 from t3d.runs import disk
-from t3d.sealed import whole
 
-FORMAT = 2
 KEPT = 2
 _MAX_FOLDERS = 1_000
 # Nothing else in there is ours to read or to remove.
@@ -36,24 +32,28 @@ _NAME = re.compile(r"\d+(\.old)?")
 _SLACK_BYTES = 1 << 20
 
 
-def commit(folder: Path, env_steps: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
+def as_state(tensors: dict[str, Tensor]) -> tuple[bytes, FileState]:
+    """Return the file of some tensors on the host, and what a manifest says of it."""
+    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    return content, FileState(len(content), checksum(content))
+
+
+def commit(folder: Path, env_steps: int, content: bytes, manifest: Manifest) -> None:
     """Write a checkpoint beside the others, flush it, and give it its name.
 
     Args:
         folder: where checkpoints are.
         env_steps: its name.
-        tensors: on the host.
-        facts: what JSON can hold, with its `number`; the checksum of the tensors' file is added.
+        content: of state.safetensors.
+        manifest: which tells of that.
 
     Raises:
         OSError: it could not be written; what was begun is removed, and no other checkpoint has been touched.
     """
-    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    state = {"bytes": len(content), "sha256": sealed.checksum(content)}
-    manifest = sealed.seal({"format": FORMAT, **facts, "state": state})
-    if len(manifest) > sealed.MAX_BYTES:
+    described = checked_files.encode(manifest)
+    if len(described) > checked_files.MAX_BYTES:
         raise OSError(
-            f"a manifest of {len(manifest):,} bytes could not be read again: use fewer environments, or eval_episodes"
+            f"a manifest of {len(described):,} bytes could not be read again: use fewer environments, or eval_episodes"
         )
     path, beside = folder / str(env_steps), folder / f"{env_steps}.new"
     disk.make_folder(folder)
@@ -62,7 +62,7 @@ def commit(folder: Path, env_steps: int, tensors: dict[str, Tensor], facts: dict
     try:
         disk.make_new_folder(beside)
         disk.create(beside / "state.safetensors", content)
-        disk.create(beside / "manifest.json", manifest)
+        disk.create(beside / "manifest.json", described)
         disk.flush(beside)
         if path.exists():
             # Committed again without a step between: the older one keeps another name until the newer has this one.
@@ -75,7 +75,6 @@ def commit(folder: Path, env_steps: int, tensors: dict[str, Tensor], facts: dict
         with contextlib.suppress(OSError):  # the first error is the one to report
             disk.remove(beside)
         raise
-    return path
 
 
 def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
@@ -99,84 +98,48 @@ def folders(folder: Path) -> list[Path]:
     return found
 
 
-def manifest_of(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's manifest.
-
-    Raises:
-        RunRefused: it is missing, damaged, or says what cannot be.
-        FormatRefused: it is as it was written, by a version of t3d that this one does not know.
-        OSError: it cannot be read now; nobody may take it for damaged.
-    """
-    file = path / "manifest.json"
-    facts = sealed.opened(file, sealed.read(file))
-    if facts.get("format") not in range(1, FORMAT + 1):
-        raise FormatRefused(
-            "a checkpoint of this run is of a format that this version of t3d does not know",
-            got=f"{path}: format {facts.get('format')!r}",
-            expected=f"format {FORMAT} or below",
-            do="use the version of t3d that wrote it",
-        )
-    try:
-        envs = facts["envs"]
-        whole(facts["number"])
-        whole(envs["env_steps"])
-        whole(facts["state"]["bytes"])
-        streams = [
-            (whole(written, 1), whole(length)) for written, length in zip(facts["written"], envs["length"], strict=True)
-        ]
-        if not streams:
-            raise ValueError("no env streams")
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunRefused("a checkpoint says what cannot be", got=f"{path}: {error!r}") from error
-    return facts
-
-
 def newest_first(
-    folder: Path, problems: dict[Path, str], look: Callable[[Path, dict[str, Any]], None]
-) -> list[tuple[Path, dict[str, Any]]]:
+    folder: Path, problems: dict[Path, str], look: Callable[[Path, Manifest], None]
+) -> list[tuple[Path, Manifest]]:
     """Return the checkpoints whose manifests can be read, and those manifests.
 
     Args:
         folder: where they are.
         problems: gets, of each of the others, what is wrong with it.
         look: called with each; raises RunRefused if it cannot be one of this run.
-
-    Raises:
-        FormatRefused: one is whole, and of a format unknown here. It is not damaged: an older one is no substitute.
     """
     found = []
     for path in folders(folder):
         try:
-            facts = manifest_of(path)
-            look(path, facts)
-            found.append((path, facts))
+            manifest = checked_files.read(path / "manifest.json", Manifest)
+            look(path, manifest)
+            found.append((path, manifest))
         except RunRefused as error:
             problems[path] = error.one_line()
-    return sorted(found, key=lambda entry: (entry[1]["number"], entry[1]["envs"]["env_steps"]), reverse=True)
+    return sorted(found, key=lambda entry: (entry[1].number, entry[1].trainer.envs.env_steps), reverse=True)
 
 
-def read(path: Path, facts: dict[str, Any], max_bytes: int) -> dict[str, Tensor]:
+def read(path: Path, state: FileState, max_bytes: int) -> dict[str, Tensor]:
     """Read the tensors that belong to a manifest.
 
     Args:
         path: the checkpoint.
-        facts: its manifest.
+        state: what its manifest says of them.
         max_bytes: no state of this run can be larger.
 
     Raises:
         RunRefused: they are not those that were written.
     """
     file = path / "state.safetensors"
-    wanted = facts["state"]
     size = file.stat().st_size if file.is_file() and not file.is_symlink() else -1
-    if size != wanted["bytes"] or size > max_bytes:
+    if size != state.bytes or size > max_bytes:
         was = "no such file" if size < 0 else f"{size:,} bytes"
         most = f", and at most {max_bytes:,} of this run"
-        raise RunRefused("a checkpoint is damaged", got=f"{file}: {was}", expected=f"{wanted['bytes']:,} bytes{most}")
+        raise RunRefused("a checkpoint is damaged", got=f"{file}: {was}", expected=f"{state.bytes:,} bytes{most}")
     content = file.read_bytes()
-    if (found := sealed.checksum(content)) != wanted["sha256"]:
+    if (found := checksum(content)) != state.sha256:
         got = f"{file}: bytes 0 to {size:,} have the checksum {found}"
-        raise RunRefused("a checkpoint is damaged", got=got, expected=wanted["sha256"])
+        raise RunRefused("a checkpoint is damaged", got=got, expected=state.sha256)
     try:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
@@ -189,7 +152,7 @@ def remove_begun(folder: Path) -> None:
         disk.remove(path)
 
 
-def prune(folder: Path, newest: int) -> list[dict[str, Any]]:
+def prune(folder: Path, newest: int) -> list[Manifest]:
     """Remove all but the newest checkpoints.
 
     Args:
@@ -202,15 +165,13 @@ def prune(folder: Path, newest: int) -> list[dict[str, Any]]:
     remove_begun(folder)
     kept = []
     for path in folders(folder):
-        try:
-            facts = manifest_of(path)
-        except RunRefused:
-            facts = {"number": -1}  # damaged: nothing can be brought back from it
-        if newest - KEPT < facts["number"] <= newest:
-            kept.append(facts)
-        else:
-            # Under this name nobody takes what is left of it for a damaged one.
-            gone = path.with_name(f"{path.name}.new")
-            disk.rename(path, gone)
-            disk.remove(gone)
+        with contextlib.suppress(RunRefused):  # damaged: nothing can be brought back from it
+            manifest = checked_files.read(path / "manifest.json", Manifest)
+            if newest - KEPT < manifest.number <= newest:
+                kept.append(manifest)
+                continue
+        # Under this name nobody takes what is left of it for a damaged one.
+        gone = path.with_name(f"{path.name}.new")
+        disk.rename(path, gone)
+        disk.remove(gone)
     return kept

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from t3d.algorithms import name_of
 from t3d.config import IDLE, Config
 from t3d.errors import RunRefused
+from t3d.formats import RunRecord
 from t3d.machine import describe
 from t3d.runs import folder
 from t3d.td3 import TD3
 from t3d.training import Trainer
 
 
-def refuse_another_algorithm(path: Path, recorded: folder.RunInfo, algorithm: type[TD3]) -> None:
+def refuse_another_algorithm(path: Path, recorded: RunRecord, algorithm: type[TD3]) -> None:
     """Refuse to continue a run with another algorithm than the one that it was begun with.
 
     Raises:
@@ -32,7 +32,7 @@ def refuse_another_algorithm(path: Path, recorded: folder.RunInfo, algorithm: ty
     )
 
 
-def refuse_changes(path: Path, recorded: folder.RunInfo, env: str, config: Config) -> None:
+def refuse_changes(path: Path, recorded: RunRecord, env: str, config: Config) -> None:
     """Refuse to continue a run with options that would make it another one.
 
     Raises:
@@ -54,17 +54,17 @@ def refuse_changes(path: Path, recorded: folder.RunInfo, env: str, config: Confi
         )
 
 
-def other_machine(described: dict[str, Any], trainer: Trainer) -> list[str]:
+def other_machine(record: RunRecord, trainer: Trainer) -> list[str]:
     """Return what is not as it was when the run began, and changes the last bits of what is computed.
 
     Args:
-        described: what config.json says.
+        record: what config.json says.
         trainer: the run's, now.
     """
-    engine, begun_on, machine = described["engine"], described["machine"], describe()
+    begun_on, machine = record.machine, describe()
     pairs = [
-        ("engine", engine.get("name"), trainer.chosen.name),
-        ("threads", engine.get("threads"), trainer.threads),
-        *((name, begun_on.get(name), machine[name]) for name in ("system", "processor", "python", "versions")),
+        ("engine", record.engine.name, trainer.chosen.name),
+        ("threads", record.engine.threads, trainer.threads),
+        *((name, getattr(begun_on, name), machine[name]) for name in ("system", "processor", "python", "versions")),
     ]
     return [f"{name} was {before}, is {now}" for name, before, now in pairs if before != now]

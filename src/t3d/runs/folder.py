@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 
-from t3d import sealed
+from t3d import checked_files
 from t3d.algorithms import name_of
-from t3d.config import Config, config_from
-from t3d.errors import RunRefused, T3DError
+from t3d.config import Config
+from t3d.errors import RunRefused
+from t3d.formats import Engine, Machine, ObsPart, PolicyInfo, RunRecord, run_id
 from t3d.machine import describe
-from t3d.making import Spaces
-from t3d.normalizer import Normalizer
-from t3d.policy import STATISTICS, PolicyInfo, load
-from t3d.runs import checkpoints, disk
-from t3d.td3 import TD3
+from t3d.policy import STATISTICS, encode
+from t3d.runs import disk
 from t3d.training import Trainer
 
-FORMAT = 1
 # What a run writes, beside its lock; config.json first: without it there is no run.
 WRITTEN = (
     "config.json",
     "metrics.jsonl",
-    "metrics.copy",
     "checkpoints",
     "replay",
     "policy",
@@ -40,8 +33,6 @@ WRITTEN = (
     "report.html",
 )
 _MAX_FILES, _MAX_DEPTH = 10_000, 8
-_MAX_ENV_NAME = 5_000  # as long as paths get
-_ALGORITHM = re.compile(r"[\w.<>]{1,200}")
 
 
 def env_name(env: str) -> str:
@@ -136,51 +127,36 @@ def _modes(folder: Path) -> Iterator[tuple[Path, int]]:
                 yield inside, inside.lstat().st_mode
 
 
-def as_config(env: str, preset: str, config: Config, trainer: Trainer) -> dict[str, Any]:
+def record_of(env: str, preset: str, config: Config, trainer: Trainer) -> RunRecord:
     """Return what config.json says: everything resolved, what was chosen, machine and versions; enough to repeat it."""
-    return {
-        "format": FORMAT,
-        "env": env,
-        "preset": preset,
-        "algorithm": name_of(type(trainer.agent)),
-        "config": dataclasses.asdict(config),
-        "engine": {
-            "name": trainer.chosen.name,
-            "threads": trainer.threads,
-            "reason": trainer.chosen.reason,
-        },
-        "machine": describe(),
-    }
+    algorithm = name_of(type(trainer.agent))
+    return RunRecord(
+        run=run_id(env_name(env), algorithm, config),
+        env=env,
+        preset=preset,
+        algorithm=algorithm,
+        obs=(ObsPart(shape=trainer.envs.spaces.obs_shape),),
+        config=config,
+        engine=Engine(trainer.chosen.name, trainer.threads, trainer.chosen.reason),
+        machine=Machine(**describe()),
+    )
 
 
-def write_config(folder: Path, content: dict[str, Any]) -> None:
+def write_config(folder: Path, record: RunRecord) -> None:
     """Write config.json, unless it says this already."""
-    path = folder / "config.json"
-    sealed_content = sealed.seal(content)
-    if not (path.is_file() and path.read_bytes() == sealed_content):
-        disk.replace(path, sealed_content)
+    path, content = folder / "config.json", checked_files.encode(record)
+    if not (path.is_file() and path.read_bytes() == content):
+        disk.replace(path, content)
 
 
-class RunInfo(NamedTuple):
-    """What config.json says of a run."""
-
-    env: str
-    preset: str
-    algorithm: str  # as `algorithms.name_of` gave it
-    config: Config
-    content: dict[str, Any]  # all that stands there, the engine (name, threads, reason) and the machine among it
-    damage: str  # what is wrong with the file, if this is a checkpoint's copy of it; usually empty
-
-
-def read_config(folder: Path) -> RunInfo:
-    """Read a run's config.json; where it is damaged, the copy in its newest checkpoint.
+def read_config(folder: Path) -> RunRecord:
+    """Read a run's config.json.
 
     Raises:
         RunRefused: there is none, or it is not what it should be.
     """
     path = folder / "config.json"
-    damage = ""
-    if path.is_dir() or not (path.exists() or checkpoints.folders(folder / "checkpoints")):
+    if not path.is_file():
         raise RunRefused(
             "this is not a run folder",
             got=f"no file {path}",
@@ -188,49 +164,12 @@ def read_config(folder: Path) -> RunInfo:
             do="name one of runs/*/*",
         )
     try:
-        content = sealed.unseal(path)
-    except RunRefused as error:
-        _refuse_unread(error)
-        content, damage = _copy_of_config(folder, error), error.what_and_got()
-    try:
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
-        config = config_from(content["config"])
-        env, preset = content["env"], content["preset"]
-        # Runs begun before this was recorded are TD3's.
-        algorithm = content.get("algorithm", name_of(TD3))
-        if not (isinstance(env, str) and isinstance(preset, str) and len(env) <= _MAX_ENV_NAME):
-            raise ValueError("env and preset are not texts, or too long")
-        if not (isinstance(algorithm, str) and _ALGORITHM.fullmatch(algorithm)):
-            raise ValueError("algorithm is no class's name")
-        if not (isinstance(content["engine"], dict) and isinstance(content["machine"], dict)):
-            raise TypeError("engine and machine are no objects")
-        return RunInfo(env, preset, algorithm, config, content, damage)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, T3DError) as error:
-        raise RunRefused(
-            "config.json cannot be read", got=f"{path}: {error!r}", do="use the version of t3d that wrote it"
-        ) from error
-
-
-def _refuse_unread(error: RunRefused) -> None:
-    """Raise the error again if it is that a file could not be read: that is no damage, and may pass."""
-    if isinstance(error.__cause__, OSError):
-        raise error
-
-
-def _copy_of_config(folder: Path, damage: RunRefused) -> dict[str, Any]:
-    """Return what config.json said when the newest checkpoint that tells of it was written.
-
-    Raises:
-        RunRefused: none does.
-    """
-    try:
-        for _, facts in checkpoints.newest_first(folder / "checkpoints", {}, lambda path, facts: None):
-            if isinstance(content := facts.get("run"), dict):
-                return content
+        record = checked_files.read(path, RunRecord)
     except OSError as error:
-        raise damage from error
-    raise damage
+        raise RunRefused("config.json cannot be read", got=str(error), do="see to the disk, then try again") from error
+    if record.run != (made := run_id(env_name(record.env), record.algorithm, record.config)):
+        raise RunRefused("config.json contradicts itself", got=f"{path}: run {record.run}", expected=made)
+    return record
 
 
 def policy_path(folder: Path, which: str) -> Path:
@@ -238,86 +177,40 @@ def policy_path(folder: Path, which: str) -> Path:
     return folder / "policy" / f"{which}.safetensors"
 
 
-def as_policy(
-    agent: TD3,
-    env: str,
-    spaces: Spaces,
-    env_steps: int,
-    return_mean: float | None,
-    normalizer: Normalizer | None = None,
-) -> tuple[bytes, PolicyInfo]:
-    """Return the agent's actor as a policy that can be loaded without the run: its weights' file, and what it says.
+def as_policy(trainer: Trainer, record: RunRecord, return_mean: float | None) -> bytes:
+    """Return the trainer's actor as the file of a policy that can be loaded without the run.
 
     Args:
-        agent: whose actor.
-        env: the environment's name.
-        spaces: its shapes and bounds.
-        env_steps: how long it had trained.
+        trainer: whose actor.
+        record: of its run.
         return_mean: what its evaluation gave, if it had one.
-        normalizer: what the actor's observations went through; None if it took them as they were.
     """
-    weights = {name: tensor.cpu().contiguous() for name, tensor in agent.actor.body.state_dict().items()}
+    agent, spaces, normalizer = trainer.agent, trainer.envs.spaces, trainer.normalizer
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in agent.actor.body.state_dict().items()}
     if normalizer is not None:
         statistics = zip(STATISTICS, (normalizer.mean, normalizer.std), strict=True)
-        weights |= {name: torch.from_numpy(array) for name, array in statistics}
-    content = safetensors.torch.save(weights)
+        tensors |= {name: torch.from_numpy(array) for name, array in statistics}
     info = PolicyInfo(
-        env=env,
-        obs_shape=spaces.obs_shape,
+        run=record.run,
+        env=record.env,
+        algorithm=record.algorithm,
+        obs=record.obs,
+        action_shape=spaces.action_shape,
         action_low=tuple(spaces.action_low.tolist()),
         action_high=tuple(spaces.action_high.tolist()),
-        action_shape=spaces.action_shape,
         hidden=agent.config.hidden,
         layer_norm=agent.config.layer_norm == "both",
-        env_steps=env_steps,
+        env_steps=trainer.env_steps,
         return_mean=return_mean,
-        weights_sha256=sealed.checksum(content),
     )
-    return content, info
+    return encode(info, tensors)
 
 
-def holds_policy(path: Path) -> bool:
-    """Return whether a policy can be loaded from here.
-
-    Args:
-        path: of its weights.
+def write_policy(path: Path, content: bytes) -> None:
+    """Write a policy: whoever loads it at any instant gets the one before or this one.
 
     Raises:
-        RunRefused: that cannot be known, as a file cannot be read.
+        OSError: it could not be written; the one before still stands there.
     """
-    try:
-        load(path)
-    except RunRefused as error:
-        _refuse_unread(error)
-        return False
-    return True
-
-
-def files_of_policy(folder: Path, names: tuple[str, str], agent: TD3) -> dict[str, bytes]:
-    """Return the files of a policy that can be loaded; none, if another network's than the agent's stands there."""
-    if load(folder / names[0]).info.weights != sum(p.numel() for p in agent.actor.body.parameters()):
-        return {}
-    return {name: (folder / name).read_bytes() for name in names}
-
-
-def write_policy(path: Path, content: bytes, info: PolicyInfo) -> None:
-    """Write both files of a policy. Whoever loads it at any instant, or after a kill, gets the one before or this one.
-
-    Args:
-        path: of the weights; the description stands beside.
-        content: the weights' file.
-        info: the description.
-
-    Raises:
-        OSError: they could not be written; what could be loaded before, or this policy, still can.
-    """
-    description = path.with_suffix(".json")
     disk.make_folder(path.parent)
-    try:
-        before: PolicyInfo | None = load(path).info
-    except RunRefused:
-        before = None  # the first one, or damaged: nothing that could be kept
-    if before and before.weights_sha256 != info.weights_sha256:
-        disk.replace(description, info.to_json(before))
     disk.replace(path, content)
-    disk.replace(description, info.to_json())

@@ -15,12 +15,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t3d.config import config_from
+import msgspec
+
+from t3d.config import Config
 from t3d.errors import RunRefused, T3DError
+from t3d.formats import HalfRow, Row, RowReader
 from t3d.hints import Hint, hints
 from t3d.presets import Choice
 from t3d.runs.folder import env_name
-from t3d.runs.metrics import Row
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
 
@@ -43,7 +45,7 @@ def train_run(job: Job) -> None:
     Raises:
         Refused, Failed, Stopped: as `Session` says.
     """
-    choice = Choice(job.preset, config_from(job.config), "as asked")
+    choice = Choice(job.preset, msgspec.convert(job.config, Config), "as asked")
     with closing(Session(job.env, choice, Path(job.out), resume=True).run()) as rows:
         for _ in rows:
             pass
@@ -87,7 +89,7 @@ class _Run:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.process: subprocess.Popen[str] | None = None
-        self._read = 0
+        self._reader = RowReader(Path(job.out) / "metrics.jsonl")
         self._env_steps = 0
         self._evaluation: Row | None = None
         self._health: list[Row] = []
@@ -129,27 +131,35 @@ class _Run:
 
     def look(self) -> Seed:
         """Read what is new in metrics.jsonl; a run that was resumed has cut it, and is read from its beginning."""
-        path = Path(self.job.out) / "metrics.jsonl"
-        if path.exists():
-            if path.stat().st_size < self._read:
-                self._read = 0
-                self._health, self._hints = [], []
-            with path.open("rb") as file:
-                file.seek(self._read)
-                whole = file.read().rpartition(b"\n")[0]
-            self._read += len(whole) + (len(whole) > 0)
-            rows = [json.loads(line) for line in whole.splitlines()]
-            for row in rows:
-                self._env_steps = row["env_steps"]
-                self._evaluation = row if row["kind"] == "evaluation" else self._evaluation
-            if health := [row for row in rows if row["kind"] == "health"]:
-                self._health += health
-                self._hints = hints(self._health)
+        health = False
+        for row in self._new_rows():
+            self._env_steps = row["env_steps"]
+            if row["kind"] == "evaluation":
+                self._evaluation = row
+            elif row["kind"] == "health":
+                self._health.append(row)
+                health = True
+        if health:
+            self._hints = hints(self._health)
         problem = ""
         if self.process is not None and not self.running and self.process.returncode:
             problem = "".join(self._words)[-_LAST_WORDS:].strip() or _ending(self.process.returncode)
         seed = self.job.config["seed"]
-        return Seed(seed, path.parent, self._env_steps, self._evaluation, self._hints, problem, self.running)
+        return Seed(seed, Path(self.job.out), self._env_steps, self._evaluation, self._hints, problem, self.running)
+
+    def _new_rows(self) -> list[Row]:
+        path = self._reader.path
+        rows: list[Row] = []
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            if size < self._reader.position:
+                raise ValueError("it was cut")
+            rows.extend(self._reader.rows(size))
+        except HalfRow:
+            pass  # it is being written
+        except ValueError:
+            self._reader, self._health, self._hints = RowReader(path), [], []
+        return rows
 
 
 def _ending(returncode: int) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from t3d.algorithms import refuse_other_than_td3
 from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed, Stopped
 from t3d.evaluation import Trajectory, evaluate
+from t3d.formats import Row
 from t3d.presets import Choice
-from t3d.runs.metrics import Row
 from t3d.runs.progress import Progress
 from t3d.runs.signals import Signals
 from t3d.runs.store import Store
@@ -186,7 +186,7 @@ class Session:
             self._save("best")
         self._save("last")
         means = {"return_mean": seen.return_mean, "return_std": seen.return_std}
-        rows = [self._store.metrics.write("evaluation", env_steps, **seen._asdict(), **means)]
+        rows = [self._store.metrics.write("evaluation", env_steps, returns=seen.returns, lengths=seen.lengths, **means)]
         if self.trainer.agent.updates:  # before the first one the critics have promised nothing
             promised = self.trainer.health_of(trajectories)
             rows.append(self._store.metrics.write("health", env_steps, of="evaluation", **promised))
@@ -195,7 +195,7 @@ class Session:
     def _save(self, which: str) -> None:
         env_steps, progress = self.trainer.env_steps, self.progress
         evaluated = progress.last if progress.evaluated_at == env_steps else None
-        self._store.save_policy(which, self.trainer, self.env, evaluated.return_mean if evaluated else None)
+        self._store.save_policy(which, self.trainer, evaluated.return_mean if evaluated else None)
 
     def _stop(self, why: str) -> None:
         """Save everything between two steps.

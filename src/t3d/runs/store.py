@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import torch
+from msgspec import structs
 
 from t3d.config import MAX_UNLOGGED_UPDATES, Config
 from t3d.errors import RunRefused
-from t3d.policy import PolicyInfo
+from t3d.formats import Manifest, RunRecord
+from t3d.policy import load
 from t3d.presets import Choice
 from t3d.runs import checkpoints, disk, folder
 from t3d.runs.continuing import other_machine, refuse_another_algorithm, refuse_changes
@@ -26,11 +28,8 @@ _log = logging.getLogger("t3d")
 
 # A state's size beyond the tensors themselves: five losses of each update since the last log line, names.
 _SPARE_STATE_BYTES = 5 * 8 * MAX_UNLOGGED_UPDATES + (1 << 20)
-# What a manifest from a stranger can make happen when it is believed; none of it has touched the disk.
+# What a checkpoint from a stranger can make happen when it is believed; none of it has touched the disk.
 _NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, AssertionError, RuntimeError)
-
-# What the best policy is called in a run folder, and in a checkpoint's state.
-_BEST = ("policy/best.safetensors", "policy/best.json")
 
 
 class Store:
@@ -38,24 +37,21 @@ class Store:
 
     Args:
         path: the run folder; nobody else trains in it while this is open.
-        config: the run's.
-        described: what config.json has to say.
-        damage: what is wrong with it, if it does not.
+        record: what config.json has to say.
     """
 
-    def __init__(self, path: Path, config: Config, described: dict[str, Any], damage: str = "") -> None:
+    def __init__(self, path: Path, record: RunRecord) -> None:
         self.path = path
-        self.metrics = Metrics(path)
+        self.metrics = Metrics(path, record.run)
         self.problem = ""  # why the last commit failed
-        self._config, self._described, self._damage = config, described, damage
+        self._record, self._config = record, record.config
         self._lock = Lock(path)
         self._replay: ReplayLog | None = None
-        self._waiting: dict[Path, tuple[bytes, PolicyInfo]] = {}  # policies that could not be written yet
-        self._best: dict[str, bytes] = {}  # the files of the best policy: no later state could make it again
+        self._waiting: dict[Path, bytes] = {}  # policies that could not be written yet
         self._number = 0  # of the next checkpoint
         self._committed_at, self._tried_s = 0, time.monotonic()
-        self._ring = config.buffer_size // config.n_envs
-        self._every = _steps_between(config)
+        self._ring = self._config.buffer_size // self._config.n_envs
+        self._every = _steps_between(self._config)
 
     @classmethod
     def create(cls, env: str, choice: Choice, out: Path | None, trainer: Trainer, *, exist_ok: bool) -> Self:
@@ -74,13 +70,13 @@ class Store:
         path = out or folder.usual(env, choice.preset, choice.config.seed)
         if not (exist_ok and path.is_dir()):
             path = folder.create(path, counted=out is None and not exist_ok)
-        store = cls(path, choice.config, folder.as_config(env, choice.preset, choice.config, trainer))
+        store = cls(path, folder.record_of(env, choice.preset, choice.config, trainer))
         try:
             if checkpoints.folders(path / "checkpoints"):
                 raise RunRefused("another process has just trained in this run folder", got=str(path), do="try again")
             disk.flush(path.parent)  # the name may be that of a process that was killed before it did
             folder.clear(path)
-            folder.write_config(path, store._described)
+            folder.write_config(path, store._record)
         except OSError as error:
             store.close()
             raise RunRefused(
@@ -112,9 +108,9 @@ class Store:
             _refuse_if_checkpoints_are_gone(path, recorded.config)
             return None
         # Before networks are built and memory is taken: these files may be a stranger's.
-        _usable(path, choice.config, {})
-        config = recorded.content["config"] | {"steps": choice.config.steps}  # it may go on for longer
-        return cls(path, choice.config, recorded.content | {"config": config}, recorded.damage)
+        _usable(path, recorded, {})
+        config = replace(recorded.config, steps=choice.config.steps)  # it may go on for longer
+        return cls(path, structs.replace(recorded, config=config))
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -133,29 +129,23 @@ class Store:
             or time.monotonic() - self._tried_s >= self._config.checkpoint_seconds
         )
 
-    def save_policy(self, which: str, trainer: Trainer, env: str, return_mean: float | None) -> None:
+    def save_policy(self, which: str, trainer: Trainer, return_mean: float | None) -> None:
         """Write the actor as the run's `best` or `last` policy, or try again at the next commit."""
-        self._keep_policy(which, trainer, env, return_mean)
+        self._waiting[folder.policy_path(self.path, which)] = folder.as_policy(trainer, self._record, return_mean)
         try:
             self._write_waiting()
         except OSError as error:
             _log.warning("the %s policy could not be written: %s; it waits in memory", which, error)
 
-    def _keep_policy(self, which: str, trainer: Trainer, env: str, return_mean: float | None) -> None:
-        spaces, env_steps = trainer.envs.spaces, trainer.env_steps
-        policy = folder.as_policy(trainer.agent, env, spaces, env_steps, return_mean, trainer.normalizer)
-        self._waiting[folder.policy_path(self.path, which)] = policy
-        if which == "best":
-            self._best = dict(zip(_BEST, (policy[0], policy[1].to_json()), strict=True))
-
     def _write_waiting(self) -> None:
-        for path, policy in list(self._waiting.items()):
-            folder.write_policy(path, *policy)
+        for path, content in list(self._waiting.items()):
+            folder.write_policy(path, content)
             del self._waiting[path]
 
     def _log_of(self, trainer: Trainer) -> ReplayLog:
         if self._replay is None:
-            self._replay = ReplayLog(self.path / "replay", trainer.replay.slot, self._config.n_envs, self._ring)
+            slot = trainer.replay.slot
+            self._replay = ReplayLog(self.path / "replay", self._record.run, slot, self._config.n_envs, self._ring)
         return self._replay
 
     def commit(self, trainer: Trainer, progress: Progress) -> bool:
@@ -170,8 +160,7 @@ class Store:
         trainer.refuse_non_finite()
         if self.ended(trainer, progress):
             self.metrics.show_all()  # nobody writes TensorBoard's files anew once the run has ended
-        tensors, facts = trainer.state()
-        tensors |= {name: torch.frombuffer(bytearray(file), dtype=torch.uint8) for name, file in self._best.items()}
+        tensors, rest = trainer.state()
         replay = self._log_of(trainer)
         self._committed_at, self._tried_s = trainer.env_steps, time.monotonic()
         try:
@@ -180,22 +169,25 @@ class Store:
             checkpoints.refuse_full_disk(self.path, needed)
             self.metrics.flush()
             replay.append(trainer.replay)
-            facts |= {
-                "number": self._number,
-                "run": self._described,
-                "progress": progress.facts(),
-                "metrics": self.metrics.facts(),
-                "replay": replay.facts(),
-            }
-            checkpoints.commit(self.path / "checkpoints", trainer.env_steps, tensors, facts)
+            content, state = checkpoints.as_state(tensors)
+            manifest = Manifest(
+                run=self._record.run,
+                number=self._number,
+                state=state,
+                metrics=self.metrics.state,
+                replay=replay.state,
+                trainer=rest,
+                progress=progress.state,
+            )
+            checkpoints.commit(self.path / "checkpoints", trainer.env_steps, content, manifest)
         except OSError as error:
             self.problem = str(error)
             _log.warning("env step %s: no checkpoint: %s", f"{trainer.env_steps:,}", error)
             return False
         self._number += 1
         try:
-            kept = checkpoints.prune(self.path / "checkpoints", facts["number"])
-            needs = [slots_needed(self._config, manifest) for manifest in kept]
+            kept = checkpoints.prune(self.path / "checkpoints", manifest.number)
+            needs = [slots_needed(self._config, of.trainer) for of in kept]
             replay.trim([min(positions) for positions in zip(*needs, strict=True)])
         except OSError as error:
             _log.warning("what is no longer needed could not be removed: %s", error)
@@ -221,9 +213,9 @@ class Store:
 
     def _restore_newest(self, trainer: Trainer, progress: Progress) -> int:
         problems: dict[Path, str] = {}
-        for path, facts in _usable(self.path, self._config, problems):
+        for path, manifest in _usable(self.path, self._record, problems):
             try:
-                self._restore(path, facts, trainer, progress)
+                self._restore(path, manifest, trainer, progress)
             except RunRefused as error:
                 problems[path] = error.one_line()
             else:
@@ -231,88 +223,92 @@ class Store:
                 return trainer.env_steps
         raise _none_left(problems)
 
-    def _restore(self, path: Path, facts: dict[str, Any], trainer: Trainer, progress: Progress) -> None:
+    def _restore(self, path: Path, manifest: Manifest, trainer: Trainer, progress: Progress) -> None:
+        log = self._log_of(trainer)
         expected = sum(tensor.nbytes for tensor in trainer.state()[0].values())
         try:
-            # The best policy is an actor, of which the networks, their targets and moments hold four.
-            state = checkpoints.read(path, facts, expected + expected // 4 + _SPARE_STATE_BYTES)
-            best = {name: state.pop(name).numpy().tobytes() for name in _BEST if name in state}
-            rows = self._log_of(trainer).open(facts["replay"], slots_needed(self._config, facts))
-            self.metrics.open(facts["metrics"], path / "manifest.json")
-            progress.restore(facts["progress"])
-            not_exact = trainer.restore(state, facts, rows)
-            if self._log_of(trainer).ends != [written - 1 for written in trainer.replay.written]:
-                raise ValueError(f"the replay memory on disk ends at {self._log_of(trainer).ends}")
-            self._number, self._best = facts["number"] + 1, best
+            state = checkpoints.read(path, manifest.state, expected + _SPARE_STATE_BYTES)
+            slots = log.open(manifest.replay, slots_needed(self._config, manifest.trainer))
+            self.metrics.open(manifest.metrics, manifest.trainer.envs.env_steps)
+            progress.restore(manifest.progress)
+            not_exact = trainer.restore(state, manifest.trainer, slots)
         except _NONSENSE as error:
             raise RunRefused("a checkpoint says what cannot be", got=f"{path}: {error!r}") from error
-        not_exact += other_machine(self._described, trainer)
+        if log.lost and len(trainer.replay) < self._config.batch_size:
+            raise RunRefused(
+                "too little is left of the replay memory to learn from",
+                got=f"{len(trainer.replay):,} transitions; {log.lost}",
+                expected=f"a batch of {self._config.batch_size:,}",
+                do="copy the run again",
+            )
+        self._number = manifest.number + 1
+        not_exact += [log.lost] * bool(log.lost) + other_machine(self._record, trainer)
         progress.not_exact += [what for what in not_exact if what not in progress.not_exact]
 
     def _tidy(self, path: Path, trainer: Trainer, progress: Progress, problems: dict[Path, str]) -> None:
-        """Remove what lies behind the checkpoint that was taken, mend what was damaged, and say what happened."""
-        over = self.ended(trainer, progress) and not problems
-        mended = self._mend(trainer, progress, over)
+        """Remove what lies behind the checkpoint that was taken, and say what happened."""
+        over, lost = self.ended(trainer, progress), self.metrics.lost
+        for problem in problems.values():
+            _log.warning("a checkpoint cannot be used%s: %s", "" if over else ", and is removed", problem)
+        if lost:
+            _log.warning("rows are gone from env step %s to %s: %s", *lost, self.metrics.problem)
         checkpoints.remove_begun(self.path / "checkpoints")
-        for what in mended:
-            _log.warning("%s", what)
         if over:
             # Whoever looks at a result changes nothing. TensorBoard's files were closed before the last commit.
+            if slots := self._log_of(trainer).lost:
+                _log.warning("should the run go on, it will not be bit for bit what it would have been: %s", slots)
             self.metrics.show_if_gone()
             return
-        self.metrics.show_anew()
-        for bad, problem in problems.items():
+        forgotten = self._forget_best_if_gone(progress)
+        for bad in problems:
             disk.remove(bad)
-            _log.warning("a checkpoint cannot be used, and was removed: %s", problem)
+        self._log_of(trainer).cut()
+        self.metrics.cut()
+        folder.write_config(self.path, self._record)
+        self.metrics.show_anew()
         for what in progress.not_exact:
             _log.warning("from here on the run is not bit for bit what it would have been: %s", what)
         self._committed_at = trainer.env_steps
-        said = [*problems.values(), *mended, *(f"not bit-exact: {what}" for what in progress.not_exact)]
-        for what in [*said, f"resumed from {path.name}"]:
+        if lost:
+            self.metrics.write("event", trainer.env_steps, what=f"rows are gone: {self.metrics.problem}", lost=lost)
+        not_exact = [f"not bit-exact: {what}" for what in progress.not_exact]
+        for what in [*problems.values(), *forgotten, *not_exact, f"resumed from {path.name}"]:
             self.metrics.write("event", trainer.env_steps, what=what)
+        if lost or forgotten or self._log_of(trainer).lost:
+            self.commit(trainer, progress)  # what is gone is gone for good: nobody is to find it missing again
 
-    def _mend(self, trainer: Trainer, progress: Progress, over: bool) -> list[str]:
-        """Let the other files be what they were when the checkpoint was written; return what is to be said of it.
-
-        A policy that can be loaded stays: it may be newer. Where all is well a run that is over is not changed.
-        """
-        log = self._log_of(trainer)
-        log.cut()
-        self.metrics.cut(begin_copy=not over)
-        folder.write_config(self.path, self._described)
-        said = [f"made again from its parity: {damage}" for damage in log.damage]
-        said += [f"replaced by its copy: {damage}" for damage in (self.metrics.damage, self._damage) if damage]
-        holds_best = folder.holds_policy(self.path / _BEST[0])
-        if holds_best and not self._best and progress.best:  # a run of the first format
-            self._best = folder.files_of_policy(self.path, _BEST, trainer.agent)
-        if self._best and not holds_best:
-            disk.make_folder(self.path / "policy")
-            for name, content in self._best.items():
-                disk.replace(self.path / name, content)
-            said.append(f"replaced by its copy: {_BEST[0]} or its description, which could not be loaded")
-        last = progress.last if progress.evaluated_at == trainer.env_steps else None
-        if last and not folder.holds_policy(folder.policy_path(self.path, "last")):
-            self._keep_policy("last", trainer, self._described["env"], last.return_mean)
-            self._write_waiting()
-            said.append("written again: policy/last.safetensors or its description, which could not be loaded")
-        return said
+    def _forget_best_if_gone(self, progress: Progress) -> list[str]:
+        """Forget the best evaluation if its policy cannot be loaded: the next one then writes a new best policy."""
+        try:
+            policy = folder.policy_path(self.path, "best")
+            if progress.best is None or load(policy).info.run == self._record.run:
+                return []
+            problem = f"{policy} is another run's"
+        except RunRefused as error:
+            if isinstance(error.__cause__, OSError):  # no damage: it may pass
+                raise
+            problem = error.what_and_got()
+        progress.best = None
+        _log.warning("the best policy so far is lost, and with it what it scored: %s", problem)
+        return [f"the best policy so far is lost: {problem}"]
 
 
-def _usable(path: Path, config: Config, problems: dict[Path, str]) -> list[tuple[Path, dict[str, Any]]]:
+def _usable(path: Path, record: RunRecord, problems: dict[Path, str]) -> list[tuple[Path, Manifest]]:
     """Return the checkpoints that may be this run's and their manifests, the newest first.
 
     Raises:
         RunRefused: there is none.
     """
+    least, n_envs = least_state_bytes(record.config), record.config.n_envs
 
-    def look(checkpoint: Path, facts: dict[str, Any]) -> None:
-        file, least = checkpoint / "state.safetensors", least_state_bytes(config)
+    def look(checkpoint: Path, manifest: Manifest) -> None:
+        file, streams = checkpoint / "state.safetensors", len(manifest.trainer.written)
         size = file.stat().st_size if file.is_file() else -1
-        if size < least or len(facts["written"]) != config.n_envs:
+        if manifest.run != record.run or size < least or streams != n_envs:
             raise RunRefused(
                 "a checkpoint is not of this run",
-                got=f"{file}: {size:,} bytes, {len(facts['written'])} environments",
-                expected=f"{least:,} bytes or more, {config.n_envs} environments",
+                got=f"{file}: {size:,} bytes, {streams} environments, run {manifest.run}",
+                expected=f"{least:,} bytes or more, {n_envs} environments, run {record.run}",
             )
 
     if found := checkpoints.newest_first(path / "checkpoints", problems, look):

@@ -1,0 +1,365 @@
+"""What the files of a run say, each declared once: msgspec decodes them, and holds them to the ranges that stand here.
+
+config.json is a `RunRecord`, a checkpoint's manifest.json a `Manifest`, a line of metrics.jsonl a row of `ROWS`, and
+what a policy says of itself a `PolicyInfo`. Files may come from strangers: whatever is decoded lies in the ranges, so
+that nothing fails later, or dearly, for a number that cannot be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from t3d.config import IDLE, Config
+
+# Of config.json, checkpoints, the replay memory's segments, metrics.jsonl and policies, all together.
+FORMAT = 3
+
+# Beyond 2**53 numbers in JSON have gaps for some of its readers, a browser's among them.
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Text = Annotated[str, Meta(max_length=5_000)]
+ClassName = Annotated[str, Meta(pattern=r"\A[\w.<>]{1,200}\Z")]
+Size = Annotated[int, Meta(ge=1, le=2**20)]
+Shape = Annotated[tuple[Size, ...], Meta(max_length=50)]
+_MAX_WEIGHTS = 1 << 28  # a gigabyte
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a file: all its fields, and no others."""
+
+
+class ObsPart(Record, frozen=True, kw_only=True):
+    """A part of an observation: today there is one, a vector."""
+
+    name: Text = "obs"
+    shape: Shape
+    dtype: Literal["float32"] = "float32"
+
+
+class Engine(Record, frozen=True):
+    """What runs a run's updates."""
+
+    name: Text
+    threads: Count
+    reason: Text  # for people
+
+
+class Machine(Record, frozen=True):
+    """What a reader of a result must know of the machine and the libraries."""
+
+    system: Text
+    processor: Text
+    cores: Count
+    python: Text
+    versions: dict[Text, Text]
+
+
+def run_id(env_name: str, algorithm: str, config: Config) -> str:
+    """Return what tells a run from others: two of one id are the same run, and end with the same weights.
+
+    Args:
+        env_name: the environment's name in a run's path.
+        algorithm: its class's name.
+        config: options that may change in a run that goes on are left out.
+    """
+    options = {name: value for name, value in msgspec.to_builtins(config).items() if name not in {*IDLE, "steps"}}
+    said = json.dumps([env_name, algorithm, options], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+class RunRecord(Record, frozen=True, kw_only=True):
+    """config.json: everything resolved, what was chosen, machine and versions; enough to repeat the run."""
+
+    format: int = FORMAT
+    run: Sha256  # the run id: equal for runs that are the same
+    env: Text
+    preset: Text
+    algorithm: ClassName  # as `algorithms.name_of` gave it
+    obs: Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1)]
+    config: Config
+    engine: Engine
+    machine: Machine
+
+
+class PolicyInfo(Record, frozen=True, kw_only=True):
+    """What must be known of a policy beside its weights."""
+
+    format: int = FORMAT
+    run: Sha256  # of the run that it is from
+    env: Text
+    algorithm: ClassName
+    obs: Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1)]
+    action_shape: Shape
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    hidden: Annotated[Shape, Meta(min_length=1)]
+    layer_norm: bool
+    env_steps: Count  # that it had trained for
+    return_mean: float | None  # what its evaluation gave, if it had one
+
+    def __post_init__(self) -> None:
+        actions = math.prod(self.action_shape)
+        if not len(self.action_low) == len(self.action_high) == actions:
+            raise ValueError(f"{len(self.action_low)} and {len(self.action_high)} bounds for {actions} actions")
+        bounds = zip(self.action_low, self.action_high, strict=True)
+        if not all(math.isfinite(high - low) and low < high for low, high in bounds):
+            raise ValueError("action bounds that are not finite, with low < high")
+        if self.weights > _MAX_WEIGHTS:
+            raise ValueError(f"{self.weights:,} weights, at most {_MAX_WEIGHTS:,} are read")
+
+    @property
+    def obs_shape(self) -> tuple[int, ...]:
+        """The shape of an observation."""
+        return self.obs[0].shape
+
+    @property
+    def obs_size(self) -> int:
+        """S, the length of a flattened observation."""
+        return math.prod(self.obs_shape)
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the actor's layers hold."""
+        sizes = [self.obs_size, *self.hidden, math.prod(self.action_shape)]
+        linear = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+        return linear + (2 * sum(self.hidden) if self.layer_norm else 0)
+
+
+class FileState(Record, frozen=True):
+    """How a file stood: how many bytes it had, and their SHA-256."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+class MetricsState(FileState, frozen=True):
+    """How metrics.jsonl stood."""
+
+    wall_s: Seconds  # since the run began, those in which it did not run left out
+
+
+class SegmentState(FileState, frozen=True):
+    """How a file of the replay memory's blocks stood."""
+
+    name: Annotated[str, Meta(pattern=r"\A\d{8}\.rows\Z")]  # its first block's number: files are cut and removed by it
+    ends: list[Count]  # of each env stream the position behind its last slot in here
+
+
+class ReplayState(Record, frozen=True):
+    """How the replay memory on disk stood."""
+
+    blocks: Count
+    segments: list[SegmentState]
+
+
+class Pcg64(Record, frozen=True):
+    """The two numbers of NumPy's PCG64, of 128 bits."""
+
+    state: int
+    inc: int
+
+
+class RandomStream(Record, frozen=True):
+    """Where a random stream stood."""
+
+    bit_generator: Literal["PCG64"]
+    state: Pcg64
+    has_uint32: Literal[0, 1]
+    uinteger: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+
+
+class EnvsState(Record, frozen=True):
+    """Where the episodes of all env streams stood: an entry a stream."""
+
+    env_steps: Count
+    episode: list[Count]
+    episode_return: list[float]
+    length: list[Count]
+
+    def __post_init__(self) -> None:
+        if not len(self.episode) == len(self.episode_return) == len(self.length) > 0:
+            raise ValueError("the env streams are not of one number")
+
+
+class TrainerState(Record, frozen=True):
+    """Everything of a trainer that is no tensor, but the replay memory's completed slots."""
+
+    updates: Count
+    streams: dict[Text, RandomStream]
+    envs: EnvsState
+    written: list[Annotated[int, Meta(ge=1, le=2**53 - 1)]]  # slots that each env stream has ever opened
+
+    def __post_init__(self) -> None:
+        if len(self.written) != len(self.envs.length):
+            raise ValueError(f"{len(self.written)} rings for {len(self.envs.length)} env streams")
+        if any(length >= written for length, written in zip(self.envs.length, self.written, strict=True)):
+            raise ValueError("an episode of more steps than have been stored")
+
+
+class Evaluation(Struct, frozen=True):
+    """What an evaluation saw, one entry an episode."""
+
+    returns: Annotated[list[float], Meta(min_length=1)]  # undiscounted sums of rewards
+    lengths: Annotated[list[Count], Meta(min_length=1)]  # in env steps
+
+    @property
+    def return_mean(self) -> float:
+        """Mean over the episodes."""
+        return float(np.mean(self.returns))
+
+    @property
+    def return_std(self) -> float:
+        """Standard deviation over the episodes (population: divided by their number)."""
+        return float(np.std(self.returns))
+
+    def __post_init__(self) -> None:
+        if len(self.returns) != len(self.lengths):
+            raise ValueError(f"{len(self.returns)} returns and {len(self.lengths)} lengths of episodes")
+
+
+class ProgressState(Record, frozen=True):
+    """How far the loop was: clocks, evaluations, failures."""
+
+    last: Evaluation | None
+    evaluated_at: Annotated[int, Meta(ge=-1, le=2**53 - 1)]  # env steps; -1: never
+    best: Evaluation | None
+    best_env_steps: Count
+    not_exact: list[Text]  # why the run is not what it would have been undisturbed
+    logged: Count  # log lines that were due until now
+    evaluated: Count  # evaluations that were due until now
+    failed_at: Annotated[int, Meta(ge=-1, le=2**53 - 1)]  # env steps of the last failure; -1: none
+    failed_times: Count  # in a row, there
+
+    def __post_init__(self) -> None:
+        if (self.last is None) != (self.evaluated_at == -1) or (self.last is None and self.best is not None):
+            raise ValueError("a last evaluation, when it was, a best one: one without the others")
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """A checkpoint's manifest.json: everything that is no tensor, and how every other file stood."""
+
+    run: Sha256
+    number: Count  # of the checkpoint: the newest has the largest
+    state: FileState  # of state.safetensors
+    metrics: MetricsState
+    replay: ReplayState
+    trainer: TrainerState
+    progress: ProgressState
+
+    def __post_init__(self) -> None:
+        streams = len(self.trainer.written)
+        ends = [segment.ends for segment in self.replay.segments]
+        if any(len(of_segment) != streams for of_segment in ends):
+            raise ValueError(f"segments of another number of env streams than {streams}")
+        if (ends[-1] if ends else [0] * streams) != [written - 1 for written in self.trainer.written]:
+            raise ValueError("the replay memory on disk does not end where the one in memory did")
+
+
+# metrics.jsonl: an object a line. A row stays a dict, as health may say more numbers than anybody lists. At its end a
+# row has the CRC-32 of everything before it, the rows above without theirs: none can be changed, left out or added.
+
+Row = dict[str, Any]
+_Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float
+_Values = dict[str, _Number | str | list[_Number] | None]
+# The actor need not have moved, and an algorithm may have one critic.
+_NOT_ALWAYS: dict[str, Any] = dict.fromkeys(("actor_loss", "q2"), float | None)
+# What a row of each kind has beside env_steps and wall_s; it may have more.
+_FIELDS: dict[str, dict[str, Any]] = {
+    "run": {"run": Sha256},  # the first row
+    "episode": {"env": Count, "return": float, "length": Count, "end": Literal["terminated", "truncated"]},
+    "update": {"updates": Count} | dict.fromkeys(("critic_loss", "q1", "target_q"), float) | _NOT_ALWAYS,
+    "evaluation": {"returns": list[float], "lengths": list[Count], "return_mean": float, "return_std": float},
+    "health": {"of": Literal["batch", "evaluation"]},
+    "event": {"what": str},
+}
+# Of an event: between which env steps rows are gone.
+_LOST = ("lost", tuple[Count, Count] | None, None)
+ROWS = {
+    kind: msgspec.defstruct(kind, [("env_steps", Count), ("wall_s", Seconds), *fields.items(), _LOST])
+    for kind, fields in _FIELDS.items()
+}
+
+MAX_LINE_BYTES = 1 << 20
+_CRC = b', "crc32": "%08x"}\n'
+_CRC_MARK = _CRC[: _CRC.index(b"%")]
+
+
+def as_line(row: Row, crc: int) -> tuple[bytes, int]:
+    """Return a row as a line of metrics.jsonl, and the checksum up to there.
+
+    Args:
+        row: finite numbers, lists of them, texts or None.
+        crc: the checksum up to the row before; 0 for the first.
+    """
+    text = json.dumps(row, allow_nan=False)[:-1].encode()
+    crc = zlib.crc32(text, crc)
+    return text + _CRC % crc, crc
+
+
+class HalfRow(ValueError):
+    """The last line lacks its end: it is still being written, or whoever wrote it is gone."""
+
+
+class RowReader:
+    """Read a metrics.jsonl, from its beginning and on whenever there is more.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.position = 0  # behind the last row that was read
+        self.crc = 0
+        self.run = ""  # its id, once the first row was read
+
+    def rows(self, end: int) -> Iterator[Row]:
+        """Yield the rows from where this stands to the byte `end`.
+
+        Raises:
+            HalfRow: the last one has no end.
+            ValueError, RecursionError: a line is not as it was written, or does not follow on the one before.
+            OSError: the file cannot be read.
+        """
+        if self.position >= end:
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            while self.position < end:
+                # However long a file of nothing says it is, its first line is refused.
+                line = file.readline(min(MAX_LINE_BYTES, end - self.position))
+                if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
+                    raise HalfRow(f"{len(line):,} bytes without the end of a row")
+                row, crc = _row_from(line, self.crc)
+                if (row["kind"] == "run") != (self.position == 0):
+                    raise ValueError("the first row, and no other, says which run it is of")
+                self.run = self.run or row["run"]
+                self.position, self.crc = self.position + len(line), crc
+                yield row
+
+
+def _row_from(line: bytes, crc: int) -> tuple[Row, int]:
+    text, mark, checksum = line.rpartition(_CRC_MARK)
+    crc = zlib.crc32(text, crc)
+    if mark + checksum != _CRC % crc:
+        raise ValueError(f"not as it was written: {line[:100]!r}")
+    row: Row = msgspec.json.decode(text + b"}", type=_Values)
+    kind = row.get("kind")
+    if not isinstance(kind, str) or kind not in ROWS:
+        raise ValueError(f"a row of no kind: {line[:100]!r}")
+    if not all(map(str.isidentifier, row)):
+        raise ValueError(f"a name that is none: {line[:100]!r}")
+    msgspec.convert(row, ROWS[kind])
+    return row, crc
