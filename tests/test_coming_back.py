@@ -160,27 +160,6 @@ def test_looking_at_a_finished_run_again_changes_no_byte(finished, how, capsys):
     assert before[Path("lock")] == b""  # it says who holds it, and nobody does
 
 
-def test_removed_tensorboard_files_of_a_finished_run_are_written_anew(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="an extra")
-    train(tmp_path / "run")
-
-    def shown():
-        events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-        events.Reload()
-        return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-
-    before = shown()
-    for file in (tmp_path / "run" / "tensorboard").iterdir():
-        file.unlink()
-    (tmp_path / "run" / "tensorboard").rmdir()
-    train(tmp_path / "run", resume=True)
-    now = shown()
-    assert [(tag, [e.step for e in found]) for tag, found in now.items()] == [
-        (tag, [e.step for e in found]) for tag, found in before.items()
-    ]
-    assert len(now) > 5
-
-
 def test_tensorboard_shows_each_row_once_after_a_resume(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="an extra")
     gone_at(tmp_path / "run", 48)

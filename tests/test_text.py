@@ -182,7 +182,7 @@ MODULES = {"shutil": {"disk_usage"}, "tempfile": {"TemporaryFile"}}  # what may 
 ELSEWHERE = {
     "t3d.runs.lock": {"os.open", "os.write", "os.ftruncate"},  # the lock itself; no run is lost without its text
     "t3d.runs.film": {"av.open"},  # FFmpeg writes beside; disk.rename makes it the video
-    "t3d.runs.metrics": {"EventFileWriter"},  # TensorBoard's files are written anew at each resume
+    "t3d.runs.tensorboard": {"EventFileWriter"},  # no part of what a run is resumed from
     "t3d.quiet": {"os.open"},  # /dev/null
     "t3d.reports.page": {"out.parent.mkdir", "beside.unlink", "beside.open"},  # no part of a run, and made anew at will
     "t3d.workers": {"os.ftruncate"},  # memory without a name

@@ -16,9 +16,9 @@ import t3d
 from t3d import presets
 from t3d.errors import Stopped
 from t3d.runs import disk, replaylog
-from t3d.runs.metrics import Metrics
 from t3d.runs.session import Session
 from t3d.runs.store import Store
+from t3d.runs.tensorboard import TensorBoard
 
 WALK = f"{Path(__file__).parents[1] / 'own_envs.py'}:Walk"
 # Hundreds of these are made. Dear are the updates, the number of tensors, and what is looked at with each log line.
@@ -115,7 +115,8 @@ def watched(monkeypatch, stand_in, ended):
     with monkeypatch.context() as patch:
         patch.setattr(disk, "os", stand_in)
         patch.setattr(replaylog, "_SEGMENT_BYTES", 700)  # a new segment for every block or two
-        patch.setattr(Metrics, "_show", lambda *_: None)  # TensorBoard's files are written by its own threads
+        for name in ("add", "resumed"):  # its files are written by threads of its own
+            patch.setattr(TensorBoard, name, lambda *_: None)
         patch.setattr(Store, "commit", noting_commit)
         patch.setattr(Store, "restore", noting_restore)
         patch.setattr(Store, "due", noting_due)

@@ -1,22 +1,16 @@
-"""metrics.jsonl, one object a line, and the same numbers as TensorBoard events where it is installed."""
+"""metrics.jsonl, one object a line."""
 
 from __future__ import annotations
 
-import importlib.util
-import itertools
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from t3d.errors import RunRefused
 from t3d.formats import HalfRow, MetricsState, Row, RowReader, as_line
-from t3d.runs import disk
 from t3d.runs.append_log import AppendLog
-
-# What is shown at once of rows that were written before: a tenth of a millisecond each, and a signal must not wait.
-_SHOWN_AT_ONCE = 1_000
+from t3d.runs.tensorboard import TensorBoard
 
 _log = logging.getLogger("t3d")
 
@@ -56,11 +50,8 @@ class Metrics:
         self._waiting = b""
         self._unflushed = b""
         self._began = time.monotonic()
-        self._tensorboard: Any = None
-        self._shown = importlib.util.find_spec("tensorboard") is not None  # and until its files cannot be written
         self._troubled = False  # rows wait, and it has been said
-        self._reader = RowReader(self._log.path)  # of the rows that are in TensorBoard's files
-        self._tensorboard_folder = folder / "tensorboard"
+        self.tensorboard = TensorBoard(folder / "tensorboard")
 
     @property
     def wall_s(self) -> float:
@@ -113,34 +104,6 @@ class Metrics:
         """Remove the rows behind the position that was opened."""
         self._log.cut()
 
-    def show_if_gone(self) -> None:
-        """Write TensorBoard's events anew if somebody has removed them."""
-        if not self._tensorboard_folder.exists():
-            self.show_anew()
-            self.show_all()
-
-    def show_anew(self) -> None:
-        """Remove TensorBoard's events. They are written anew, some with each new row: training has waited enough."""
-        if self._tensorboard_folder.exists():
-            disk.remove(self._tensorboard_folder)
-        self._reader = RowReader(self._log.path)
-
-    def show_all(self) -> None:
-        """Write what TensorBoard's files still lack, and close them."""
-        self._show(sys.maxsize)
-        self.close()
-
-    def close(self) -> None:
-        """Close TensorBoard's files; a row written later begins another."""
-        if self._tensorboard is not None:
-            try:
-                self._tensorboard.flush()  # closing alone does not say what went wrong before
-                self._tensorboard.close()
-            except OSError as error:
-                self._shown = False
-                _log.warning("TensorBoard's files are not complete: %s", error)
-            self._tensorboard = None
-
     def write(self, kind: str, env_steps: int, **fields: Any) -> Row:
         """Append one row.
 
@@ -162,10 +125,9 @@ class Metrics:
         except OSError as error:
             if not self._troubled:
                 _log.warning("metrics.jsonl: %s; its rows wait in memory, TensorBoard's files end here", error)
-            # TensorBoard would fail as well, in a thread of its own that nobody can catch.
-            self._troubled, self._shown = True, False
-        if kind != "event":  # it has no numbers
-            self._show(_SHOWN_AT_ONCE)
+            self._troubled = True
+            self.tensorboard.give_up()
+        self.tensorboard.add(row)
         return row
 
     def _add_line(self, row: Row, crc: int) -> None:
@@ -195,35 +157,6 @@ class Metrics:
         self._log.append(self._waiting)
         self._unflushed += self._waiting
         self._waiting = b""
-
-    def _show(self, most: int) -> None:
-        """Show the next rows of the file."""
-        if not self._shown:
-            return
-        try:
-            for row in itertools.islice(self._reader.rows(self._log.length), most):
-                self._show_row(row)
-        except (OSError, ValueError) as error:
-            self._shown, self._tensorboard = False, None
-            _log.warning("TensorBoard's files end here; once removed, t3d resume writes them anew: %s", error)
-
-    def _show_row(self, row: Row) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        if self._tensorboard is None:
-            # Its thread is not waited for.
-            self._tensorboard = EventFileWriter(str(self._tensorboard_folder), max_queue_size=2 * _SHOWN_AT_ONCE)
-        values = [
-            Summary.Value(tag=f"{row['kind']}/{name}", simple_value=float(value))
-            for name, value in row.items()
-            if isinstance(value, int | float) and name not in ("env_steps", "wall_s")
-        ]
-        if not values:
-            return
-        wall_time = time.time() - self.wall_s + row["wall_s"]
-        self._tensorboard.add_event(Event(wall_time=wall_time, step=row["env_steps"], summary=Summary(value=values)))
 
 
 def _another_runs(path: Path, got: str, expected: str) -> RunRefused:

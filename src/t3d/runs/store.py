@@ -114,7 +114,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the folder."""
-        self.metrics.close()
+        self.metrics.tensorboard.close()
         self._lock.close()
 
     def ended(self, trainer: Trainer, progress: Progress) -> bool:
@@ -159,7 +159,7 @@ class Store:
         """
         trainer.refuse_non_finite()
         if self.ended(trainer, progress):
-            self.metrics.show_all()  # nobody writes TensorBoard's files anew once the run has ended
+            self.metrics.tensorboard.close()  # whoever looks at the run after that changes nothing
         tensors, rest = trainer.state()
         replay = self._log_of(trainer)
         self._committed_at, self._tried_s = trainer.env_steps, time.monotonic()
@@ -254,10 +254,9 @@ class Store:
             _log.warning("rows are gone from env step %s to %s: %s", *lost, self.metrics.problem)
         checkpoints.remove_begun(self.path / "checkpoints")
         if over:
-            # Whoever looks at a result changes nothing. TensorBoard's files were closed before the last commit.
+            # Whoever looks at a result changes nothing.
             if slots := self._log_of(trainer).lost:
                 _log.warning("should the run go on, it will not be bit for bit what it would have been: %s", slots)
-            self.metrics.show_if_gone()
             return
         forgotten = self._forget_best_if_gone(progress)
         for bad in problems:
@@ -265,7 +264,7 @@ class Store:
         self._log_of(trainer).cut()
         self.metrics.cut()
         folder.write_config(self.path, self._record)
-        self.metrics.show_anew()
+        self.metrics.tensorboard.resumed(trainer.env_steps)
         for what in progress.not_exact:
             _log.warning("from here on the run is not bit for bit what it would have been: %s", what)
         self._committed_at = trainer.env_steps
