@@ -62,10 +62,10 @@ class Case(NamedTuple):
 
 
 class Worn(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A pendulum that pays less after each episode it has seen: --fresh-envs is for such."""
+    """A hopper that is paid less after each episode it has seen: --fresh-envs is for such."""
 
     def __init__(self, render_mode: str | None = None) -> None:
-        super().__init__(gymnasium.make("InvertedPendulum-v5", render_mode=render_mode))
+        super().__init__(gymnasium.make("Hopper-v5", render_mode=render_mode))
         self._episodes = 0
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -74,13 +74,13 @@ class Worn(gymnasium.Wrapper[Any, Any, Any, Any]):
         return super().reset(**options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Make a step, for a reward of 1 / the number of episodes."""
+        """Make a step, for the reward divided by the number of episodes."""
         obs, reward, *rest = super().step(action)
         return obs, float(reward) / self._episodes, *rest
 
 
-# Episodes end by truncation in Pendulum and HalfCheetah, by termination in InvertedPendulum.
-PENDULUM, CHEETAH, INVERTED = "Pendulum-v1", "HalfCheetah-v5", "InvertedPendulum-v5"
+# Episodes end by truncation in Pendulum and HalfCheetah, by termination in Hopper.
+PENDULUM, CHEETAH, HOPPER = "Pendulum-v1", "HalfCheetah-v5", "Hopper-v5"
 SMALL: dict[str, Any] = {
     "steps": 400,
     "seed": 3,
@@ -100,28 +100,26 @@ WIDE = SMALL | {"steps": 300, "hidden": [256, 256], "batch_size": 256}
 FUSED = WIDE | {"engine": "fused"}
 FALLING = {"exploration_noise": 0.3, "exploration_noise_final": 0.05, "exploration_noise_steps": 200}
 # Slow enough to be killed in the middle.
-LONG = (
-    SMALL | FALLING | {"steps": 1_500, "n_envs": 2, "normalize_obs": True, "eval_every": 400, "checkpoint_every": 100}
-)
+LONG = SMALL | FALLING | {"steps": 1_500, "n_envs": 2, "normalize_obs": True, "checkpoint_every": 100}
 
 CASES = {
     "eager, 1 thread": Case(CHEETAH, WIDE),
     "eager, 2 threads": Case(CHEETAH, WIDE | {"threads": 2}),
     "fused, 1 thread": Case(CHEETAH, FUSED),
     "fused, 2 threads": Case(CHEETAH, FUSED | {"threads": 2}),
-    "3 environments": Case(INVERTED, SMALL | {"n_envs": 3}),
-    "2 workers": Case(INVERTED, SMALL | {"n_envs": 2, "env_workers": 2}),
+    "3 environments": Case(HOPPER, SMALL | {"n_envs": 3}),
+    "2 workers": Case(HOPPER, SMALL | {"n_envs": 2, "env_workers": 2}),
     "normalize_obs": Case(CHEETAH, SMALL | {"normalize_obs": True}),
     "layer_norm both": Case(PENDULUM, SMALL | {"layer_norm": "both"}),
     "noise schedule": Case(PENDULUM, SMALL | FALLING),
     "fresh_envs": Case(f"{Path(__file__).resolve()}:Worn", SMALL | {"fresh_envs": True}),
-    "half an update a step": Case(INVERTED, SMALL | {"updates_per_step": 0.5}),
+    "half an update a step": Case(HOPPER, SMALL | {"updates_per_step": 0.5}),
     "small replay": Case(PENDULUM, SMALL | {"buffer_size": 100}),
     "one critic": Case(PENDULUM, SMALL, "one_critic:OneCritic"),
-    "undisturbed": Case(INVERTED, LONG),
+    "undisturbed": Case(HOPPER, LONG),
 }
 KILLED, UNDISTURBED = "killed and resumed", "undisturbed"
-SEEDS = Case(INVERTED, SMALL)
+SEEDS = Case(HOPPER, SMALL)
 
 
 # --- readers: one for each format of the run folder ---
@@ -218,17 +216,17 @@ def _evaluations(run: Path) -> list[list[Any]]:
 READERS: dict[int, Callable[[Path, dict[str, Any], bytes], Found]] = {2: read_format_2, 3: read_format_3}
 
 
-def newest_checkpoint(run: Path) -> Path | None:
-    """Return the folder of a run's newest checkpoint."""
+def checkpoints(run: Path) -> list[Path]:
+    """Return the folders of a run's checkpoints, the newest last."""
     found = [path for path in (run / "checkpoints").glob("*") if path.name.isdecimal()]
-    return max(found, key=lambda path: int(path.name), default=None)
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def hashes(run: Path, case: Case) -> dict[str, str]:
     """Return the hash of each part of a finished run."""
-    checkpoint = newest_checkpoint(run)
-    if checkpoint is None or int(checkpoint.name) < case.options["steps"]:
-        raise SystemExit(f"{run}: its newest checkpoint is {checkpoint}: it has not ended")
+    checkpoint = checkpoints(run)[-1]
+    if int(checkpoint.name) < case.options["steps"]:
+        raise SystemExit(f"{checkpoint} is the newest checkpoint: the run has not ended")
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     number = manifest.get("format") or json.loads((run / "config.json").read_text())["format"]
     if number not in READERS:
@@ -316,16 +314,17 @@ class Tree:
         out = self.scratch / "killed"
         command = self._train(case, out)
         with self._said.open("w") as said, self._start(command, said) as child:
-            while child.poll() is None and len(list((out / "checkpoints").glob("*/manifest.json"))) < 2:
+            while child.poll() is None and len(checkpoints(out)) < 2:
                 time.sleep(0.002)
             child.kill()
-        reached = newest_checkpoint(out)
-        if child.returncode != -signal.SIGKILL or reached is None or int(reached.name) >= case.options["steps"]:
-            ended = f"exit code {child.returncode}, newest checkpoint {reached}"
+        reached = [int(path.name) for path in checkpoints(out)]
+        if child.returncode != -signal.SIGKILL or not 0 < max(reached, default=0) < case.options["steps"]:
+            ended = f"exit code {child.returncode}, checkpoints at {reached}"
             raise SystemExit(f"not killed in the middle: {ended}\n{self._said.read_text()[-4000:]}")
+        first_row = (out / "metrics.jsonl").read_text().partition("\n")[0]
         self._run([*command, "--resume", "auto"])
-        if f"resumed from {reached.name}" not in (out / "metrics.jsonl").read_text():
-            raise SystemExit(f"{out}: it was not resumed from {reached.name}")
+        if not (out / "metrics.jsonl").read_text().startswith(first_row):  # which has the time
+            raise SystemExit(f"{out}: the run began anew")
         return out
 
     def seeds(self, case: Case) -> list[Path]:
@@ -378,7 +377,7 @@ def report(trees: list[dict[str, Any]]) -> bool:
         print(f"{name:<{width}}", row, verdicts[-1] if others else "")
         if verdicts[-1] != "same":
             for tree, other in zip(trees[1:], others, strict=True):
-                print(f"{'  ' + tree['commit']:<{width}}", other)
+                print(f"{'  ' + Path(tree['tree']).name:<{width}.{width}}", other)
     print()
     for tree in trees:
         verdicts.append(verdict([tree["cases"][UNDISTURBED], tree["cases"][KILLED]]))
