@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from t3d.envs import Envs
 from t3d.formats import Evaluation
+from t3d.health import Trajectory
 from t3d.streams import evaluation_seed
 
 __all__ = ["Evaluation", "Trajectory", "evaluate"]
 
 Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
-
-class Trajectory(NamedTuple):
-    """An episode, step by step: T steps."""
-
-    obs: NDArray[np.float32]  # (T, S)
-    action: NDArray[np.float32]  # (T, A) in [-1, 1]
-    reward: NDArray[np.float32]  # (T,)
-    final_obs: NDArray[np.float32]  # (S,) what the last step led to
-    terminated: bool  # whether it truly ended there; False: a time limit cut it
 
 
 def evaluate(

@@ -10,14 +10,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from t3d.evaluation import Trajectory
 from t3d.replay import Batch
 from t3d.td3 import TD3, smooth
 
@@ -31,6 +30,16 @@ AT_THE_BOUND = 0.99
 NO_NUMBER = torch.tensor(math.nan)
 # Below this share of the discount, more of a promise lies beyond the time limit than before it.
 PLAYED = 0.5
+
+
+class Trajectory(NamedTuple):
+    """An episode, step by step: T steps."""
+
+    obs: NDArray[np.float32]  # (T, S)
+    action: NDArray[np.float32]  # (T, A) in [-1, 1]
+    reward: NDArray[np.float32]  # (T,)
+    final_obs: NDArray[np.float32]  # (S,) what the last step led to
+    terminated: bool  # whether it truly ended there; False: a time limit cut it
 
 
 def of_batch(agent: TD3, batch: Batch, noise: Any, age: NDArray[np.intp]) -> Numbers:
