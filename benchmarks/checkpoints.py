@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from t3d import presets
-from t3d.envs import Episode
+from t3d.environments.envs import Episode
 from t3d.machine import describe
-from t3d.runs import disk
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
 from t3d.runs.store import Store
+from t3d.storage import disk
 
 ENV = "HalfCheetah-v5"
 SIZES = (10_000, 100_000, 1_000_000)

@@ -21,7 +21,7 @@ import numpy as np
 
 from t3d import presets
 from t3d.machine import describe
-from t3d.training import Trainer
+from t3d.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "cold.json"
 JOBS = {name: job for name, job in engine.JOBS.items() if job[1]["threads"] == 1}

@@ -15,10 +15,10 @@ from typing import Any
 from floor import floor_s
 
 from t3d import presets
-from t3d.benching import bench
+from t3d.bench import bench
 from t3d.cli.bench import flat
+from t3d.environments.make import make, spaces_of
 from t3d.machine import describe
-from t3d.making import make, spaces_of
 
 ROUNDS = 5
 RESULTS = Path(__file__).parent / "results" / "engine.json"

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from t3d import presets
-from t3d.benching import _Clocked  # by this name in older trees, too
+from t3d.bench import _Clocked  # by this name in older trees, too
 from t3d.config import Config
 from t3d.machine import describe
-from t3d.training import Trainer
+from t3d.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "profile.json"
 SECONDS = 9  # of which the median is kept

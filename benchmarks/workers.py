@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
-from t3d.envs import Envs
+from t3d.environments.envs import Envs
 from t3d.errors import EnvFailed
 from t3d.machine import describe
 

@@ -1,4 +1,4 @@
-"""Films drawn in this process: the child that `t3d.runs.film` starts imports PyTorch, seconds each time.
+"""Films drawn in this process: the child that `t3d.runs.video` starts imports PyTorch, seconds each time.
 
 For tests of which films are made and what is done with them; tests/test_video.py has the child itself.
 """
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from t3d.runs import film
+from t3d.runs import video as film
 
 
 def _run(command, variables, between):
-    film.main(command[command.index("t3d.runs.film") + 1 :])
+    film.main(command[command.index("t3d.runs.video") + 1 :])
     between()
 
 

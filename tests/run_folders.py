@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-from t3d import checked_files
 from t3d.config import Config
 from t3d.formats import (
     Engine,
@@ -21,6 +20,7 @@ from t3d.formats import (
     as_line,
     run_id,
 )
+from t3d.storage import checked_files
 
 MACHINE = Machine("Linux", "a processor", 2, "3.11", {"t3d": "0.1.0"})
 ENGINE = Engine("eager", 1, "as asked")

@@ -12,7 +12,7 @@ from t3d.presets import Choice
 from t3d.runs.progress import Progress
 from t3d.runs.session import Session
 from t3d.runs.store import Store
-from t3d.training import Trainer
+from t3d.training.trainer import Trainer
 
 PROBE = f"{Path(probes.__file__).resolve()}:Counting"
 # Episodes of three steps, and a ring of twelve slots a stream: it goes round several times.

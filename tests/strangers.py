@@ -16,10 +16,10 @@ import safetensors.torch
 import torch
 from sealing import said, seal
 
-from t3d import policy
 from t3d.config import Config
 from t3d.formats import run_id
-from t3d.runs.folder import env_name
+from t3d.policy import policy
+from t3d.runs.run_folder import env_name
 
 OTHER_ID = "77" * 32
 

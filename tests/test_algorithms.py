@@ -16,18 +16,18 @@ import torch
 from sealing import said, seal
 
 import t3d
-from t3d import health
-from t3d.algorithms import name_of
 from t3d.cli import progress
 from t3d.cli.main import run as t3d_command
+from t3d.diagnosis import health
+from t3d.diagnosis.hints import hints
 from t3d.errors import ConfigRefused, RunRefused
-from t3d.evaluation import Trajectory
 from t3d.formats import ClassName
-from t3d.hints import hints
 from t3d.reports import write_report
 from t3d.runs.session import Session
 from t3d.td3 import TD3, Actor
-from t3d.training import Trainer
+from t3d.training.evaluation import Trajectory
+from t3d.training.trainer import Trainer
+from t3d.variants.contract import name_of
 
 ROOT = Path(__file__).resolve().parents[1]
 _spec = importlib.util.spec_from_file_location("one_critic", ROOT / "examples" / "one_critic.py")
@@ -207,7 +207,7 @@ def test_before_its_first_checkpoint_too(tmp_path):
 def test_an_algorithm_that_is_no_name_is_refused(trained, tmp_path, name):
     config = said(trained / "config.json") | {"algorithm": name}
     seal(tmp_path / "config.json", config)
-    from t3d.runs.folder import read_config
+    from t3d.runs.run_folder import read_config
 
     with pytest.raises(RunRefused, match="algorithm"):
         read_config(tmp_path)

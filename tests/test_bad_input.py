@@ -15,7 +15,7 @@ from sealing import seal
 
 import t3d
 from t3d.cli.main import run
-from t3d.making import make
+from t3d.environments.make import make
 from t3d.runs import session
 
 OWN = str(Path(__file__).with_name("own_envs.py"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t3d import benching
+from t3d import bench as benching
 from t3d.cli.main import run
 
 SMALL = ["--hidden", "8", "8", "--batch-size", "8", "--threads", "1", "--json"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t3d.runs import blocks
+from t3d.runs import replay_blocks as blocks
 
 SLOT = 40
 KIND = blocks.Kind("5a" * 32, 2, SLOT, 5_000)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from t3d.checking import check
 from t3d.cli.main import run
+from t3d.environments.check import check
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
 NAMES = ["observation", "action", "bounds", "time limit", "numbers", "repeatable", "forgets", "speed"]

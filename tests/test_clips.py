@@ -3,7 +3,8 @@
 import pytest
 from run_folders import write_run, write_seeds
 
-from t3d.reports import clips, write_report
+from t3d.reports import videos as clips
+from t3d.reports import write_report
 
 MP4 = b"\0\0\0\x20ftypisom"
 

@@ -14,9 +14,10 @@ from t3d import api
 from t3d.cli.main import run as command
 from t3d.errors import EnvFailed, FormatRefused, RunRefused
 from t3d.formats import FORMAT
-from t3d.runs import checkpoints, disk
+from t3d.runs import checkpoints
 from t3d.runs.progress import Progress
 from t3d.runs.session import Session
+from t3d.storage import disk
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
 
@@ -75,7 +76,7 @@ def test_rows_behind_the_checkpoint_are_cut_and_written_once(tmp_path):
 
 @pytest.mark.parametrize("segment_bytes", [1 << 20, 300], ids=["in its segment", "in segments of their own"])
 def test_slots_behind_the_checkpoint_are_cut(tmp_path, monkeypatch, segment_bytes):
-    monkeypatch.setattr("t3d.runs.replaylog._SEGMENT_BYTES", segment_bytes)
+    monkeypatch.setattr("t3d.runs.replay_log._SEGMENT_BYTES", segment_bytes)
     whole = train(tmp_path / "whole").trainer.agent.tensors()
     with monkeypatch.context() as patch:
         # The slots reach the disk, the checkpoint that would tell of them does not.
@@ -99,7 +100,7 @@ def test_slots_behind_the_checkpoint_are_cut(tmp_path, monkeypatch, segment_byte
 
 def test_a_run_whose_memory_went_round_comes_back(tmp_path, monkeypatch):
     # Segments of many checkpoints, the first of them removed, and the oldest that is left still needed.
-    monkeypatch.setattr("t3d.runs.replaylog._SEGMENT_BYTES", 1500)
+    monkeypatch.setattr("t3d.runs.replay_log._SEGMENT_BYTES", 1500)
     options = {"buffer_size": 60, "steps": 200, "checkpoint_every": 10, "batch_size": 4}
     whole = train(tmp_path / "whole", **options).trainer.agent.tensors()
     gone_at(tmp_path / "run", 150, **options)

@@ -10,15 +10,17 @@ import probes
 import pytest
 import torch
 
-from t3d import instances, presets, workers
+from t3d import presets
 from t3d.config import MAX_UNLOGGED_UPDATES, Config, TD3Config
+from t3d.environments import in_process as instances
+from t3d.environments import worker_pool as workers
 from t3d.errors import ConfigRefused
 from t3d.presets import Choice
 from t3d.runs import checkpoints
 from t3d.runs.session import Session
 from t3d.runs.store import _SPARE_STATE_BYTES
 from t3d.td3 import TD3, UpdateInfo
-from t3d.training import Trainer, _as_tensor
+from t3d.training.trainer import Trainer, _as_tensor
 
 PROBE = f"{Path(probes.__file__).resolve()}:Counting"
 SMALL = {"steps": 40, "random_steps": 10, "batch_size": 8, "buffer_size": 100, "hidden": (8, 8), "eval_episodes": 2}
@@ -212,7 +214,7 @@ def threads_are_set(folder, monkeypatch):
     for threads in (2, 1):
         made = trained(threads=threads)
         assert (made.threads, torch.get_num_threads()) == (threads, threads)
-    monkeypatch.setattr("t3d.training.choose_threads", lambda *sizes: 2)
+    monkeypatch.setattr("t3d.training.trainer.choose_threads", lambda *sizes: 2)
     made = trained(threads="auto")
     assert (made.threads, torch.get_num_threads()) == (2, 2)
 
@@ -392,7 +394,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_known_one():
 
 
 def test_a_memory_that_would_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr("t3d.training.usable_memory_bytes", lambda: 4_000_000)
+    monkeypatch.setattr("t3d.training.trainer.usable_memory_bytes", lambda: 4_000_000)
     with pytest.raises(ConfigRefused, match=r"got: .*GB(.|\n)*expected: .*80%(.|\n)*--buffer-size"):
         Trainer(PROBE, Config(buffer_size=120_000))  # 28 bytes a slot: 84 %
     Trainer(PROBE, Config(buffer_size=100_000).with_values({"hidden": (8,)}))

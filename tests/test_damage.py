@@ -10,8 +10,8 @@ from small_runs import Opener, train
 
 import t3d
 from t3d.replay import NOTHING
-from t3d.reports import reading
-from t3d.runs import folder as run_folder
+from t3d.reports import read_runs as reading
+from t3d.runs import run_folder
 
 READ = ("config.json", "metrics.jsonl", "replay", "newest state", "newest manifest", "older state", "older manifest")
 OPTIONS = {"batch_size": 1}  # so that a memory may lose nearly all

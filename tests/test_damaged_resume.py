@@ -10,7 +10,8 @@ from small_runs import PROBE, train
 
 import t3d
 from t3d import api
-from t3d.reports import reading, write_report
+from t3d.reports import read_runs as reading
+from t3d.reports import write_report
 
 STEPS = 90
 # No slot of the memory is needed twice, so that what was lost is never overwritten.

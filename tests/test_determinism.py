@@ -17,12 +17,12 @@ import torch
 
 from t3d.cli.progress import watch
 from t3d.config import Config, TD3Config
-from t3d.envs import Envs
-from t3d.evaluation import evaluate
+from t3d.environments.envs import Envs
 from t3d.presets import Choice
 from t3d.runs.session import Session
-from t3d.streams import Streams, episode_seed, evaluation_seed
-from t3d.training import Trainer
+from t3d.training.evaluation import evaluate
+from t3d.training.randomness import Streams, episode_seed, evaluation_seed
+from t3d.training.trainer import Trainer
 
 PROBE = f"{Path(probes.__file__).resolve()}:Counting"
 ENV = "Pendulum-v1"

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from t3d import presets
 from t3d.config import Config
-from t3d.envs import Envs
+from t3d.environments.envs import Envs
+from t3d.environments.make import make, spaces_of
 from t3d.errors import Diverged, EnvFailed, EnvRefused
-from t3d.making import make, spaces_of
-from t3d.policy import to_env_units
-from t3d.streams import episode_seed
-from t3d.training import Trainer
+from t3d.policy.policy import to_env_units
+from t3d.training.randomness import episode_seed
+from t3d.training.trainer import Trainer
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
 SUITES = {
@@ -330,7 +330,7 @@ def test_an_actor_that_diverged_is_not_blamed_on_the_env():
 
 PLAY = """
 import numpy as np
-from t3d.envs import Envs
+from t3d.environments.envs import Envs
 for env in {envs!r}:
     envs = Envs(env, 2, lambda i, k: 10 * i + k, fresh=True)
     for _ in range(3):

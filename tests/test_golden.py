@@ -12,7 +12,7 @@ import t3d
 from t3d import api
 from t3d.cli.main import run as command
 from t3d.formats import FORMAT
-from t3d.runs import folder
+from t3d.runs import run_folder as folder
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = sorted(path for path in DATA.glob(f"golden-{FORMAT}/*") if path.is_dir())

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from t3d import health
 from t3d.config import Config, TD3Config
-from t3d.evaluation import Trajectory, evaluate
+from t3d.diagnosis import health
 from t3d.replay import Batch, Replay
 from t3d.td3 import TD3
-from t3d.training import Trainer
+from t3d.training.evaluation import Trajectory, evaluate
+from t3d.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)

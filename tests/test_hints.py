@@ -12,9 +12,9 @@ import torch
 
 from t3d import presets
 from t3d.config import Config, TD3Config
-from t3d.evaluation import evaluate
-from t3d.hints import LOOKS, hints
-from t3d.training import Trainer
+from t3d.diagnosis.hints import LOOKS, hints
+from t3d.training.evaluation import evaluate
+from t3d.training.trainer import Trainer
 
 NAMES = {
     "episodes end at once",

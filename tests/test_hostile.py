@@ -74,7 +74,7 @@ def test_a_report_is_not_written_through_a_link(good, tmp_path, monkeypatch):
 
 def test_too_many_files_or_checkpoints_are_refused(good, tmp_path, monkeypatch):
     shutil.copytree(good, tmp_path / "run")
-    monkeypatch.setattr("t3d.runs.folder._MAX_FILES", 5)
+    monkeypatch.setattr("t3d.runs.run_folder._MAX_FILES", 5)
     for command in hostile.RECORD:
         assert hostile.attempt(command, tmp_path / "run")[0] == 2
     monkeypatch.undo()

@@ -18,16 +18,17 @@ from hypothesis.extra import numpy as hnp
 from small_runs import train
 
 import t3d
-from t3d import api, health
+from t3d import api
 from t3d.cli.main import run as run_command
 from t3d.config import Config
+from t3d.diagnosis import health
 from t3d.errors import RunRefused
-from t3d.evaluation import evaluate
-from t3d.normalizer import CLIP, EPSILON, Normalizer, normalize
-from t3d.policy import to_env_units
+from t3d.policy.normalizer import CLIP, EPSILON, Normalizer, normalize
+from t3d.policy.policy import to_env_units
 from t3d.presets import Choice
 from t3d.runs.session import Session
-from t3d.training import Trainer
+from t3d.training.evaluation import evaluate
+from t3d.training.trainer import Trainer
 
 HUGE = f"{Path(ill_envs.__file__).resolve()}:HugePendulum"
 SMALL = {

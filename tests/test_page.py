@@ -10,9 +10,11 @@ from msgspec import structs
 from run_folders import MACHINE, episode, row, write_run, write_seeds
 
 import t3d
-from t3d import api, hints
+from t3d import api
+from t3d.diagnosis import hints
 from t3d.errors import RunRefused
-from t3d.reports import charts, reading, write_report
+from t3d.reports import charts, write_report
+from t3d.reports import read_runs as reading
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make install")
 

@@ -15,10 +15,10 @@ from strangers import description_of, sealed_policy
 
 import t3d
 from t3d.config import TD3Config
-from t3d.envs import Envs
+from t3d.environments.envs import Envs
 from t3d.formats import ObsPart, PolicyInfo
-from t3d.policy import Policy, encode
-from t3d.runs import folder
+from t3d.policy.policy import Policy, encode
+from t3d.runs import run_folder as folder
 from t3d.td3 import TD3
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
@@ -305,7 +305,7 @@ def test_impossible_descriptions_are_refused_without_allocating(policy_dir, chan
     def mlp(*sizes):
         raise AssertionError(f"a network of {sizes} would have been built")
 
-    monkeypatch.setattr("t3d.policy.mlp", mlp)
+    monkeypatch.setattr("t3d.policy.policy.mlp", mlp)
     text = load_refused(policy_dir)
     assert len(text) < 2_000
 

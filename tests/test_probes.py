@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from t3d.config import Config, TD3Config
-from t3d.policy import to_env_units
-from t3d.training import Trainer
+from t3d.policy.policy import to_env_units
+from t3d.training.trainer import Trainer
 
 GAMMA = probes.GAMMA
 

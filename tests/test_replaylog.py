@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from t3d.config import Config
 from t3d.errors import RunRefused
 from t3d.replay import NOTHING, STEP, TERMINATED, TRUNCATED, Replay
-from t3d.runs import replaylog
-from t3d.runs.replaylog import ReplayLog
-from t3d.training import slots_needed
+from t3d.runs import replay_log as replaylog
+from t3d.runs.replay_log import ReplayLog
+from t3d.training.trainer import slots_needed
 
 OBS, ACTION = 2, 1
 RUN = "5a" * 32
@@ -159,7 +159,7 @@ def many_examples(count):
     def check(n_envs, ring, actions):
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             patch.setattr(replaylog, "_SEGMENT_BYTES", SMALL_SEGMENT)
-            patch.setattr("t3d.runs.disk.flush", lambda path: None)
+            patch.setattr("t3d.storage.disk.flush", lambda path: None)
             play(Path(folder) / "replay", n_envs, ring, actions)
 
     check()

@@ -17,8 +17,13 @@ import t3d
 from t3d.cli.main import run
 from t3d.config import Config
 from t3d.errors import RunRefused
-from t3d.reports import groups, numbers, reading, references, texts, write_report
-from t3d.runs import folder as run_folder
+from t3d.reports import grouping as groups
+from t3d.reports import published as references
+from t3d.reports import read_runs as reading
+from t3d.reports import summary as numbers
+from t3d.reports import wording as texts
+from t3d.reports import write_report
+from t3d.runs import run_folder
 
 
 def report(capsys, *paths):
@@ -381,7 +386,7 @@ def test_reports_import_neither_training_nor_torch():
     code = (
         "import sys; from t3d.reports import write_report; import t3d.cli.report; light = set(sys.modules);"
         "import t3d.reports.page; print(*{'scipy', 'numpy', 'jinja2'} & light, *{'torch', 'gymnasium', 'numba',"
-        " 't3d.runs', 't3d.training'} & set(sys.modules))"
+        " 't3d.runs', 't3d.training.trainer'} & set(sys.modules))"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.split() == []

@@ -33,7 +33,7 @@ def halves(tmp_path):
 def continued(folder):
     from small_runs import PROBE, choice
 
-    from t3d.training import Trainer
+    from t3d.training.trainer import Trainer
 
     trainer = Trainer(PROBE, choice().config)
     store = Store.find(PROBE, choice(), folder)

@@ -15,9 +15,9 @@ import t3d
 from t3d import presets
 from t3d.cli.main import run
 from t3d.config import Config
-from t3d.runs import folder as run_folder
+from t3d.runs import run_folder
 from t3d.runs.session import Session
-from t3d.training import Trainer
+from t3d.training.trainer import Trainer
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
 SMALL = {

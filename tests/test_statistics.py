@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from t3d.reports import numbers, statistics
+from t3d.reports import statistics
+from t3d.reports import summary as numbers
 
 ROOT = Path(__file__).parent.parent
 FIVE = np.array([[912.0], [1500.0], [2400.0], [3100.0], [3547.0]])

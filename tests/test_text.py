@@ -21,19 +21,19 @@ NODES = {file: list(ast.walk(tree)) for file, tree in TREES.items()}
 
 # Which room of the design a file belongs to; a file imports from rooms below its own, or from its own room.
 ROOMS = {
-    "config": 0, "encoders": 0, "errors": 0, "hints": 0, "machine": 0, "normalizer": 0, "quiet": 0,
-    "checked_files": 0, "formats": 0, "streams": 0,
-    "td3": 1, "replay": 1, "policy": 1, "presets": 1, "reports": 1,
-    "making": 2, "instances": 2, "worker": 2, "workers": 2, "engines": 2, "envs": 2, "evaluation": 2, "checking": 2,
-    "health": 2, "algorithms": 2,
-    "training": 3,
-    "runs": 4, "api": 4, "benching": 4,
-    "cli": 5,
+    "errors": 0, "machine": 0,
+    "config": 1, "formats": 1, "networks": 1, "presets": 1, "storage": 1,
+    "td3": 2, "replay": 2, "policy": 2,
+    "diagnosis": 3, "engines": 3, "environments": 3, "variants": 3,
+    "training": 4,
+    "runs": 5, "reports": 5,
+    "api": 6, "bench": 6,
+    "cli": 7,
 }  # fmt: skip
 
 
 def room(module):
-    """Return the part of t3d that a module belongs to: t3d.runs.folder is in runs. The package itself has none."""
+    """Return the part of t3d that a module belongs to: t3d.runs.run_folder is in runs. The package itself has none."""
     return module.split(".")[1] if "." in module else ""
 
 
@@ -99,7 +99,7 @@ def test_imports_point_one_way():
 def test_no_module_imports_itself_in_a_circle():
     known = {module_of(file): file for file in FILES}
     graph = {module: {name for name in imports(file) if name in known} for module, file in known.items()}
-    assert "t3d.td3" in graph["t3d.training"]
+    assert "t3d.td3" in graph["t3d.training.trainer"]
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
 
 
@@ -108,23 +108,23 @@ def test_td3_imports_little():
     outside = {name.split(".")[0] for name in imports(SOURCE / "td3.py")} - {"t3d"}
     inside = {name for name in imports(SOURCE / "td3.py") if name.startswith("t3d")}
     assert outside <= allowed
-    assert inside <= {"t3d.config", "t3d.encoders", "t3d.errors", "t3d.replay"}
+    assert inside <= {"t3d.config", "t3d.networks", "t3d.errors", "t3d.replay"}
 
 
 def test_only_one_file_imports_gymnasium():
     users = {module_of(file) for file in FILES if any(name.split(".")[0] == "gymnasium" for name in imports(file))}
-    assert users == {"t3d.making"}
+    assert users == {"t3d.environments.make"}
 
 
 def test_what_the_command_line_needs_for_its_help_is_light():
-    for name in ("config", "errors", "streams", "presets/__init__", "__init__"):
-        light = set(sys.stdlib_module_names) | {"t3d", "msgspec"} | ({"numpy"} if name == "streams" else set())
+    for name in ("config", "errors", "presets/__init__", "__init__"):
+        light = set(sys.stdlib_module_names) | {"t3d", "msgspec"}
         assert {imported.split(".")[0] for imported in imports(SOURCE / f"{name}.py")} <= light, name
 
 
 def test_a_policy_needs_neither_training_nor_environments():
-    assert {name for name in imports(SOURCE / "policy.py") if name.startswith("t3d")} == {
-        "t3d.checked_files", "t3d.encoders", "t3d.errors", "t3d.formats", "t3d.normalizer"
+    assert {name for name in imports(SOURCE / "policy" / "policy.py") if name.startswith("t3d")} == {
+        "t3d.storage.checked_files", "t3d.networks", "t3d.errors", "t3d.formats", "t3d.policy.normalizer"
     }  # fmt: skip
 
 
@@ -133,7 +133,14 @@ def test_reports_know_nothing_of_training():
     assert len(files) > 5
     used = {name for file in files for name in imports(file) if name.startswith("t3d.")}
     used = {name for name in used if room(name) != "reports"}
-    assert used == {"t3d.checked_files", "t3d.config", "t3d.errors", "t3d.formats", "t3d.hints", "t3d.presets"}
+    assert used == {
+        "t3d.storage.checked_files",
+        "t3d.config",
+        "t3d.errors",
+        "t3d.formats",
+        "t3d.diagnosis.hints",
+        "t3d.presets",
+    }
     assert not {name.split(".")[0] for file in files for name in imports(file)} & {"torch", "gymnasium", "safetensors"}
 
 
@@ -174,18 +181,18 @@ def test_nothing_runs_code_from_a_file_of_data():
     assert users == []
 
 
-# What changes a disk outside runs/disk.py, and why it may.
+# What changes a disk outside storage/disk.py, and why it may.
 WRITES = {"os.open", "os.write", "os.replace", "os.rename", "os.unlink", "os.remove", "os.mkdir", "os.rmdir"}
 WRITES |= {"os.truncate", "os.ftruncate", "os.makedirs", "os.link", "os.symlink", "av.open", "EventFileWriter"}
 METHODS = {"write_text", "write_bytes", "unlink", "rename", "rmdir", "mkdir", "touch", "symlink_to", "hardlink_to"}
 MODULES = {"shutil": {"disk_usage"}, "tempfile": {"TemporaryFile"}}  # what may be called of them
 ELSEWHERE = {
-    "t3d.runs.lock": {"os.open", "os.write", "os.ftruncate"},  # the lock itself; no run is lost without its text
-    "t3d.runs.film": {"av.open"},  # FFmpeg writes beside; disk.rename makes it the video
+    "t3d.storage.lock": {"os.open", "os.write", "os.ftruncate"},  # the lock itself; no run is lost without its text
+    "t3d.runs.video": {"av.open"},  # FFmpeg writes beside; disk.rename makes it the video
     "t3d.runs.tensorboard": {"EventFileWriter"},  # no part of what a run is resumed from
-    "t3d.quiet": {"os.open"},  # /dev/null
+    "t3d.environments.silence": {"os.open"},  # /dev/null
     "t3d.reports.page": {"out.parent.mkdir", "beside.unlink", "beside.open"},  # no part of a run, and made anew at will
-    "t3d.workers": {"os.ftruncate"},  # memory without a name
+    "t3d.environments.worker_pool": {"os.ftruncate"},  # memory without a name
 }
 
 
@@ -211,7 +218,7 @@ def writes(tree):
 
 def test_one_file_changes_the_disk():
     found = {module_of(file): called for file in FILES if (called := writes(TREES[file]))}
-    assert {"os.open", "os.write", "os.replace", "os.unlink", "os.rmdir"} <= found.pop("t3d.runs.disk")
+    assert {"os.open", "os.write", "os.replace", "os.unlink", "os.rmdir"} <= found.pop("t3d.storage.disk")
     assert found == ELSEWHERE
 
 
@@ -223,9 +230,9 @@ def test_no_import_path_is_taken_from_a_file():
         for node in NODES[file]
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "spec_from_file_location"))
     }
-    assert {module for module, _ in calls} == {"t3d", "t3d.making", "t3d.cli.main"}, calls
+    assert {module for module, _ in calls} == {"t3d", "t3d.environments.make", "t3d.cli.main"}, calls
     # And what a run folder says of its environment goes through the function that refuses a colon.
-    for file in (SOURCE / "api.py", SOURCE / "runs" / "folder.py", SOURCE / "policy.py"):
+    for file in (SOURCE / "api.py", SOURCE / "runs" / "run_folder.py", SOURCE / "policy" / "policy.py"):
         assert "import_module" not in TEXTS[file]
     api = TEXTS[SOURCE / "api.py"]
     assert len(re.findall(r"\binfo\.env\b", api)) == len(re.findall(r"_environment\(info\.env, env\)", api)) == 3
@@ -245,7 +252,7 @@ def test_nothing_is_called_done():
 
 
 def test_no_global_generator_is_drawn_from():
-    nodes = [node for name in ("td3", "streams", "encoders") for node in NODES[SOURCE / f"{name}.py"]]
+    nodes = [node for name in ("td3", "training/randomness", "networks") for node in NODES[SOURCE / f"{name}.py"]]
     calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
     random_calls = {
         name for name in calls if re.search(r"\brandom\.|manual_seed|\brandn?(_like)?$|normal_|uniform_", name)
@@ -282,6 +289,6 @@ def test_the_checks_of_this_file_would_see_what_they_look_for():
         assert runs_code(ast.parse(text)), text
     for text in ("p.open('rb')", "p.open()", "disk.rename(a, b)", "shutil.disk_usage(p)", "open('p')"):
         assert not writes(ast.parse(text)), text
-    assert "t3d.envs" in imports(SOURCE / "training.py")
-    assert "t3d.runs.folder" in imports(SOURCE / "api.py")  # `from t3d.runs import folder`
+    assert "t3d.environments.envs" in imports(SOURCE / "training" / "trainer.py")
+    assert "t3d.runs.run_folder" in imports(SOURCE / "api.py")  # `from t3d.runs import folder`
     assert list(itertools.chain.from_iterable(imports(f) for f in FILES)).count("gymnasium") == 1

@@ -12,8 +12,9 @@ from film_here import films_here
 import t3d
 from t3d import api
 from t3d.cli.main import run
-from t3d.reports.clips import nearest_the_median
-from t3d.runs import film, seeds
+from t3d.reports.videos import nearest_the_median
+from t3d.runs import seeds
+from t3d.runs import video as film
 
 av = pytest.importorskip("av", reason="the extra `video` is not installed")
 

@@ -8,7 +8,10 @@ from small_runs import train
 
 from t3d.cli.main import run as command
 from t3d.errors import RunRefused
-from t3d.reports import charts, groups, numbers, page, reading
+from t3d.reports import charts, page
+from t3d.reports import grouping as groups
+from t3d.reports import read_runs as reading
+from t3d.reports import summary as numbers
 
 CURVE = {100: 1.0, 200: 25.5, 300: 31.25}
 

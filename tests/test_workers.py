@@ -15,18 +15,18 @@ import torch
 from test_determinism import digest
 from test_envs import PLAY, actions_for, play, same
 
-from t3d import workers
 from t3d.cli.main import run
 from t3d.config import Config, TD3Config
-from t3d.envs import Envs
+from t3d.environments import worker_pool as workers
+from t3d.environments.envs import Envs
 from t3d.errors import EnvFailed, EnvRefused, Refused
-from t3d.evaluation import evaluate
-from t3d.policy import to_env_units
+from t3d.policy.policy import to_env_units
 from t3d.presets import Choice
 from t3d.replay import STEP
 from t3d.runs.session import Session
-from t3d.streams import episode_seed
-from t3d.training import Trainer
+from t3d.training.evaluation import evaluate
+from t3d.training.randomness import episode_seed
+from t3d.training.trainer import Trainer
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
 SEED_OF = partial(episode_seed, 5)
@@ -322,8 +322,8 @@ def test_the_command_saves_and_exits_with_1(tmp_path, monkeypatch, capfd):
 SCRIPT = """
 import os, signal, sys, threading, time
 import numpy as np
-from t3d import workers
-from t3d.envs import Envs
+from t3d.environments import worker_pool as workers
+from t3d.environments.envs import Envs
 def make(name, **options):
     return Envs({own!r} + ":" + name, 2, lambda i, k: 10 * i + k, fresh=False, workers=2, **options)
 def step(envs, times):
@@ -435,7 +435,7 @@ def test_a_worker_has_no_descriptor_of_its_parents(tmp_path):
 
 
 def test_a_worker_loads_no_torch():
-    code = "import sys, t3d.worker; print(*{'torch', 'numba', 'rich', 'gymnasium'} & set(sys.modules))"
+    code = "import sys, t3d.environments.worker; print(*{'torch', 'numba', 'rich', 'gymnasium'} & set(sys.modules))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.split() == ["gymnasium"]
     envs = Envs(f"{OWN}:Walk", 1, SEED_OF, fresh=False, workers=1)

@@ -7,7 +7,7 @@ import torch
 from job import Job, report, time_steps
 
 from t3d.config import Config, TD3Config
-from t3d.training import Trainer
+from t3d.training.trainer import Trainer
 
 
 def blas() -> str:

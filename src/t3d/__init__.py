@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from t3d.api import Run, train
     from t3d.config import Config, TD3Config
     from t3d.errors import Failed, Refused, T3DError
-    from t3d.evaluation import Evaluation, evaluate
-    from t3d.policy import Policy, load
+    from t3d.policy.policy import Policy, load
     from t3d.replay import Batch, Replay
     from t3d.td3 import TD3, Actor, Critic
+    from t3d.training.evaluation import Evaluation, evaluate
 
 __all__ = [
     "TD3",
@@ -46,17 +46,17 @@ _HOME = {
     "Batch": "replay",
     "Config": "config",
     "Critic": "td3",
-    "Evaluation": "evaluation",
+    "Evaluation": "training.evaluation",
     "Failed": "errors",
-    "Policy": "policy",
+    "Policy": "policy.policy",
     "Refused": "errors",
     "Replay": "replay",
     "Run": "api",
     "T3DError": "errors",
     "TD3": "td3",
     "TD3Config": "config",
-    "evaluate": "evaluation",
-    "load": "policy",
+    "evaluate": "training.evaluation",
+    "load": "policy.policy",
     "train": "api",
 }
 

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from t3d import presets
+from t3d.environments.make import make, spaces_of
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
-from t3d.evaluation import Evaluation, evaluate
 from t3d.formats import PolicyInfo, RunRecord
-from t3d.making import make, spaces_of
-from t3d.policy import Policy, load
+from t3d.policy.policy import Policy, load
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
-from t3d.runs import disk, folder
-from t3d.runs.film import film
+from t3d.runs import run_folder as folder
 from t3d.runs.seeds import Job, Seed, jobs_of, train_seeds
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
+from t3d.runs.video import film
+from t3d.storage import disk
 from t3d.td3 import TD3
-from t3d.training import refuse_too_large
+from t3d.training.evaluation import Evaluation, evaluate
+from t3d.training.trainer import refuse_too_large
 
 __all__ = ["train_seeds"]
 
@@ -128,7 +129,7 @@ def film_middle_seed(env: str, seeds: list[Seed], *, frames: int) -> tuple[Path 
         frames: of each policy, at most so many.
     """
     # SciPy, which the reports use, takes a second to import.
-    from t3d.reports.clips import nearest_the_median
+    from t3d.reports.videos import nearest_the_median
 
     evaluations = [seed.evaluation for seed in seeds if seed.evaluation is not None]
     assert len(evaluations) == len(seeds)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from t3d.config import TD3Config
-from t3d.encoders import mlp
+from t3d.networks import mlp
 from t3d.replay import Batch
 
 

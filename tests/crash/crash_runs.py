@@ -1,4 +1,4 @@
-"""Tiny runs that learn, what they end with, and stand-ins for the `os` of t3d.runs.disk that let calls fail."""
+"""Tiny runs that learn, what they end with, and stand-ins for the `os` of t3d.storage.disk that let calls fail."""
 
 import errno
 import functools
@@ -15,10 +15,11 @@ import pytest
 import t3d
 from t3d import presets
 from t3d.errors import Stopped
-from t3d.runs import disk, replaylog
+from t3d.runs import replay_log as replaylog
 from t3d.runs.session import Session
 from t3d.runs.store import Store
 from t3d.runs.tensorboard import TensorBoard
+from t3d.storage import disk
 
 WALK = f"{Path(__file__).parents[1] / 'own_envs.py'}:Walk"
 # Hundreds of these are made. Dear are the updates, the number of tensors, and what is looked at with each log line.

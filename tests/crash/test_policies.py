@@ -12,9 +12,9 @@ from crash_runs import Disk, Exits, Fails, Full, Gone, Short, live
 
 import t3d
 from t3d.formats import ObsPart, PolicyInfo
-from t3d.policy import encode
-from t3d.runs import disk
-from t3d.runs.folder import policy_path, write_policy
+from t3d.policy.policy import encode
+from t3d.runs.run_folder import policy_path, write_policy
+from t3d.storage import disk
 
 KINDS = {
     "gone before": functools.partial(Exits, done=0),

@@ -15,8 +15,8 @@ from crash_lives import flags
 from crash_runs import Disk, ends_with, live, newest, undisturbed
 
 from t3d.errors import RunRefused
-from t3d.runs.lock import Lock
-from t3d.training import Trainer
+from t3d.storage.lock import Lock
+from t3d.training.trainer import Trainer
 
 ENVS = str(Path(__file__).with_name("crash_envs.py"))
 SLOW = {
@@ -206,8 +206,8 @@ def test_a_folder_has_one_process_and_a_killed_one_keeps_nobody_out(server, tmp_
 FORKS = """
 import os, sys, time
 from pathlib import Path
-from t3d.runs.lock import Lock
-from t3d.training import Trainer
+from t3d.storage.lock import Lock
+from t3d.training.trainer import Trainer
 held = Lock(Path(sys.argv[1]))
 child = os.fork()
 if child == 0:

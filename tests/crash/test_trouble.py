@@ -17,10 +17,10 @@ import torch
 from crash_lives import flags
 from crash_runs import TINY, Disk, ends_with, live, newest
 
-from t3d.envs import Envs
+from t3d.environments.envs import Envs
 from t3d.errors import Diverged, EnvFailed
 from t3d.runs import checkpoints, session
-from t3d.training import Trainer
+from t3d.training.trainer import Trainer
 
 ENVS = str(Path(__file__).with_name("crash_envs.py"))
 OPTIONS = {**TINY, "steps": 1_150, "random_steps": 100, "buffer_size": 400, "checkpoint_every": 100, "eval_every": 600}

@@ -15,7 +15,7 @@ from t3d.config import Config
 from t3d.errors import ConfigRefused
 
 if TYPE_CHECKING:
-    from t3d.benching import Timing
+    from t3d.bench import Timing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     chosen = presets.choose(what if isinstance(what, str) else "", asked.preset)
     args = parse(Arguments, "bench", arguments, dataclasses.replace(asked, config=chosen.config))
 
-    from t3d.benching import bench
+    from t3d.bench import bench
     from t3d.machine import describe
 
     seen = bench(what, args.config)

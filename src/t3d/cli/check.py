@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from t3d.checking import check
+    from t3d.environments.check import check
 
     table = Table(title=args.env, show_header=False, box=None, padding=(0, 1), title_justify="left")
     for finding in check(args.env):

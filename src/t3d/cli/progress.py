@@ -10,8 +10,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from t3d.diagnosis.hints import Hint, hints
 from t3d.formats import Row
-from t3d.hints import Hint, hints
 from t3d.runs.session import Session
 
 

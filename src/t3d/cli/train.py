@@ -114,7 +114,7 @@ def _opening(session: Session) -> str:
 
 
 def _stopped(session: Session) -> str:
-    from t3d.runs.folder import policy_path
+    from t3d.runs.run_folder import policy_path
 
     last = policy_path(session.path, "last")
     kept = f"its last policy is {last}" if last.is_file() else f"its numbers are in {session.path}"

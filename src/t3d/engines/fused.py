@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from t3d.encoders import Linear
 from t3d.engines import kernels as k
 from t3d.engines import native
+from t3d.networks import Linear
 from t3d.replay import Batch
 from t3d.td3 import TD3, Actor, Critic, UpdateInfo, check_shapes
 

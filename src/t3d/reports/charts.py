@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from t3d.formats import Row
-from t3d.reports.groups import Group
-from t3d.reports.reading import Run
-from t3d.reports.texts import number
+from t3d.reports.grouping import Group
+from t3d.reports.read_runs import Run
+from t3d.reports.wording import number
 
 # More points than this are not seen; evaluations are never thinned.
 MOST_POINTS = 300

@@ -19,11 +19,14 @@ import jinja2
 from markupsafe import Markup
 from msgspec import structs
 
-from t3d import hints
+from t3d.diagnosis import hints
 from t3d.errors import RunRefused
-from t3d.reports import charts, clips, numbers, texts
-from t3d.reports.groups import Group, make
-from t3d.reports.reading import Run, find
+from t3d.reports import charts
+from t3d.reports import summary as numbers
+from t3d.reports import videos as clips
+from t3d.reports import wording as texts
+from t3d.reports.grouping import Group, make
+from t3d.reports.read_runs import Run, find
 
 _SOURCE_MAP = "\n//# sourceMappingURL="
 

@@ -18,11 +18,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from t3d import checked_files
-from t3d.checked_files import checksum
 from t3d.errors import RunRefused
 from t3d.formats import FileState, Manifest
-from t3d.runs import disk
+from t3d.storage import checked_files, disk
+from t3d.storage.checked_files import checksum
 
 KEPT = 2
 _MAX_FOLDERS = 1_000

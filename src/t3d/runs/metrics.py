@@ -9,8 +9,8 @@ from typing import Any
 
 from t3d.errors import RunRefused
 from t3d.formats import HalfRow, MetricsState, Row, RowReader, as_line
-from t3d.runs.append_log import AppendLog
 from t3d.runs.tensorboard import TensorBoard
+from t3d.storage.append_log import AppendLog
 
 _log = logging.getLogger("t3d")
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from t3d.algorithms import refuse_other_than_td3
 from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed, Stopped
-from t3d.evaluation import Trajectory, evaluate
 from t3d.formats import Row
 from t3d.presets import Choice
 from t3d.runs.progress import Progress
 from t3d.runs.signals import Signals
 from t3d.runs.store import Store
 from t3d.td3 import TD3
-from t3d.training import Trainer
+from t3d.training.evaluation import Trajectory, evaluate
+from t3d.training.trainer import Trainer
+from t3d.variants.contract import refuse_other_than_td3
 
 
 class Session:

@@ -13,16 +13,18 @@ from msgspec import structs
 from t3d.config import MAX_UNLOGGED_UPDATES, Config
 from t3d.errors import RunRefused
 from t3d.formats import Manifest, RunRecord
-from t3d.policy import load
+from t3d.policy.policy import load
 from t3d.presets import Choice
-from t3d.runs import checkpoints, disk, folder
-from t3d.runs.continuing import other_machine, refuse_another_algorithm, refuse_changes
-from t3d.runs.lock import Lock
+from t3d.runs import checkpoints
+from t3d.runs import run_folder as folder
 from t3d.runs.metrics import Metrics, last_env_steps
 from t3d.runs.progress import Progress
-from t3d.runs.replaylog import ReplayLog
+from t3d.runs.replay_log import ReplayLog
+from t3d.runs.resume_checks import other_machine, refuse_another_algorithm, refuse_changes
+from t3d.storage import disk
+from t3d.storage.lock import Lock
 from t3d.td3 import TD3
-from t3d.training import Trainer, least_state_bytes, slots_needed
+from t3d.training.trainer import Trainer, least_state_bytes, slots_needed
 
 _log = logging.getLogger("t3d")
 

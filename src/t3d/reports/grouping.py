@@ -13,7 +13,7 @@ import numpy as np
 
 from t3d.config import IDLE
 from t3d.errors import RunRefused
-from t3d.reports.reading import Run
+from t3d.reports.read_runs import Run
 from t3d.reports.statistics import Floats
 
 # Runs of a group may differ in these.

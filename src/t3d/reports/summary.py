@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from t3d.reports import references, statistics
-from t3d.reports.groups import Group
-from t3d.reports.reading import Run
+from t3d.reports import published as references
+from t3d.reports import statistics
+from t3d.reports.grouping import Group
+from t3d.reports.read_runs import Run
 
 # Each score of a seed, and how it is called wherever it is shown.
 SCORES = {

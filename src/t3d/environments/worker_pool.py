@@ -28,14 +28,14 @@ from multiprocessing.connection import Connection
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d.environments.in_process import Broken, Rows, row_dtype
+from t3d.environments.make import Spaces
+from t3d.environments.worker import COMMAND, SIGNALS, STEP, Task, map_rows
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused, T3DError
-from t3d.instances import Broken, Rows, row_dtype
-from t3d.making import Spaces
-from t3d.worker import COMMAND, SIGNALS, STEP, Task, map_rows
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from t3d.worker import Task, main; main(Task(**json.loads(sys.argv[2])))"
+    "from t3d.environments.worker import Task, main; main(Task(**json.loads(sys.argv[2])))"
 )
 _MAKING_S = 60.0  # an interpreter starts and imports, perhaps from a slow disk, whatever a step may take
 _CLOSING_S = 2.0

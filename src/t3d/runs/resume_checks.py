@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from t3d.algorithms import name_of
 from t3d.config import IDLE, Config
 from t3d.errors import RunRefused
 from t3d.formats import RunRecord
 from t3d.machine import describe
-from t3d.runs import folder
+from t3d.runs import run_folder as folder
 from t3d.td3 import TD3
-from t3d.training import Trainer
+from t3d.training.trainer import Trainer
+from t3d.variants.contract import name_of
 
 
 def refuse_another_algorithm(path: Path, recorded: RunRecord, algorithm: type[TD3]) -> None:

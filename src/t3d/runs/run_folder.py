@@ -11,15 +11,14 @@ from pathlib import Path
 
 import torch
 
-from t3d import checked_files
-from t3d.algorithms import name_of
 from t3d.config import Config
 from t3d.errors import RunRefused
 from t3d.formats import Engine, Machine, ObsPart, PolicyInfo, RunRecord, run_id
 from t3d.machine import describe
-from t3d.policy import STATISTICS, encode
-from t3d.runs import disk
-from t3d.training import Trainer
+from t3d.policy.policy import STATISTICS, encode
+from t3d.storage import checked_files, disk
+from t3d.training.trainer import Trainer
+from t3d.variants.contract import name_of
 
 # What a run writes, beside its lock; config.json first: without it there is no run.
 WRITTEN = (

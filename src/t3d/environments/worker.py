@@ -21,8 +21,8 @@ from multiprocessing.connection import Connection
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d.environments.in_process import Broken, Instances, Rows, row_dtype
 from t3d.errors import EnvFailed, EnvRefused
-from t3d.instances import Broken, Instances, Rows, row_dtype
 
 COMMAND = struct.Struct("<qq?")  # index in this worker, seed of the episode to begin, in an instance made anew?
 STEP = -1  # instead of a seed: step, with the action that stands in the row

@@ -21,8 +21,8 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from numpy.typing import NDArray
 
+from t3d.environments.silence import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
 from t3d.errors import EnvRefused
-from t3d.quiet import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
 
 Env = gym.Env[Any, Any]
 _FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from t3d.formats import FileState
-from t3d.runs import disk
+from t3d.storage import disk
 
 
 class AppendLog:

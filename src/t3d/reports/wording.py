@@ -8,7 +8,7 @@ from typing import Any
 from t3d import presets
 from t3d.config import Config
 from t3d.errors import T3DError
-from t3d.reports.reading import Run
+from t3d.reports.read_runs import Run
 from t3d.reports.statistics import FEWEST_SEEDS
 
 MINUS = "\N{MINUS SIGN}"

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d import quiet
+from t3d.environments import silence as quiet
+from t3d.environments.make import Spaces, make, spaces_of
+from t3d.environments.silence import quiet_pybullet
 from t3d.errors import EnvFailed
-from t3d.making import Spaces, make, spaces_of
-from t3d.quiet import quiet_pybullet
 
 
 class Broken(Exception):

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d import policy
+from t3d.environments.make import make
+from t3d.environments.silence import quiet_pybullet
 from t3d.errors import Refused, T3DError, VideoFailed
-from t3d.making import make
-from t3d.quiet import quiet_pybullet
-from t3d.runs import disk
-from t3d.streams import evaluation_seed
+from t3d.policy import policy
+from t3d.storage import disk
+from t3d.training.randomness import evaluation_seed
 
 _TIMEOUT_S = 600
 # So that a report can show two films as they are: 600 kB for 300 frames, 480 wide.
@@ -48,7 +48,7 @@ def film(
     if importlib.util.find_spec("av") is None:
         raise VideoFailed("PyAV is not installed", do='pip install "t3d[video]"')
     disk.make_folder(out.parent)
-    command = [sys.executable, "-P", "-m", "t3d.runs.film", env, str(policy_file), str(out), str(seed), str(frames)]
+    command = [sys.executable, "-P", "-m", "t3d.runs.video", env, str(policy_file), str(out), str(seed), str(frames)]
     said = []
     for variables in _renderers():
         variables = {**os.environ, **variables}

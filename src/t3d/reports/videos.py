@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from t3d.checked_files import PolicyHeader, read_policy_header
 from t3d.errors import RunRefused
-from t3d.reports.groups import Group
-from t3d.reports.reading import Run
+from t3d.reports.grouping import Group
+from t3d.reports.read_runs import Run
+from t3d.storage.checked_files import PolicyHeader, read_policy_header
 
 # All videos of a page together, before base64 adds a third.
 BUDGET_BYTES = 1_200_000

@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.envs import Envs
+from t3d.diagnosis.health import Trajectory
+from t3d.environments.envs import Envs
 from t3d.formats import Evaluation
-from t3d.health import Trajectory
-from t3d.streams import evaluation_seed
+from t3d.training.randomness import evaluation_seed
 
 __all__ = ["Evaluation", "Trajectory", "evaluate"]
 

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from t3d.checked_files import PolicyHeader, describe_policy, read_policy_header, refuse_links
-from t3d.encoders import mlp
 from t3d.errors import RunRefused
 from t3d.formats import PolicyInfo
-from t3d.normalizer import normalize
+from t3d.networks import mlp
+from t3d.policy.normalizer import normalize
+from t3d.storage.checked_files import PolicyHeader, describe_policy, read_policy_header, refuse_links
 
 # Beside the weights, (S,) float64 each, where the actor takes normalised observations. No description mentions them:
 # they stand under the file's checksum, and who does not know them refuses the file instead of acting without them.

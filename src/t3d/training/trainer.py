@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from t3d import health
-from t3d.algorithms import refuse_what_is_not_kept
 from t3d.config import Config
+from t3d.diagnosis import health
 from t3d.engines import choose, choose_threads
-from t3d.envs import Envs, Episode
+from t3d.environments.envs import Envs, Episode
 from t3d.errors import ConfigRefused, Diverged
-from t3d.evaluation import Trajectory
 from t3d.formats import TrainerState
 from t3d.machine import usable_cores, usable_memory_bytes
-from t3d.normalizer import Normalizer
+from t3d.policy.normalizer import Normalizer
 from t3d.replay import Batch, Replay, slot_dtype
-from t3d.streams import Streams, episode_seed, health_generator
 from t3d.td3 import TD3, UpdateInfo
+from t3d.training.evaluation import Trajectory
+from t3d.training.randomness import Streams, episode_seed, health_generator
+from t3d.variants.contract import refuse_what_is_not_kept
 
 # The replay may take this share of the memory that this process may use; the rest is for everything else.
 _MEMORY_SHARE = 0.8

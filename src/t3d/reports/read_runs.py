@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t3d import checked_files
 from t3d.errors import RunRefused
 from t3d.formats import ROWS, Engine, HalfRow, Machine, Manifest, Row, RowReader, RunRecord
+from t3d.storage import checked_files
 
 # What a report reads.
 _READ = (

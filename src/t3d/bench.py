@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from t3d.config import Config
 from t3d.engines import Engine, choose, choose_threads
+from t3d.environments.make import make, spaces_of
 from t3d.machine import usable_cores
-from t3d.making import make, spaces_of
 from t3d.replay import Batch, slot_dtype
 from t3d.td3 import TD3
-from t3d.training import Trainer
+from t3d.training.trainer import Trainer
 
 _ROUNDS = 10
 _SPAN_S = 0.3  # of each engine's updates in each round

@@ -1,7 +1,7 @@
 """The replay memory on disk: every slot once, in the order it was written, so that saving costs what is new.
 
-A segment file is a head and a sequence of blocks, as `blocks.py` lays them out. The open slot is not in here: it is
-part of the state.
+A segment file is a head and a sequence of blocks, as `replay_blocks.py` lays them out. The open slot is not in here: it
+is part of the state.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from t3d.errors import RunRefused
 from t3d.formats import ReplayState, SegmentState
 from t3d.replay import NOTHING, Replay
-from t3d.runs import blocks, disk
-from t3d.runs.append_log import AppendLog
+from t3d.runs import replay_blocks as blocks
+from t3d.storage import disk
+from t3d.storage.append_log import AppendLog
 
 # A segment is closed at this size: old rows are removed by whole segments.
 _SEGMENT_BYTES = 16 << 20

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d.environments.in_process import Broken, Instances
+from t3d.environments.worker_pool import Workers
 from t3d.errors import Diverged, EnvFailed
 from t3d.formats import EnvsState
-from t3d.instances import Broken, Instances
-from t3d.policy import to_env_units
+from t3d.policy.policy import to_env_units
 from t3d.replay import NOTHING
-from t3d.workers import Workers
 
 
 class Episode(NamedTuple):

@@ -1,0 +1,1 @@
+"""Environments: made from a name, stepped here or in other processes; one file imports gymnasium."""

@@ -1,0 +1,1 @@
+"""A trained policy on its own: all that a robot needs."""

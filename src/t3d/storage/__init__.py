@@ -1,0 +1,1 @@
+"""Files that notice when they were damaged, and how they reach the disk."""

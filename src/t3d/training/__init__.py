@@ -1,0 +1,1 @@
+"""Training and judging, one step at a time."""

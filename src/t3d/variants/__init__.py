@@ -1,0 +1,1 @@
+"""What else can learn than TD3 itself."""
