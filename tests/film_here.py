@@ -7,16 +7,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from t3d.runs import video as film
+from t3d.runs import video
 
 
 def _run(command, variables, between):
-    film.main(command[command.index("t3d.runs.video") + 1 :])
+    video.main(command[command.index("t3d.runs.video") + 1 :])
     between()
 
 
 @contextmanager
 def films_here():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(film, "_run", _run)
+        patch.setattr(video, "_run", _run)
         yield

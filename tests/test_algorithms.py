@@ -334,12 +334,12 @@ def test_health_takes_a_critic_by_what_it_answers():
     looks = {}
     for critic in (OneTensor, Thrice):
         (agent,) = agents(type("Any", (OneCritic,), {"critic_class": critic}))
-        looks[critic] = health.of_batch(agent, batch, noise, np.ones(len(batch.reward), int))
+        looks[critic] = health.from_batch(agent, batch, noise, np.ones(len(batch.reward), int))
     (same,) = agents(OneCritic)
-    assert looks[OneTensor] == health.of_batch(same, batch, noise, np.ones(len(batch.reward), int))
+    assert looks[OneTensor] == health.from_batch(same, batch, noise, np.ones(len(batch.reward), int))
     played = [Trajectory(batch.obs, batch.action, batch.reward, batch.obs[0], True)]
     (tensor,) = agents(SaysATensor)
-    assert health.of_evaluation(tensor, played) == health.of_evaluation(same, played)
+    assert health.from_evaluation(tensor, played) == health.from_evaluation(same, played)
     three = looks[Thrice]
     assert (three["q1_target_share"], three["disagreement"]) == (None, None)
     assert three["dead_q2"] is not None and three["q_scale"] > 0

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t3d.runs import replay_blocks as blocks
+from t3d.runs import replay_blocks
 
 SLOT = 40
-KIND = blocks.Kind("5a" * 32, 2, SLOT, 5_000)
+KIND = replay_blocks.Kind("5a" * 32, 2, SLOT, 5_000)
 
 
 def segment(*slots):
@@ -18,12 +18,14 @@ def segment(*slots):
     rng = np.random.default_rng(len(slots))
     parts = [[rng.bytes(count * SLOT) for _ in range(2)] for count in slots]
     starts = [0, *itertools.accumulate(slots)]
-    written = [blocks.encode(k, [starts[k]] * 2, slots, KIND) for k, slots in enumerate(parts)]
-    return blocks.encode_head(KIND) + b"".join(written), [(k, [starts[k]] * 2, part) for k, part in enumerate(parts)]
+    written = [replay_blocks.encode(k, [starts[k]] * 2, slots, KIND) for k, slots in enumerate(parts)]
+    return replay_blocks.encode_head(KIND) + b"".join(written), [
+        (k, [starts[k]] * 2, part) for k, part in enumerate(parts)
+    ]
 
 
 def read(content, sound=False):
-    found, bad = blocks.read(bytes(content), KIND, sound=sound)
+    found, bad = replay_blocks.read(bytes(content), KIND, sound=sound)
     return [(block.number, block.starts, [bytes(part) for part in block.slots]) for block in found], bad
 
 
@@ -32,7 +34,7 @@ def read(content, sound=False):
 def test_it_comes_back_as_it_was(slots, sound):
     content, written = segment(*slots)
     assert read(content, sound) == (written, [])
-    assert blocks.run_of(content) == KIND.run
+    assert replay_blocks.run_of(content) == KIND.run
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -70,8 +72,8 @@ def test_a_head_that_is_not_as_it_was_written_names_no_run():
     for at in range(64):
         damaged = bytearray(content)
         damaged[at] ^= 1
-        assert blocks.run_of(bytes(damaged)) == ""
-    assert blocks.run_of(content[:63]) == ""
+        assert replay_blocks.run_of(bytes(damaged)) == ""
+    assert replay_blocks.run_of(content[:63]) == ""
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -79,21 +81,21 @@ def test_a_segment_full_of_marks_is_not_searched_for_ever(monkeypatch, whole):
     """Each mark claims a block that reaches to the end: all of them together would be summed up a thousand times."""
     content, _ = segment(2)
     marks = 4_000
-    head, step = blocks._BLOCK.size + 2 * blocks._SPAN.size, SLOT * 2
+    head, step = replay_blocks._BLOCK.size + 2 * replay_blocks._SPAN.size, SLOT * 2
     claimed = bytearray()
     for k in range(marks):
         slots = (marks - k) * step // SLOT - 2
-        entry = blocks._BLOCK.pack(blocks._BLOCK_MAGIC, k, slots * SLOT)
-        entry += blocks._SPAN.pack(0, slots // 2) + blocks._SPAN.pack(0, slots - slots // 2)
+        entry = replay_blocks._BLOCK.pack(replay_blocks._BLOCK_MAGIC, k, slots * SLOT)
+        entry += replay_blocks._SPAN.pack(0, slots // 2) + replay_blocks._SPAN.pack(0, slots - slots // 2)
         claimed += entry.ljust(step, b"?")
     assert head <= step
     summed = []
-    is_whole = blocks._is_whole
-    monkeypatch.setattr(blocks, "_is_whole", lambda s, at, end: summed.append(end - at) or is_whole(s, at, end))
-    monkeypatch.setattr(blocks, "_SEARCHED", 4)
+    is_whole = replay_blocks._is_whole
+    monkeypatch.setattr(replay_blocks, "_is_whole", lambda s, at, end: summed.append(end - at) or is_whole(s, at, end))
+    monkeypatch.setattr(replay_blocks, "_SEARCHED", 4)
     kind_fits = KIND._replace(most_slots=10**9)
     attacked = content[:64] + bytes(claimed) + bytes(100) + (content[64:] if whole else b"")
-    found, bad = blocks.read(attacked, kind_fits, sound=False)
+    found, bad = replay_blocks.read(attacked, kind_fits, sound=False)
     assert len(summed) > 1
     assert sum(summed) <= 6 * len(attacked)
     assert bad

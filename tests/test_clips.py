@@ -3,8 +3,7 @@
 import pytest
 from run_folders import write_run, write_seeds
 
-from t3d.reports import videos as clips
-from t3d.reports import write_report
+from t3d.reports import videos, write_report
 
 MP4 = b"\0\0\0\x20ftypisom"
 
@@ -26,7 +25,7 @@ def test_both_films_of_a_run_are_shown_as_they_are(tmp_path):
     assert "is not shown" not in text
 
 
-@pytest.mark.parametrize(("size", "shown"), [(clips.BUDGET_BYTES, 1), (clips.BUDGET_BYTES + 1, 0), (1 << 40, 0)])
+@pytest.mark.parametrize(("size", "shown"), [(videos.BUDGET_BYTES, 1), (videos.BUDGET_BYTES + 1, 0), (1 << 40, 0)])
 def test_what_is_too_large_is_named_and_not_read(tmp_path, size, shown):
     run = film(write_run(tmp_path / "run", {100: 1.0}))
     with (run / "video" / "best.mp4").open("r+b") as file:
@@ -57,7 +56,7 @@ def test_of_several_groups_the_best_policies_of_the_first_two_are_shown(tmp_path
     for parent in parents:
         film(film(parent / "s0"), "last")
     text = page(*parents)
-    assert text.count("data:video/mp4") == clips.MOST_CLIPS
+    assert text.count("data:video/mp4") == videos.MOST_CLIPS
     assert text.count("a page has 2 videos at most") == 4
     for name in ("a/s0/video/last.mp4", "b/s0/video/last.mp4", "c/s0/video/best.mp4", "c/s0/video/last.mp4"):
         assert f"{tmp_path / name} is not shown" in text

@@ -12,8 +12,7 @@ import torch
 
 from t3d import presets
 from t3d.config import MAX_UNLOGGED_UPDATES, Config, TD3Config
-from t3d.environments import in_process as instances
-from t3d.environments import worker_pool as workers
+from t3d.environments import in_process, worker_pool
 from t3d.errors import ConfigRefused
 from t3d.presets import Choice
 from t3d.runs import checkpoints
@@ -92,7 +91,7 @@ def env_workers_share_the_environments(folder, monkeypatch):
     def shares(made):
         return [worker.n_envs for worker in made.envs._envs._workers]
 
-    assert isinstance(Trainer(PROBE, Config().with_values(SMALL)).envs._envs, instances.Instances)
+    assert isinstance(Trainer(PROBE, Config().with_values(SMALL)).envs._envs, in_process.Instances)
     for n, expected in ((1, [3]), (2, [1, 2]), (3, [1, 1, 1])):
         made = Trainer(PROBE, Config().with_values(SMALL | {"n_envs": 3, "env_workers": n}))
         assert shares(made) == expected
@@ -100,13 +99,13 @@ def env_workers_share_the_environments(folder, monkeypatch):
 
 
 def env_timeout_limits_a_step_in_training_and_in_evaluation(folder, monkeypatch):
-    asked, begin = [], workers.Workers.__init__
+    asked, begin = [], worker_pool.Workers.__init__
 
     def record(self, env, n_envs, workers, timeout_s):
         asked.append((n_envs, workers, timeout_s))
         begin(self, env, n_envs, workers, timeout_s)
 
-    monkeypatch.setattr(workers.Workers, "__init__", record)
+    monkeypatch.setattr(worker_pool.Workers, "__init__", record)
     rows(folder / "two", "evaluation", steps=2, n_envs=2, env_workers=2, env_timeout=7.5)
     assert asked == [(2, 2, 7.5), (1, 1, 7.5)]
     asked.clear()
@@ -165,8 +164,8 @@ def checkpoint_seconds_pass_at_most(folder, monkeypatch):
 
 
 def fresh_envs_are_made_for_every_episode(folder, monkeypatch):
-    made, make = [], instances.make
-    monkeypatch.setattr(instances, "make", lambda env: made.append(env) or make(env))
+    made, make = [], in_process.make
+    monkeypatch.setattr(in_process, "make", lambda env: made.append(env) or make(env))
     trained(n_envs=2)
     assert len(made) == 2
     made.clear()
@@ -374,7 +373,7 @@ def test_an_impossible_value_is_refused(name, value):
     ],
 )
 def test_options_that_are_impossible_together_are_refused_before_anything_is_made(options, monkeypatch):
-    monkeypatch.setattr(instances, "make", lambda env: pytest.fail("an environment was made"))
+    monkeypatch.setattr(in_process, "make", lambda env: pytest.fail("an environment was made"))
     with pytest.raises(ConfigRefused, match=r"got: .*\n.*expected: "):
         Trainer(PROBE, Config().with_values(SMALL | options))
 

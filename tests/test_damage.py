@@ -10,7 +10,7 @@ from small_runs import Opener, train
 
 import t3d
 from t3d.replay import NOTHING
-from t3d.reports import read_runs as reading
+from t3d.reports import read_runs
 from t3d.runs import run_folder
 
 READ = ("config.json", "metrics.jsonl", "replay", "newest state", "newest manifest", "older state", "older manifest")
@@ -45,7 +45,7 @@ class Damaged:
         assert self.as_older != self.as_newest
         self.info = run_folder.read_config(path)
         self.policies = {name: self.policy(name) for name in POLICIES}
-        self.read = reading.read(path)  # all that a report says follows from this
+        self.read = read_runs.read(path)  # all that a report says follows from this
         assert self.read.notes == ()
 
     def policy(self, name):
@@ -103,7 +103,7 @@ class Damaged:
                 assert slot["ended"] == NOTHING or slot.tobytes() == true[position].tobytes()
 
     def as_reported(self, name, file):
-        seen = reading.read(self.path)
+        seen = read_runs.read(self.path)
         if name == "metrics.jsonl" and seen.notes:
             assert all(rows == self.read.rows[kind][: len(rows)] for kind, rows in seen.rows.items())
             return "told"

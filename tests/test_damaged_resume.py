@@ -10,8 +10,7 @@ from small_runs import PROBE, train
 
 import t3d
 from t3d import api
-from t3d.reports import read_runs as reading
-from t3d.reports import write_report
+from t3d.reports import read_runs, write_report
 
 STEPS = 90
 # No slot of the memory is needed twice, so that what was lost is never overwritten.
@@ -86,7 +85,7 @@ def test_rows_that_are_lost_leave_a_gap_that_is_told_and_the_weights_are_those_o
     assert [row["lost"] for row in lost] == [[last, 58]]
     assert f"metrics.jsonl, behind byte {len(good):,}" in lost[0]["what"]
     assert not any("not bit-exact" in row["what"] for row in events(run))
-    seen = reading.read(run)
+    seen = read_runs.read(run)
     assert seen.gaps == ((last, 58),)
     assert f"Rows between env steps {last} and 58 are gone: metrics.jsonl was damaged." in seen.notes
     assert write_report([run]).stat().st_size > 10_000

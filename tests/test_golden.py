@@ -12,7 +12,7 @@ import t3d
 from t3d import api
 from t3d.cli.main import run as command
 from t3d.formats import FORMAT
-from t3d.runs import run_folder as folder
+from t3d.runs import run_folder
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = sorted(path for path in DATA.glob(f"golden-{FORMAT}/*") if path.is_dir())
@@ -51,7 +51,7 @@ def test_who_looks_at_a_finished_one_changes_nothing(golden):
 
 
 def test_it_is_continued(golden):
-    planned = folder.read_config(golden).config.steps
+    planned = run_folder.read_config(golden).config.steps
     session = api.resume(golden)
     assert session.had_ended == (session.resumed_at == planned)
     list(session.run())
@@ -60,7 +60,7 @@ def test_it_is_continued(golden):
     longer = api.resume(golden, steps=planned + 50)
     assert longer.resumed_at == planned
     list(longer.run())
-    assert folder.read_config(golden).config.steps == planned + 50
+    assert run_folder.read_config(golden).config.steps == planned + 50
     assert t3d.load(golden / "policy" / "last.safetensors").info.env_steps == planned + 50
     assert t3d.reports.write_report([golden]).stat().st_size > 10_000
 

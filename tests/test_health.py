@@ -63,7 +63,7 @@ def say(body, weights=0.0, bias=0.0):
 def look(agent, batch, noise=None, age=None):
     rows = len(batch.reward)
     noise = np.zeros(batch.action.shape, np.float32) if noise is None else np.array(noise, np.float32)
-    return health.of_batch(agent, batch, noise, np.zeros(rows, int) if age is None else np.array(age))
+    return health.from_batch(agent, batch, noise, np.zeros(rows, int) if age is None else np.array(age))
 
 
 # ---- From a batch, by hand
@@ -223,7 +223,7 @@ def trajectory(rewards, terminated):
 def test_a_terminated_episode_is_all_there_is():
     agent = agent_of(gamma=0.5)
     critics_say(agent, 5.0, 4.0)
-    found = health.of_evaluation(agent, [trajectory([1, 2, 3], True)])
+    found = health.from_evaluation(agent, [trajectory([1, 2, 3], True)])
     obtained = ((1 + 1 + 0.75) + (2 + 1.5) + 3) / 3
     wanted = {
         "states": 3,
@@ -241,7 +241,7 @@ def test_a_terminated_episode_is_all_there_is():
 def test_behind_a_time_limit_an_error_is_found_just_as_large_as_it_is(steps, error):
     agent = agent_of(gamma=0.9)
     critics_say(agent, 10 + error, 10 + error - 1)  # a reward of 1 for ever is worth 10
-    found = health.of_evaluation(agent, [trajectory([1] * steps, False)])
+    found = health.from_evaluation(agent, [trajectory([1] * steps, False)])
     assert found["states"] == steps - 6  # 0.9 ** 7 is the first below a half
     assert found["obtained"] == pytest.approx(10)
     assert found["q1_bias"] == pytest.approx(error, abs=1e-5)
@@ -252,21 +252,21 @@ def test_behind_a_time_limit_an_error_is_found_just_as_large_as_it_is(steps, err
 def test_a_loss_promised_too_small_is_over_estimation_too():
     agent = agent_of(gamma=0.9)
     critics_say(agent, -4.0, -4.0)
-    found = health.of_evaluation(agent, [trajectory([-1] * 60, False)])
+    found = health.from_evaluation(agent, [trajectory([-1] * 60, False)])
     assert (found["q1_bias"], found["q1_bias_ratio"]) == (pytest.approx(6), pytest.approx(0.6))
 
 
 def test_what_was_too_short_for_the_discount_is_not_judged():
     for gamma, steps in ((0.9, 6), (1.0, 1000)):
-        found = health.of_evaluation(agent_of(gamma=gamma), [trajectory([1] * steps, False)])
+        found = health.from_evaluation(agent_of(gamma=gamma), [trajectory([1] * steps, False)])
         assert found.pop("states") == 0
         assert set(found.values()) == {None}
     both = [trajectory([1] * 6, False), trajectory([1] * 6, True)]
-    assert health.of_evaluation(agent_of(gamma=1.0), both)["states"] == 6
+    assert health.from_evaluation(agent_of(gamma=1.0), both)["states"] == 6
 
 
 def test_nothing_obtained_leaves_the_ratios_out():
-    found = health.of_evaluation(agent_of(), [trajectory([0] * 60, True)])
+    found = health.from_evaluation(agent_of(), [trajectory([0] * 60, True)])
     assert (found["obtained"], found["q1_bias_ratio"], found["min_q_bias_ratio"]) == (0, None, None)
     assert found["q1_bias"] is not None
 
@@ -301,7 +301,7 @@ def trained(probe, steps, **options):
 )
 def test_trained_critics_are_found_right_where_the_value_is_known(probe, obtained):
     made = trained(probe, 500)
-    found = health.of_evaluation(made.agent, played(made)[1])
+    found = health.from_evaluation(made.agent, played(made)[1])
     assert found["obtained"] == pytest.approx(obtained)
     for name in ("q1_bias", "min_q_bias"):
         assert found[name] == pytest.approx(0, abs=0.1)
@@ -347,7 +347,7 @@ def test_looking_changes_no_weight_no_stream_and_nothing_global(engine):
             made.step()
             if looks:
                 made.health()
-                health.of_evaluation(made.agent, played(made, 1)[1])
+                health.from_evaluation(made.agent, played(made, 1)[1])
         return made
 
     states = np.random.get_state()[1].tobytes(), torch.get_rng_state()  # noqa: NPY002

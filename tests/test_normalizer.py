@@ -210,8 +210,8 @@ def test_the_health_is_that_of_what_the_networks_see():
     evaluate(made.act, HUGE, episodes=1, seed=0, fresh=False, trajectories=played)
     assert np.abs(played[0].obs).max() > 1e3  # as the environment gave them
     seen = [p._replace(obs=made.normalizer(p.obs), final_obs=made.normalizer(p.final_obs)) for p in played]
-    assert made.health_of(played) == health.of_evaluation(made.agent, seen)
-    assert made.health_of(played) != health.of_evaluation(made.agent, played)
+    assert made.health_of(played) == health.from_evaluation(made.agent, seen)
+    assert made.health_of(played) != health.from_evaluation(made.agent, played)
 
 
 def learned(on):

@@ -13,8 +13,7 @@ import t3d
 from t3d import api
 from t3d.diagnosis import hints
 from t3d.errors import RunRefused
-from t3d.reports import charts, write_report
-from t3d.reports import read_runs as reading
+from t3d.reports import charts, read_runs, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make install")
 
@@ -245,7 +244,7 @@ def test_what_is_wrong_is_said(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(hints, "hints", lambda seen: [])
     assert opened(write_report([run])).page.locator("ul.hints").count() == 0
     hint = hints.Hint("a name", 100, "evidence <b>", "cure")
-    monkeypatch.setattr(hints, "hints", lambda seen: [hint] if seen == reading.read(run).rows["health"] else [])
+    monkeypatch.setattr(hints, "hints", lambda seen: [hint] if seen == read_runs.read(run).rows["health"] else [])
     assert opened(write_report([run])).page.locator("ul.hints").inner_text() == "Seed 0: evidence <b>; cure."
 
 

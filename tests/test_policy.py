@@ -18,7 +18,7 @@ from t3d.config import TD3Config
 from t3d.environments.envs import Envs
 from t3d.formats import ObsPart, PolicyInfo
 from t3d.policy.policy import Policy, encode
-from t3d.runs import run_folder as folder
+from t3d.runs import run_folder
 from t3d.td3 import TD3
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
@@ -44,7 +44,7 @@ def saved(path, which="best", obs_shape=(4,), action_shape=(3,), seed=7, **field
         **{"env_steps": 123, "return_mean": -4.5, **fields},
     )
     content = encode(info, agent.actor.body.state_dict())
-    folder.write_policy(folder.policy_path(path, which), content)
+    run_folder.write_policy(run_folder.policy_path(path, which), content)
     return agent
 
 

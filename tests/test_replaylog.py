@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from t3d.config import Config
 from t3d.errors import RunRefused
 from t3d.replay import NOTHING, STEP, TERMINATED, TRUNCATED, Replay
-from t3d.runs import replay_log as replaylog
+from t3d.runs import replay_log
 from t3d.runs.replay_log import ReplayLog
 from t3d.training.trainer import slots_needed
 
@@ -158,7 +158,7 @@ def many_examples(count):
     @given(n_envs=st.integers(1, 3), ring=st.integers(3, 9), actions=st.lists(ACTIONS, max_size=14))
     def check(n_envs, ring, actions):
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(replaylog, "_SEGMENT_BYTES", SMALL_SEGMENT)
+            patch.setattr(replay_log, "_SEGMENT_BYTES", SMALL_SEGMENT)
             patch.setattr("t3d.storage.disk.flush", lambda path: None)
             play(Path(folder) / "replay", n_envs, ring, actions)
 
@@ -175,7 +175,7 @@ def test_the_log_gives_back_what_plain_lists_hold_in_many_more_cases():
 
 
 def test_a_ring_gone_round_many_times_leaves_few_segments_and_reopens_anywhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(replaylog, "_SEGMENT_BYTES", SMALL_SEGMENT)
+    monkeypatch.setattr(replay_log, "_SEGMENT_BYTES", SMALL_SEGMENT)
     steps = ("steps", [(STEP, STEP, STEP), (STEP, TERMINATED, STEP), (TRUNCATED, STEP, TERMINATED)])
     streams = play(tmp_path / "replay", 3, 5, [steps, ("save", True), ("reopen", 1)] * 20)
     assert min(streams.replay.written) > 12 * 5
@@ -186,7 +186,7 @@ def test_a_ring_gone_round_many_times_leaves_few_segments_and_reopens_anywhere(t
 
 def test_it_opens_while_the_oldest_segment_left_is_still_needed(tmp_path, monkeypatch):
     # As in any long run: a segment holds the blocks of many checkpoints, and the one before it is gone.
-    monkeypatch.setattr(replaylog, "_SEGMENT_BYTES", 4 * SMALL_SEGMENT)
+    monkeypatch.setattr(replay_log, "_SEGMENT_BYTES", 4 * SMALL_SEGMENT)
     steps = ("steps", [(STEP, STEP, STEP), (STEP, TERMINATED, STEP), (TRUNCATED, STEP, TERMINATED)])
     play(tmp_path / "replay", 3, 5, [steps, ("save", True), ("reopen", 1)] * 20)
     assert min(int(path.stem) for path in (tmp_path / "replay").iterdir()) > 0
@@ -210,7 +210,7 @@ def damaged(content, rng):
 
 def many_damaged(tmp_path, monkeypatch, seeds):
     """Save many blocks in many segments, damage one or two, and look for anything that was never stored."""
-    monkeypatch.setattr(replaylog, "_SEGMENT_BYTES", 4 * SMALL_SEGMENT)
+    monkeypatch.setattr(replay_log, "_SEGMENT_BYTES", 4 * SMALL_SEGMENT)
     steps = [(STEP, STEP), (STEP, TERMINATED), (TRUNCATED, STEP), (STEP, STEP), (STEP, STEP)]
     streams = Streams(tmp_path / "replay", 2, 60)
     for k in range(40):

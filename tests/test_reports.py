@@ -17,12 +17,7 @@ import t3d
 from t3d.cli.main import run
 from t3d.config import Config
 from t3d.errors import RunRefused
-from t3d.reports import grouping as groups
-from t3d.reports import published as references
-from t3d.reports import read_runs as reading
-from t3d.reports import summary as numbers
-from t3d.reports import wording as texts
-from t3d.reports import write_report
+from t3d.reports import grouping, published, read_runs, summary, wording, write_report
 from t3d.runs import run_folder
 
 
@@ -36,14 +31,14 @@ def report(capsys, *paths):
 
 
 def group(*paths):
-    (only,) = numbers.of(groups.make(reading.find(paths)))["groups"]
+    (only,) = summary.summarize(grouping.group_runs(read_runs.find(paths)))["groups"]
     return only
 
 
 def test_a_real_run_is_read_as_it_is(tmp_path, capsys):
     options = {"hidden": (8, 8), "batch_size": 16, "random_steps": 200, "eval_episodes": 2, "threads": 1}
     made = t3d.train("Pendulum-v1", steps=430, eval_every=150, video=False, out=tmp_path / "run", **options)
-    seen = reading.read(made.path)
+    seen = read_runs.read(made.path)
     info = run_folder.read_config(made.path)
     config = asdict(info.config)
     config |= config.pop("td3") | {"algorithm": "TD3"}
@@ -58,7 +53,7 @@ def test_a_real_run_is_read_as_it_is(tmp_path, capsys):
     assert only["runs"][0]["best_env_steps"] == made.best_env_steps
     assert write_report([made.path]) == made.path / "report.html"
     # The command repeats the run: the command line makes the same configuration of it.
-    said = shlex.split(texts.command([seen]))
+    said = shlex.split(wording.command([seen]))
     assert said[:2] == ["t3d", "train"]
     again = tmp_path / "again"
     assert run([*said[1:], "--out", str(again), "--no-video"]) == 0
@@ -103,7 +98,7 @@ def test_learning_is_measured_against_what_took_none(tmp_path):
     seen = group(tmp_path)
     assert seen["baseline"]["what"] == "the untrained policy"  # better than random actions' -280
     assert seen["baseline"]["gain"]["value"] == pytest.approx(21)
-    assert texts.learned(seen)[0] == "It is not clear that it learned."  # 21 ± 24.8, by hand: 4.303 * 10 / sqrt(3)
+    assert wording.learned(seen)[0] == "It is not clear that it learned."  # 21 ± 24.8, by hand: 4.303 * 10 / sqrt(3)
     assert seen["baseline"]["gain"]["low"] == pytest.approx(21 - 4.302653 * 10 / 3**0.5, rel=1e-6)
 
 
@@ -121,7 +116,7 @@ def test_whether_it_learned_is_said(tmp_path, finals, says):
     for seed, final in enumerate(finals):
         extra = [episode(50, float(seed))]
         write_run(tmp_path / f"s{seed}", {300: final}, seed=seed, random_steps=100, extra=extra)
-    assert texts.learned(group(tmp_path))[0] == says
+    assert wording.learned(group(tmp_path))[0] == says
 
 
 def test_runs_are_grouped_by_what_differs_but_the_seed(tmp_path):
@@ -129,7 +124,7 @@ def test_runs_are_grouped_by_what_differs_but_the_seed(tmp_path):
     write_seeds(tmp_path / "b", [3.0, 4.0], lr=0.001)
     write_seeds(tmp_path / "c", [5.0, 6.0], preset="small")
     write_seeds(tmp_path / "d", [7.0, 8.0], env="Ant-v5")
-    made = groups.make(reading.find([tmp_path / name for name in "abcd"]))
+    made = grouping.group_runs(read_runs.find([tmp_path / name for name in "abcd"]))
     assert [(one.env, one.label) for one in made] == [
         ("HalfCheetah-v5", "td3, lr 0.0003"),
         ("HalfCheetah-v5", "td3, lr 0.001"),
@@ -143,13 +138,13 @@ def test_runs_are_grouped_by_what_differs_but_the_seed(tmp_path):
 def test_options_that_change_no_number_set_nothing_apart(tmp_path):
     write_run(tmp_path / "s0", {100: 1.0}, seed=0, env_workers=0, checkpoint_seconds=60)
     write_run(tmp_path / "s1", {100: 1.0}, seed=1, env_workers=2, checkpoint_seconds=10)
-    assert [one.label for one in groups.make(reading.find([tmp_path]))] == ["td3"]
+    assert [one.label for one in grouping.group_runs(read_runs.find([tmp_path]))] == ["td3"]
 
 
 def test_equal_options_in_two_parents_are_two_groups(tmp_path):
     write_seeds(tmp_path / "with", [1.0, 2.0])
     write_seeds(tmp_path / "without", [3.0, 4.0])
-    made = groups.make(reading.find([tmp_path / "with", tmp_path / "without"]))
+    made = grouping.group_runs(read_runs.find([tmp_path / "with", tmp_path / "without"]))
     assert [one.label for one in made] == ["td3 (with)", "td3 (without)"]
 
 
@@ -157,15 +152,15 @@ def test_one_seed_twice_is_refused(tmp_path):
     for name in ("s0", "s0-2"):
         write_run(tmp_path / name, {100: 1.0})
     with pytest.raises(RunRefused, match="the same seed"):
-        groups.make(reading.find([tmp_path]))
-    assert len(reading.find([tmp_path / "s0", tmp_path / "s0", tmp_path / "." / "s0"])) == 1
+        grouping.group_runs(read_runs.find([tmp_path]))
+    assert len(read_runs.find([tmp_path / "s0", tmp_path / "s0", tmp_path / "." / "s0"])) == 1
 
 
 def test_children_stand_in_the_order_of_their_numbers(tmp_path):
     for seed in (10, 9, 2):
         write_run(tmp_path / f"s{seed}", {100: 1.0}, seed=seed)
     (tmp_path / "notes").mkdir()
-    assert [one.seed for one in reading.find([tmp_path])] == [2, 9, 10]
+    assert [one.seed for one in read_runs.find([tmp_path])] == [2, 9, 10]
 
 
 def test_a_run_that_stopped_early_is_kept_and_told(tmp_path):
@@ -210,17 +205,17 @@ def test_two_environments_are_compared_apart_and_pooled(tmp_path, capsys):
 
 
 def test_published_returns_are_found_by_family_and_warn_of_versions():
-    found = references.find("my_module:HalfCheetah-v5")
+    found = published.find("my_module:HalfCheetah-v5")
     assert {one.env for one in found} == {"HalfCheetah-v1", "HalfCheetah-v3", "HalfCheetah-v4"}
     assert all("not in HalfCheetah-v5" in one.warning for one in found)
     curve = found[0]
     assert curve.points[:2] == ((25_000, 1327.0, 388.0), (50_000, 3352.0, 851.0))
-    assert references.at(curve, 50_000) == 3352
-    assert references.at(curve, 37_500) == (1327 + 3352) / 2
-    assert (references.at(curve, 24_999), references.at(curve, 1_000_001)) == (None, None)
-    assert references.find("AntBulletEnv-v0")[0].warning == ""
-    assert references.find("Own-v0") == []
-    assert all(one.source and one.statistic and one.seeds for one in references.find("Ant-v5"))
+    assert published.at(curve, 50_000) == 3352
+    assert published.at(curve, 37_500) == (1327 + 3352) / 2
+    assert (published.at(curve, 24_999), published.at(curve, 1_000_001)) == (None, None)
+    assert published.find("AntBulletEnv-v0")[0].warning == ""
+    assert published.find("Own-v0") == []
+    assert all(one.source and one.statistic and one.seeds for one in published.find("Ant-v5"))
 
 
 def broken(folder, text):
@@ -306,14 +301,14 @@ def texts_of(page):
 def test_a_config_that_is_none_is_refused(tmp_path, changes):
     reseal(write_run(tmp_path, {100: 1.0}) / "config.json", **changes)
     with pytest.raises(RunRefused, match=r"config\.json cannot be read"):
-        reading.find([tmp_path])
+        read_runs.find([tmp_path])
 
 
 def test_a_changed_config_is_refused(tmp_path):
     path = write_run(tmp_path, {100: 1.0}) / "config.json"
     path.write_text(path.read_text().replace("0.0003", "0.0004"))
     with pytest.raises(RunRefused, match="not as it was written"):
-        reading.find([tmp_path])
+        read_runs.find([tmp_path])
 
 
 def test_a_config_with_numbers_that_are_none_is_refused(tmp_path):
@@ -322,7 +317,7 @@ def test_a_config_with_numbers_that_are_none_is_refused(tmp_path):
     config["td3"]["lr"] = math.nan
     reseal(path, config=config)
     with pytest.raises(RunRefused, match=r"config\.json cannot be read"):
-        reading.find([tmp_path])
+        read_runs.find([tmp_path])
 
 
 def test_nothing_to_report_is_refused(tmp_path, capsys):
@@ -354,18 +349,18 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, capsys):
 
 def test_a_command_from_a_strangers_folder_is_quoted(tmp_path):
     hostile = write_run(tmp_path / "a", {100: 1.0}, env="x; rm -rf ~ $(id)", preset="`id`")
-    words = shlex.split(texts.command([reading.read(hostile)]))
+    words = shlex.split(wording.command([read_runs.read(hostile)]))
     assert words[:3] == ["t3d", "train", "x; rm -rf ~ $(id)"]
     assert "$(id)" not in words
     for name in ("--out=/etc", "a\nb", "a\x1b[31m"):
-        assert texts.command([reading.read(write_run(tmp_path / "b", {100: 1.0}, env=name))]) == ""
+        assert wording.command([read_runs.read(write_run(tmp_path / "b", {100: 1.0}, env=name))]) == ""
 
 
 def test_a_command_names_what_the_preset_does_not(tmp_path):
     options = {name: value for name, value in vars(Config()).items() if name not in ("td3", "seed")}
     changed = {**options, "steps": 300, "fresh_envs": True, "random_steps": 0}
-    seen = reading.read(write_run(tmp_path, {100: 1.0}, hidden=(8, 9), seed=7, **changed))
-    line = texts.command([seen])
+    seen = read_runs.read(write_run(tmp_path, {100: 1.0}, hidden=(8, 9), seed=7, **changed))
+    line = wording.command([seen])
     for part in ("--preset td3", "--steps 300", "--fresh-envs", "--hidden 8 9", "--engine eager", "--threads 1"):
         assert part in line
     assert line.endswith("--seed 7")
@@ -375,11 +370,11 @@ def test_a_command_names_what_the_preset_does_not(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (-0.0, "0"), (1234.5, "1,234"), (-1234.5, texts.MINUS + "1,234"), (99.96, "100"), (12.34, "12.3"),
-     (0.01234, "0.0123"), (-0.5, texts.MINUS + "0.5"), (1e-9, "1e-09"), (None, "\N{EN DASH}")],
+    [(0, "0"), (-0.0, "0"), (1234.5, "1,234"), (-1234.5, wording.MINUS + "1,234"), (99.96, "100"), (12.34, "12.3"),
+     (0.01234, "0.0123"), (-0.5, wording.MINUS + "0.5"), (1e-9, "1e-09"), (None, "\N{EN DASH}")],
 )  # fmt: skip
 def test_numbers_are_written_for_people(value, text):
-    assert texts.number(value) == text
+    assert wording.number(value) == text
 
 
 def test_reports_import_neither_training_nor_torch():

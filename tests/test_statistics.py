@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from t3d.reports import statistics
-from t3d.reports import summary as numbers
+from t3d.reports import statistics, summary
 
 ROOT = Path(__file__).parent.parent
 FIVE = np.array([[912.0], [1500.0], [2400.0], [3100.0], [3547.0]])
@@ -192,8 +191,8 @@ def test_the_simulated_coverage_comes_out_again(seeds):
 
 
 def test_coverage_is_stated_for_the_nearest_number_simulated():
-    assert numbers.coverage(1) is None
-    assert [numbers.coverage(n)["seeds"] for n in (2, 4, 5, 9, 10, 19, 100)] == [2, 3, 5, 5, 10, 10, 20]
+    assert summary.coverage(1) is None
+    assert [summary.coverage(n)["seeds"] for n in (2, 4, 5, 9, 10, 19, 100)] == [2, 3, 5, 5, 10, 10, 20]
     five = SIMULATED["seeds"]["5"]
-    assert numbers.coverage(5)["mean"] == [min(five["mean"].values()), max(five["mean"].values())]
-    assert numbers.coverage(5)["iqm"] == [min(five["iqm"].values()), max(five["iqm"].values())]
+    assert summary.coverage(5)["mean"] == [min(five["mean"].values()), max(five["mean"].values())]
+    assert summary.coverage(5)["iqm"] == [min(five["iqm"].values()), max(five["iqm"].values())]

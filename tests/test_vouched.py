@@ -8,16 +8,13 @@ from small_runs import train
 
 from t3d.cli.main import run as command
 from t3d.errors import RunRefused
-from t3d.reports import charts, page
-from t3d.reports import grouping as groups
-from t3d.reports import read_runs as reading
-from t3d.reports import summary as numbers
+from t3d.reports import charts, grouping, page, read_runs, summary
 
 CURVE = {100: 1.0, 200: 25.5, 300: 31.25}
 
 
 def notes(folder):
-    (only,) = numbers.of(groups.make(reading.find([folder])))["groups"]
+    (only,) = summary.summarize(grouping.group_runs(read_runs.find([folder])))["groups"]
     return only["notes"]
 
 
@@ -50,7 +47,7 @@ def test_no_row_can_be_left_out_added_or_exchanged(tmp_path, what):
     other = {"left out": [first, one, three], "twice": [first, one, one, two, three]}
     lines = other.get(what, [first, one, three, two])
     (run / "metrics.jsonl").write_bytes(b"".join(lines))
-    assert list(reading.read(run).evaluations) == [100]
+    assert list(read_runs.read(run).evaluations) == [100]
     assert "its lines from 3 on" in notes(run)[0]
 
 
@@ -61,7 +58,7 @@ def test_a_file_that_was_cut_at_a_lines_end_or_is_gone_is_noticed_by_the_checkpo
     whole, left = len(b"".join(lines)), len(b"".join(lines[:2]))
     assert notes(run)[0] == f"Seed 0: metrics.jsonl is cut short: it had {whole:,} bytes, and has {left:,}."
     (run / "metrics.jsonl").unlink()
-    assert reading.read(run).notes == (f"metrics.jsonl is cut short: it had {whole:,} bytes, and has 0.",)
+    assert read_runs.read(run).notes == (f"metrics.jsonl is cut short: it had {whole:,} bytes, and has 0.",)
 
 
 def test_the_newest_checkpoint_that_can_be_read_counts_and_none_is_needed(tmp_path):
@@ -86,7 +83,7 @@ def test_rows_of_another_run_are_refused(tmp_path):
     one, two = (write_run(tmp_path / f"s{seed}", CURVE, seed=seed) for seed in (0, 1))
     (one / "metrics.jsonl").write_bytes((two / "metrics.jsonl").read_bytes())
     with pytest.raises(RunRefused, match=r"metrics\.jsonl is another run's"):
-        reading.read(one)
+        read_runs.read(one)
 
 
 def test_what_a_run_has_written_is_whole_whenever_it_is_read(tmp_path):
@@ -94,7 +91,7 @@ def test_what_a_run_has_written_is_whole_whenever_it_is_read(tmp_path):
     assert notes(tmp_path) == ["No run has come to its end of 58 steps yet."]
     train(tmp_path, resume=True)
     assert notes(tmp_path) == []
-    assert reading.read(tmp_path).finished
+    assert read_runs.read(tmp_path).finished
 
 
 def test_a_file_of_a_terabyte_of_nothing_is_left_out_at_its_first_line(tmp_path):
@@ -122,10 +119,10 @@ def test_a_gap_is_told_and_every_curve_has_a_break_there(tmp_path):
     run = write_run(tmp_path / "s0", CURVE, extra=updates)
     write_run(tmp_path / "s1", CURVE, seed=1)
     gone(run, 150, 240)
-    assert reading.read(run).gaps == ((150, 240),)
+    assert read_runs.read(run).gaps == ((150, 240),)
     assert notes(run) == ["Seed 0: Rows between env steps 150 and 240 are gone: metrics.jsonl was damaged."]
-    made = groups.make(reading.find([tmp_path]))
-    drawn = charts.learning(made, numbers.of(made)["groups"])["groups"][0]
+    made = grouping.group_runs(read_runs.find([tmp_path]))
+    drawn = charts.learning(made, summary.summarize(made)["groups"])["groups"][0]
     assert drawn["runs"][0]["points"] == [(100, 1.0), (200.0, None), (300, 31.25)]
     assert drawn["runs"][1]["points"] == sorted(CURVE.items())
     # The mean needs every seed.
@@ -141,11 +138,11 @@ def test_a_gap_before_and_behind_all_points_breaks_nothing(tmp_path):
     rows = rows_of(run)
     lost = [row("event", 300, what="rows are gone", lost=span) for span in ((0, 90), (300, 310))]
     write_rows(run, [*rows, *lost])
-    made = groups.make(reading.find([run]))
-    assert charts.learning(made, numbers.of(made)["groups"])["groups"][0]["env_steps"] == [100, 300]
+    made = grouping.group_runs(read_runs.find([run]))
+    assert charts.learning(made, summary.summarize(made)["groups"])["groups"][0]["env_steps"] == [100, 300]
 
 
 def test_evaluations_repeated_after_a_gap_count_once(tmp_path):
     run = write_run(tmp_path, CURVE)
     write_rows(run, [*rows_of(run), evaluation(300, 7.0)])
-    assert reading.read(run).evaluations[300] == 7.0
+    assert read_runs.read(run).evaluations[300] == 7.0

@@ -17,7 +17,7 @@ from test_envs import PLAY, actions_for, play, same
 
 from t3d.cli.main import run
 from t3d.config import Config, TD3Config
-from t3d.environments import worker_pool as workers
+from t3d.environments import worker_pool
 from t3d.environments.envs import Envs
 from t3d.errors import EnvFailed, EnvRefused, Refused
 from t3d.policy.policy import to_env_units
@@ -224,7 +224,7 @@ HUNG = "did not answer within 0.5 s, and its worker process was killed"
     ],
 )
 def test_one_that_dies_or_hangs_is_named_with_where_and_nothing_is_stored(name, n_workers, says, monkeypatch):
-    monkeypatch.setattr(workers, "_CLOSING_S", 0.3)  # with two workers, two hang
+    monkeypatch.setattr(worker_pool, "_CLOSING_S", 0.3)  # with two workers, two hang
     error, trainer = failure(f"{OWN}:{name}", n_workers, n_envs=2, env_timeout=0.5)
     scaled = [0.5, 0.4, 2.0]  # bounds are [0, 1], [-0.4, 0.4] and [-2, 2]
     for part in [says, f"{OWN}:{name}, training environment ", "env step 59, episode 1, episode step 10"]:
@@ -241,8 +241,8 @@ def test_one_that_hangs_in_its_reset_or_while_it_is_made_is_named(monkeypatch):
     error, _ = failure(f"{OWN}:HangsInReset", 1, env_timeout=0.5)
     assert "did not answer within 0.5 s" in str(error)
     assert "env step 21, episode 1, episode step 0" in str(error)
-    monkeypatch.setattr(workers, "_MAKING_S", 0.5)
-    monkeypatch.setattr(workers, "_CLOSING_S", 0.1)
+    monkeypatch.setattr(worker_pool, "_MAKING_S", 0.5)
+    monkeypatch.setattr(worker_pool, "_CLOSING_S", 0.1)
     with pytest.raises(EnvFailed, match=r"not made within 0.5 s(.|\n)*HangsWhenMade, while environment 0 "):
         Envs(f"{OWN}:HangsWhenMade", 2, SEED_OF, fresh=False, workers=2, timeout_s=0.5)
 
@@ -267,14 +267,14 @@ def test_one_that_is_killed_from_outside_is_named_at_the_next_step(number):
 
 
 def test_each_step_has_the_whole_limit_also_behind_a_slow_neighbour(monkeypatch):
-    monkeypatch.setattr(workers, "_SLICE_S", 0.1)
+    monkeypatch.setattr(worker_pool, "_SLICE_S", 0.1)
     envs = Envs(f"{OWN}:Slow", 2, SEED_OF, fresh=False, workers=1, timeout_s=1.1)  # 1.2 s for both
     envs.step(actions_for(envs, 1)[0])
     envs.close()
 
 
 def test_a_worker_that_does_not_end_by_itself_is_killed(monkeypatch):
-    monkeypatch.setattr(workers, "_CLOSING_S", 0.3)
+    monkeypatch.setattr(worker_pool, "_CLOSING_S", 0.3)
     Envs(f"{OWN}:HangsWhenClosed", 2, SEED_OF, fresh=False, workers=2).close()
 
 
@@ -322,7 +322,7 @@ def test_the_command_saves_and_exits_with_1(tmp_path, monkeypatch, capfd):
 SCRIPT = """
 import os, signal, sys, threading, time
 import numpy as np
-from t3d.environments import worker_pool as workers
+from t3d.environments import worker_pool
 from t3d.environments.envs import Envs
 def make(name, **options):
     return Envs({own!r} + ":" + name, 2, lambda i, k: 10 * i + k, fresh=False, workers=2, **options)

@@ -14,7 +14,7 @@ from t3d.formats import PolicyInfo, RunRecord
 from t3d.policy.policy import Policy, load
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
-from t3d.runs import run_folder as folder
+from t3d.runs import run_folder
 from t3d.runs.seeds import Job, Seed, jobs_of, train_seeds
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
@@ -186,7 +186,7 @@ def film_policies(run: Path, *, frames: int, env: str, anew: bool) -> tuple[Path
     """
     filmed = None
     try:
-        best, last = (folder.policy_path(run, which) for which in ("best", "last"))
+        best, last = (run_folder.policy_path(run, which) for which in ("best", "last"))
         same = filecmp.cmp(best, last, shallow=False)
         if same and anew and _video_path(run, "last").is_file():
             disk.remove(_video_path(run, "last"))
@@ -227,7 +227,7 @@ def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> P
     name = _environment(info.env, env)
     _refuse_other_spaces(policy.info, name)
     with Signals() as signals:
-        weights = folder.policy_path(run, which)
+        weights = run_folder.policy_path(run, which)
         film(name, weights, video, seed=info.config.seed, frames=frames, between=signals.stop_here)
     return video
 
@@ -272,16 +272,16 @@ def evaluate_run(
 
 
 def _recorded(run: Path) -> RunRecord:
-    folder.refuse_odd_files(run)
-    return folder.read_config(run)
+    run_folder.refuse_odd_files(run)
+    return run_folder.read_config(run)
 
 
 def _policy_of(run: Path, which: str, record: RunRecord) -> Policy:
-    policy = load(folder.policy_path(run, which))
+    policy = load(run_folder.policy_path(run, which))
     if policy.info.run != record.run:
         raise RunRefused(
             "this policy is another run's",
-            got=f"{folder.policy_path(run, which)}: run {policy.info.run}",
+            got=f"{run_folder.policy_path(run, which)}: run {policy.info.run}",
             expected=f"run {record.run}",
             do="copy the run again",
         )
@@ -291,7 +291,7 @@ def _policy_of(run: Path, which: str, record: RunRecord) -> Policy:
 def _environment(recorded: str, given: str | None) -> str:
     """Return the environment to make. A recorded import path is compared with the given one, never followed."""
     if given is not None:
-        if folder.env_name(given) != folder.env_name(recorded):
+        if run_folder.env_name(given) != run_folder.env_name(recorded):
             raise RunRefused(
                 "the run was trained in another environment",
                 got=given,

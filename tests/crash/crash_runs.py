@@ -15,7 +15,7 @@ import pytest
 import t3d
 from t3d import presets
 from t3d.errors import Stopped
-from t3d.runs import replay_log as replaylog
+from t3d.runs import replay_log
 from t3d.runs.session import Session
 from t3d.runs.store import Store
 from t3d.runs.tensorboard import TensorBoard
@@ -115,7 +115,7 @@ def watched(monkeypatch, stand_in, ended):
 
     with monkeypatch.context() as patch:
         patch.setattr(disk, "os", stand_in)
-        patch.setattr(replaylog, "_SEGMENT_BYTES", 700)  # a new segment for every block or two
+        patch.setattr(replay_log, "_SEGMENT_BYTES", 700)  # a new segment for every block or two
         for name in ("add", "resumed"):  # its files are written by threads of its own
             patch.setattr(TensorBoard, name, lambda *_: None)
         patch.setattr(Store, "commit", noting_commit)

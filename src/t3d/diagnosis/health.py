@@ -42,7 +42,7 @@ class Trajectory(NamedTuple):
     terminated: bool  # whether it truly ended there; False: a time limit cut it
 
 
-def of_batch(agent: TD3, batch: Batch, noise: Any, age: NDArray[np.intp]) -> Numbers:
+def from_batch(agent: TD3, batch: Batch, noise: Any, age: NDArray[np.intp]) -> Numbers:
     """Look at an agent through one batch, as if its next update were made from that.
 
     Args:
@@ -174,7 +174,7 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def of_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
+def from_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
     """Compare what the critics promised of the states of an evaluation with what was really obtained from them.
 
     What counts as obtained: a state with n steps still behind it gave g = sum over k < n of gamma^k * r_k. If the

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.environments import silence as quiet
+from t3d.environments import silence
 from t3d.environments.make import Spaces, make, spaces_of
 from t3d.environments.silence import quiet_pybullet
 from t3d.errors import EnvFailed
@@ -109,14 +109,14 @@ class Instances:
         Raises:
             Broken: it raised, or gave what it may not.
         """
-        rows, unstable = self.rows, quiet.unstable_simulations
+        rows, unstable = self.rows, silence.unstable_simulations
         try:
             # A copy: an environment may keep its last action, and the memory of this one is written again.
             obs, reward, rows.terminated[i], rows.truncated[i], _ = self._envs[i].step(np.array(action))
         except Exception as error:
             raise _raised(error, i, "step") from error
-        if quiet.unstable_simulations != unstable:
-            rows.unstable[i] += quiet.unstable_simulations - unstable
+        if silence.unstable_simulations != unstable:
+            rows.unstable[i] += silence.unstable_simulations - unstable
         rows.obs[i] = _numbers(i, "observation", obs, self.spaces.obs_shape)
         rows.reward[i] = _numbers(i, "reward", reward, ())
 

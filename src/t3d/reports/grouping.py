@@ -33,7 +33,7 @@ class Group:
     notes: tuple[str, ...]
 
 
-def make(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Group runs by environment, preset and every option but the seed and those that change no number.
 
     Where that would put two runs of one seed together, the folder that holds them sets them apart.

@@ -21,11 +21,8 @@ from msgspec import structs
 
 from t3d.diagnosis import hints
 from t3d.errors import RunRefused
-from t3d.reports import charts
-from t3d.reports import summary as numbers
-from t3d.reports import videos as clips
-from t3d.reports import wording as texts
-from t3d.reports.grouping import Group, make
+from t3d.reports import charts, summary, videos, wording
+from t3d.reports.grouping import Group, group_runs
 from t3d.reports.read_runs import Run, find
 
 _SOURCE_MAP = "\n//# sourceMappingURL="
@@ -49,8 +46,8 @@ def gather(paths: Sequence[Path]) -> Report:
         RunRefused: a folder is no run, cannot be read, or holds no evaluation yet.
     """
     runs = find(paths)
-    groups = make(runs)
-    return Report(groups, numbers.of(groups), runs)
+    groups = group_runs(runs)
+    return Report(groups, summary.summarize(groups), runs)
 
 
 def write(paths: Sequence[Path], out: Path | None = None) -> Path:
@@ -76,7 +73,7 @@ def render(report: Report) -> str:
     """Return the page's text."""
     scripts = [_asset("chart.umd.min.js").partition(_SOURCE_MAP)[0], _asset("page.js")]
     style = _asset("page.css")
-    films, left_out = clips.of(report.groups)
+    films, left_out = videos.choose(report.groups)
     studies = [_study(report, env, i) for i, env in enumerate(dict.fromkeys(group.env for group in report.groups))]
     for study in studies:
         study["clips"] = [film for film in films if film.env == study["env"]]
@@ -102,7 +99,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (texts.number, texts.span, texts.seconds, texts.percent, texts.counted, texts.trust)
+    words = (wording.number, wording.span, wording.seconds, wording.percent, wording.counted, wording.trust)
     environment.filters.update({word.__name__: word for word in words})
     return environment.get_template("page.html.j2")
 
@@ -129,13 +126,13 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
     return {
         "env": env,
         "groups": counted,
-        "verdicts": [texts.learned(entry) for entry in counted],
+        "verdicts": [wording.learned(entry) for entry in counted],
         "comparisons": [entry for entry in report.numbers["comparisons"] if entry.get("env") == env],
         "nearest": _nearest(counted[0]),
         "events": events,
         "notes": [note for entry in counted for note in entry["notes"]],
         "hints": [{"seed": run.seed, "hint": hint} for group in groups for run in group.runs for hint in _hints(run)],
-        "commands": [texts.command(list(group.runs)) for group in groups],
+        "commands": [wording.command(list(group.runs)) for group in groups],
         "options": _options(groups),
         "machines": _machines(groups),
         "wall_s": statistics.median(run.wall_s for group in groups for run in group.runs),

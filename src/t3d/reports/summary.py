@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from t3d.reports import published as references
-from t3d.reports import statistics
+from t3d.reports import published, statistics
 from t3d.reports.grouping import Group
 from t3d.reports.read_runs import Run
 
@@ -22,7 +21,7 @@ SCORES = {
 }
 
 
-def of(groups: Sequence[Group]) -> dict[str, Any]:
+def summarize(groups: Sequence[Group]) -> dict[str, Any]:
     """Return every number about some groups, as JSON allows: finite numbers, texts, lists, None."""
     return {
         "method": {
@@ -63,7 +62,7 @@ def _group(group: Group) -> dict[str, Any]:
         "scores": {name: _score(values) for name, values in scores.items()},
         "baseline": _baseline(group),
         "coverage": coverage(len(group.runs)),
-        "references": [_reference(found, group) for found in references.find(group.env)],
+        "references": [_reference(found, group) for found in published.find(group.env)],
         "notes": [*(f"Seed {run.seed}: {note}" for run in group.runs for note in run.notes), *group.notes],
     }
 
@@ -113,9 +112,9 @@ def _baseline(group: Group) -> dict[str, Any] | None:
     }
 
 
-def _reference(found: references.Reference, group: Group) -> dict[str, Any]:
+def _reference(found: published.Reference, group: Group) -> dict[str, Any]:
     last = group.env_steps[-1]
-    return {**found._asdict(), "env_steps": last, "there": references.at(found, last)}
+    return {**found._asdict(), "env_steps": last, "there": published.at(found, last)}
 
 
 def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ class Clip(NamedTuple):
     uri: str
 
 
-def of(groups: Sequence[Group]) -> tuple[list[Clip], list[tuple[str, str]]]:
+def choose(groups: Sequence[Group]) -> tuple[list[Clip], list[tuple[str, str]]]:
     """Return the videos of a page, and of those left out the environment and a note.
 
     Two are shown: the best and the last policy of a single group, else the best ones of the first two groups.

@@ -56,7 +56,7 @@ def learned(group: dict[str, Any]) -> tuple[str, str]:
     """Say whether a group learned: a word and the evidence.
 
     Args:
-        group: one of `numbers.of(...)["groups"]`.
+        group: one of `summarize(...)["groups"]`.
     """
     final, baseline, steps = group["scores"]["final"]["mean"], group["baseline"], group["env_steps"]
     seeds = len(group["runs"])

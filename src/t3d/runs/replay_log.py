@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from t3d.errors import RunRefused
 from t3d.formats import ReplayState, SegmentState
 from t3d.replay import NOTHING, Replay
-from t3d.runs import replay_blocks as blocks
+from t3d.runs import replay_blocks
 from t3d.storage import disk
 from t3d.storage.append_log import AppendLog
 
@@ -38,7 +38,7 @@ class ReplayLog:
 
     def __init__(self, folder: Path, run: str, slot: np.dtype[Any], n_envs: int, ring: int) -> None:
         self._folder, self._slot = folder, slot
-        self._kind = blocks.Kind(run, n_envs, slot.itemsize, ring)
+        self._kind = replay_blocks.Kind(run, n_envs, slot.itemsize, ring)
         self._closed: list[SegmentState] = []  # segments that nothing is appended to any more
         self._log: AppendLog | None = None  # the one behind them
         self._blocks = 0
@@ -73,11 +73,11 @@ class ReplayLog:
         # Where the memory has gone round since (nothing could be written for long) its older slots are lost.
         starts = [max(end, replay.oldest(env)) for env, end in enumerate(self._ends)]
         slots = [replay.rows(env, *span).tobytes() for env, span in enumerate(zip(starts, stops, strict=True))]
-        block = blocks.encode(self._blocks, starts, slots, self._kind)
+        block = replay_blocks.encode(self._blocks, starts, slots, self._kind)
         log, closed = self._log, self._closed
         if log is None or log.length + len(block) > _SEGMENT_BYTES:
             log, closed = AppendLog(self._folder / f"{self._blocks:08d}.rows"), self._segments()
-            block = blocks.encode_head(self._kind) + block
+            block = replay_blocks.encode_head(self._kind) + block
         disk.make_folder(self._folder)
         log.append(block)
         log.flush()
@@ -139,8 +139,8 @@ class ReplayLog:
             # A damaged one is not appended to: it will be searched for whole blocks whenever it is opened.
             self._log = log
             self._closed.pop()
-        whole, bad = blocks.read(content, self._kind, sound=sound)
-        run = blocks.run_of(content)
+        whole, bad = replay_blocks.read(content, self._kind, sound=sound)
+        run = replay_blocks.run_of(content)
         if run not in ("", self._kind.run) or not (sound or bad or log.length < segment.bytes):
             raise RunRefused(
                 "a part of the replay memory on disk is another run's",

@@ -15,8 +15,7 @@ from t3d.errors import RunRefused
 from t3d.formats import Manifest, RunRecord
 from t3d.policy.policy import load
 from t3d.presets import Choice
-from t3d.runs import checkpoints
-from t3d.runs import run_folder as folder
+from t3d.runs import checkpoints, run_folder
 from t3d.runs.metrics import Metrics, last_env_steps
 from t3d.runs.progress import Progress
 from t3d.runs.replay_log import ReplayLog
@@ -69,16 +68,16 @@ class Store:
         Raises:
             RunRefused: the folder is taken, or no place to write to.
         """
-        path = out or folder.usual(env, choice.preset, choice.config.seed)
+        path = out or run_folder.usual(env, choice.preset, choice.config.seed)
         if not (exist_ok and path.is_dir()):
-            path = folder.create(path, counted=out is None and not exist_ok)
-        store = cls(path, folder.record_of(env, choice.preset, choice.config, trainer))
+            path = run_folder.create(path, counted=out is None and not exist_ok)
+        store = cls(path, run_folder.record_of(env, choice.preset, choice.config, trainer))
         try:
             if checkpoints.folders(path / "checkpoints"):
                 raise RunRefused("another process has just trained in this run folder", got=str(path), do="try again")
             disk.flush(path.parent)  # the name may be that of a process that was killed before it did
-            folder.clear(path)
-            folder.write_config(path, store._record)
+            run_folder.clear(path)
+            run_folder.write_config(path, store._record)
         except OSError as error:
             store.close()
             raise RunRefused(
@@ -97,13 +96,13 @@ class Store:
             RunRefused: it holds something else, a run with other options or of another algorithm, or is held by
                 another process.
         """
-        path = out or folder.usual(env, choice.preset, choice.config.seed)
+        path = out or run_folder.usual(env, choice.preset, choice.config.seed)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return None
-        folder.refuse_odd_files(path)
-        if not checkpoints.folders(path / "checkpoints") and folder.only_begun(path):
+        run_folder.refuse_odd_files(path)
+        if not checkpoints.folders(path / "checkpoints") and run_folder.only_begun(path):
             return None
-        recorded = folder.read_config(path)
+        recorded = run_folder.read_config(path)
         refuse_another_algorithm(path, recorded, algorithm)
         refuse_changes(path, recorded, env, choice.config)
         if not checkpoints.folders(path / "checkpoints"):
@@ -133,7 +132,9 @@ class Store:
 
     def save_policy(self, which: str, trainer: Trainer, return_mean: float | None) -> None:
         """Write the actor as the run's `best` or `last` policy, or try again at the next commit."""
-        self._waiting[folder.policy_path(self.path, which)] = folder.as_policy(trainer, self._record, return_mean)
+        self._waiting[run_folder.policy_path(self.path, which)] = run_folder.as_policy(
+            trainer, self._record, return_mean
+        )
         try:
             self._write_waiting()
         except OSError as error:
@@ -141,7 +142,7 @@ class Store:
 
     def _write_waiting(self) -> None:
         for path, content in list(self._waiting.items()):
-            folder.write_policy(path, content)
+            run_folder.write_policy(path, content)
             del self._waiting[path]
 
     def _log_of(self, trainer: Trainer) -> ReplayLog:
@@ -265,7 +266,7 @@ class Store:
             disk.remove(bad)
         self._log_of(trainer).cut()
         self.metrics.cut()
-        folder.write_config(self.path, self._record)
+        run_folder.write_config(self.path, self._record)
         self.metrics.tensorboard.resumed(trainer.env_steps)
         for what in progress.not_exact:
             _log.warning("from here on the run is not bit for bit what it would have been: %s", what)
@@ -281,7 +282,7 @@ class Store:
     def _forget_best_if_gone(self, progress: Progress) -> list[str]:
         """Forget the best evaluation if its policy cannot be loaded: the next one then writes a new best policy."""
         try:
-            policy = folder.policy_path(self.path, "best")
+            policy = run_folder.policy_path(self.path, "best")
             if progress.best is None or load(policy).info.run == self._record.run:
                 return []
             problem = f"{policy} is another run's"

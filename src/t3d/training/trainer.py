@@ -162,20 +162,20 @@ class Trainer:
         return batch._replace(obs=self.as_seen(batch.obs), next_obs=self.as_seen(batch.next_obs))
 
     def health_of(self, played: Sequence[Trajectory]) -> health.Numbers:
-        """Return what `health.of_evaluation` says of episodes that `act` has played."""
+        """Return what `health.from_evaluation` says of episodes that `act` has played."""
         seen = (p._replace(obs=self.as_seen(p.obs), final_obs=self.as_seen(p.final_obs[None])[0]) for p in played)
-        return health.of_evaluation(self.agent, list(seen))
+        return health.from_evaluation(self.agent, list(seen))
 
     def health(self) -> health.Numbers:
         """Look at the agent through a batch drawn for that alone: no weight changes, no stream of training is touched.
 
         Returns:
-            What `health.of_batch` says. The replay must hold a transition.
+            What `health.from_batch` says. The replay must hold a transition.
         """
         rng, size = health_generator(self.config.seed, self.env_steps), self.config.batch_size
         index = self.replay.draw(rng, size)
         noise = rng.standard_normal((size, self.envs.spaces.action_size), np.float32)
-        return health.of_batch(self.agent, self._batch(index), noise, self.replay.age(index))
+        return health.from_batch(self.agent, self._batch(index), noise, self.replay.age(index))
 
     @property
     def has_unlogged_updates(self) -> bool:
