@@ -64,17 +64,18 @@ def pids_of(text):
 
 
 def test_each_seed_is_what_it_is_alone(folder, capsys):
-    assert run(["train", "Pendulum-v1", *FLAGS, "--seeds", "3", "--jobs", "2", "--seed", "4"]) == 0
+    assert run(["train", "Pendulum-v1", *FLAGS, "--seeds", "2", "--jobs", "1", "--seed", "4"]) == 0
     out = capsys.readouterr().out
-    parent = folder / "runs" / "Pendulum-v1" / "pendulum-n3"
+    parent = folder / "runs" / "Pendulum-v1" / "pendulum-n2"
     assert f"folder      {parent.relative_to(folder)}" in out
-    assert {path.name for path in parent.iterdir()} >= {"s4", "s5", "s6"}
-    for seed in (4, 5, 6):
+    assert {path.name for path in parent.iterdir()} >= {"s4", "s5"}
+    for seed in (4, 5):
         assert f"seed {seed}" in out
         alone = t3d.train("Pendulum-v1", video=False, seed=seed, threads=1, engine="eager", **SMALL)
         assert same(last_weights(alone.path), last_weights(parent / f"s{seed}"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_killing_one_seed_leaves_the_others_and_the_same_command_finishes(folder, capsys):
     slow = [*FLAGS, "--steps", "2000", "--seeds", "4", "--jobs", "4", "--out", str(folder / "all")]
@@ -97,7 +98,14 @@ def test_killing_one_seed_leaves_the_others_and_the_same_command_finishes(folder
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_reaches_every_seed_once_and_none_outlives_the_command(folder, number, code):
     flags = [*FLAGS, "--steps", "1e7", "--seeds", "2", "--jobs", "2", "--out", str(folder / "all")]
     both = [folder / "all" / f"s{k}" / "metrics.jsonl" for k in (0, 1)]
@@ -138,7 +146,11 @@ def test_what_is_wrong_stands_in_the_line_of_its_seed(folder, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if "400 steps" in line]
     assert sorted(line.split()[1] for line in lines) == ["0", "1"]
     assert all(line.endswith("  ! rewards all the same") for line in lines), lines
-    assert run(["train", f"{OWN}:Walk", *flags]) == 0
+
+
+@pytest.mark.slow
+def test_where_nothing_is_wrong_nothing_is_said(folder, capsys):
+    assert run(["train", f"{OWN}:Walk", *FLAGS, "--log-every", "50", "--seeds", "2"]) == 0
     said = capsys.readouterr().err
     assert said.count("400 steps") == 2
     assert "!" not in said
