@@ -18,7 +18,7 @@ from t3d.config import Config
 from t3d.environments.envs import Envs
 from t3d.environments.make import make, spaces_of
 from t3d.errors import Diverged, EnvFailed, EnvRefused
-from t3d.policy.policy import to_env_units
+from t3d.spaces import to_env_units
 from t3d.training.randomness import episode_seed
 from t3d.training.trainer import Trainer
 

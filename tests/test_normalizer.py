@@ -24,9 +24,9 @@ from t3d.config import Config
 from t3d.diagnosis import health
 from t3d.errors import RunRefused
 from t3d.policy.normalizer import CLIP, EPSILON, Normalizer, normalize
-from t3d.policy.policy import to_env_units
 from t3d.presets import Choice
 from t3d.runs.session import Session
+from t3d.spaces import to_env_units
 from t3d.training.evaluation import evaluate
 from t3d.training.trainer import Trainer
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from t3d.config import Config, TD3Config
-from t3d.policy.policy import to_env_units
+from t3d.spaces import to_env_units
 from t3d.training.trainer import Trainer
 
 GAMMA = probes.GAMMA

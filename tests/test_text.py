@@ -22,7 +22,7 @@ NODES = {file: list(ast.walk(tree)) for file, tree in TREES.items()}
 # Which room of the design a file belongs to; a file imports from rooms below its own, or from its own room.
 ROOMS = {
     "errors": 0, "machine": 0,
-    "config": 1, "formats": 1, "networks": 1, "presets": 1, "storage": 1,
+    "config": 1, "formats": 1, "networks": 1, "presets": 1, "spaces": 1, "storage": 1,
     "td3": 2, "replay": 2, "policy": 2,
     "diagnosis": 3, "engines": 3, "environments": 3, "variants": 3,
     "training": 4,
@@ -124,7 +124,7 @@ def test_what_the_command_line_needs_for_its_help_is_light():
 
 def test_a_policy_needs_neither_training_nor_environments():
     assert {name for name in imports(SOURCE / "policy" / "policy.py") if name.startswith("t3d")} == {
-        "t3d.storage.checked_files", "t3d.networks", "t3d.errors", "t3d.formats", "t3d.policy.normalizer"
+        "t3d.storage.checked_files", "t3d.networks", "t3d.errors", "t3d.formats", "t3d.policy.normalizer", "t3d.spaces"
     }  # fmt: skip
 
 

@@ -20,10 +20,10 @@ from t3d.config import Config, TD3Config
 from t3d.environments import worker_pool
 from t3d.environments.envs import Envs
 from t3d.errors import EnvFailed, EnvRefused, Refused
-from t3d.policy.policy import to_env_units
 from t3d.presets import Choice
 from t3d.replay import STEP
 from t3d.runs.session import Session
+from t3d.spaces import to_env_units
 from t3d.training.evaluation import evaluate
 from t3d.training.randomness import episode_seed
 from t3d.training.trainer import Trainer

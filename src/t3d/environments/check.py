@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d import presets
-from t3d.environments.make import Env, Spaces, make, spaces_of
+from t3d.environments.make import Env, make, spaces_of
 from t3d.environments.silence import quiet_pybullet
 from t3d.errors import EnvFailed
-from t3d.policy.policy import to_env_units
+from t3d.spaces import Spaces, to_env_units
 
 _SEED = 12345
 

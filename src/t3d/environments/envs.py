@@ -16,8 +16,8 @@ from t3d.environments.in_process import Broken, Instances
 from t3d.environments.worker_pool import Workers
 from t3d.errors import Diverged, EnvFailed
 from t3d.formats import EnvsState
-from t3d.policy.policy import to_env_units
 from t3d.replay import NOTHING
+from t3d.spaces import to_env_units
 
 
 class Episode(NamedTuple):

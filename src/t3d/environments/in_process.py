@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.environments import silence
-from t3d.environments.make import Spaces, make, spaces_of
+from t3d.environments.make import make, spaces_of
 from t3d.environments.silence import quiet_pybullet
 from t3d.errors import EnvFailed
+from t3d.spaces import Spaces
 
 
 class Broken(Exception):

@@ -7,22 +7,20 @@ import difflib
 import functools
 import importlib
 import importlib.util
-import math
 import re
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
-from numpy.typing import NDArray
 
 from t3d.environments.silence import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
 from t3d.errors import EnvRefused
+from t3d.spaces import Spaces
 
 Env = gym.Env[Any, Any]
 _FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
@@ -162,26 +160,6 @@ def _install_hint(text: str) -> str:
         if word in text.lower() or (extra in text.lower()):
             return f'pip install "t3d[{extra}]"'
     return ""
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """What the algorithm must know of an environment's spaces."""
-
-    obs_shape: tuple[int, ...]
-    action_shape: tuple[int, ...]
-    action_low: NDArray[np.float32]  # (A,)
-    action_high: NDArray[np.float32]  # (A,)
-
-    @property
-    def obs_size(self) -> int:
-        """S: the length of a flattened observation."""
-        return math.prod(self.obs_shape)
-
-    @property
-    def action_size(self) -> int:
-        """A: the length of a flattened action."""
-        return len(self.action_low)
 
 
 def spaces_of(env: Env, name: str) -> Spaces:

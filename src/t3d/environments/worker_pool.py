@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.environments.in_process import Broken, Rows, row_dtype
-from t3d.environments.make import Spaces
 from t3d.environments.worker import COMMAND, SIGNALS, STEP, Task, map_rows
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused, T3DError
+from t3d.spaces import Spaces
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "

@@ -18,33 +18,12 @@ from t3d.errors import RunRefused
 from t3d.formats import PolicyInfo
 from t3d.networks import mlp
 from t3d.policy.normalizer import normalize
+from t3d.spaces import to_env_units
 from t3d.storage.checked_files import PolicyHeader, describe_policy, read_policy_header, refuse_links
 
 # Beside the weights, (S,) float64 each, where the actor takes normalised observations. No description mentions them:
 # they stand under the file's checksum, and who does not know them refuses the file instead of acting without them.
 STATISTICS = ("obs_mean", "obs_std")
-_ONE, _HALF = np.float32(1), np.float32(0.5)
-
-
-def to_env_units(
-    action: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Scale actions from [-1, 1] to an environment's own bounds, each dimension by its own.
-
-    Args:
-        action: (N, A) in [-1, 1].
-        low: (A,) lower bounds.
-        high: (A,) upper bounds.
-
-    Returns:
-        (N, A) within the bounds: float32 scaling can leave them by one unit in the last place, so it is clipped.
-    """
-    scaled: NDArray[np.float32] = action + _ONE
-    scaled *= _HALF * (high - low)
-    scaled += low
-    np.maximum(scaled, low, out=scaled)
-    np.minimum(scaled, high, out=scaled)
-    return scaled
 
 
 class Policy:
