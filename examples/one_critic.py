@@ -13,7 +13,8 @@ import tyro
 from torch import Tensor
 
 import t3d
-from t3d.td3 import TD3, Critic, bellman, smooth
+from t3d.networks import Critic
+from t3d.td3 import TD3, bellman, smooth
 
 
 class OneOpinion(Critic):

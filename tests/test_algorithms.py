@@ -22,9 +22,10 @@ from t3d.diagnosis import health
 from t3d.diagnosis.hints import hints
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.formats import ClassName
+from t3d.networks import Actor
 from t3d.reports import write_report
 from t3d.runs.session import Session
-from t3d.td3 import TD3, Actor
+from t3d.td3 import TD3
 from t3d.training.evaluation import Trajectory
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import name_of

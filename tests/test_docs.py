@@ -62,7 +62,7 @@ def test_definition_leaves_docstrings_out():
     file, code = build.definition("td3.polyak")
     assert file == "td3.py"
     assert code.startswith("@torch.no_grad()\ndef polyak(")
-    assert '"""' not in code + build.definition("td3.Critic")[1]
+    assert '"""' not in code + build.definition("networks.Critic")[1]
 
 
 def test_unknown_step_or_definition_is_an_error():

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from t3d.config import TD3Config
+from t3d.networks import Actor, Critic
 from t3d.replay import Batch
-from t3d.td3 import TD3, Actor, Critic, bellman, polyak, smooth
+from t3d.td3 import TD3, bellman, polyak, smooth
 
 LN3 = math.log(3)  # tanh(ln 3) = 4/5 and tanh(ln(3) / 2) = 1/2
 

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from t3d.api import Run, train
     from t3d.config import Config, TD3Config
     from t3d.errors import Failed, Refused, T3DError
+    from t3d.networks import Actor, Critic
     from t3d.policy.policy import Policy, load
     from t3d.replay import Batch, Replay
-    from t3d.td3 import TD3, Actor, Critic
+    from t3d.td3 import TD3
     from t3d.training.evaluation import Evaluation, evaluate
 
 __all__ = [
@@ -42,10 +43,10 @@ __all__ = [
 ]
 
 _HOME = {
-    "Actor": "td3",
+    "Actor": "networks",
     "Batch": "replay",
     "Config": "config",
-    "Critic": "td3",
+    "Critic": "networks",
     "Evaluation": "training.evaluation",
     "Failed": "errors",
     "Policy": "policy.policy",

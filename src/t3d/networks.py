@@ -1,4 +1,7 @@
-"""Bodies of the networks: what stands between an input and a head."""
+"""The networks that steps 2 and 3 are built of: an actor, and a critic with two opinions; both are MLPs.
+
+Shapes: B rows in a batch, S numbers in an observation, A in an action.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from t3d.config import TD3Config
 
 
 class Linear(nn.Linear):
@@ -57,3 +62,49 @@ def mlp(
         norm = [nn.LayerNorm(width_out)] if layer_norm else []
         layers += [linear(width_in, width_out, rng), *norm, nn.ReLU()]
     return nn.Sequential(*layers, linear(sizes[-1], outputs, rng))
+
+
+class Actor(nn.Module):
+    """Play: from observations to actions in [-1, 1].
+
+    Args:
+        obs_size: S.
+        action_size: A.
+        config: its `hidden` gives the widths, its `layer_norm` says whether they are normalised.
+        rng: the stream its weights are drawn from.
+    """
+
+    def __init__(self, obs_size: int, action_size: int, config: TD3Config, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.body = mlp(obs_size, config.hidden, action_size, rng, config.layer_norm == "both")
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return the actions (B, A) for obs (B, S)."""
+        return torch.tanh(self.body(obs))  # (B, A)
+
+
+class Critic(nn.Module):
+    """Judge: from observations and actions to two independent opinions of their value.
+
+    Args:
+        obs_size: S.
+        action_size: A.
+        config: its `hidden` gives the widths, its `layer_norm` says whether they are normalised.
+        rng: the stream the weights of the first and then of the second network are drawn from.
+    """
+
+    def __init__(self, obs_size: int, action_size: int, config: TD3Config, rng: np.random.Generator) -> None:
+        super().__init__()
+        layer_norm = config.layer_norm != "none"
+        self.q1_body = mlp(obs_size + action_size, config.hidden, 1, rng, layer_norm)
+        self.q2_body = mlp(obs_size + action_size, config.hidden, 1, rng, layer_norm)
+
+    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, ...]:
+        """Return Q1 (B,) and Q2 (B,) for obs (B, S) and action (B, A)."""
+        obs_action = torch.cat([obs, action], dim=1)  # (B, S + A)
+        return self.q1_body(obs_action).squeeze(1), self.q2_body(obs_action).squeeze(1)  # (B,), (B,)
+
+    def q1(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return Q1 (B,) alone, for obs (B, S) and action (B, A)."""
+        q1: Tensor = self.q1_body(torch.cat([obs, action], dim=1)).squeeze(1)  # (B,)
+        return q1

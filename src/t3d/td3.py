@@ -19,54 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from t3d.config import TD3Config
-from t3d.networks import mlp
+from t3d.networks import Actor, Critic
 from t3d.replay import Batch
-
-
-class Actor(nn.Module):
-    """Play: from observations to actions in [-1, 1].
-
-    Args:
-        obs_size: S.
-        action_size: A.
-        config: its `hidden` gives the widths, its `layer_norm` says whether they are normalised.
-        rng: the stream its weights are drawn from.
-    """
-
-    def __init__(self, obs_size: int, action_size: int, config: TD3Config, rng: np.random.Generator) -> None:
-        super().__init__()
-        self.body = mlp(obs_size, config.hidden, action_size, rng, config.layer_norm == "both")
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Return the actions (B, A) for obs (B, S)."""
-        return torch.tanh(self.body(obs))  # (B, A)
-
-
-class Critic(nn.Module):
-    """Judge: from observations and actions to two independent opinions of their value.
-
-    Args:
-        obs_size: S.
-        action_size: A.
-        config: its `hidden` gives the widths, its `layer_norm` says whether they are normalised.
-        rng: the stream the weights of the first and then of the second network are drawn from.
-    """
-
-    def __init__(self, obs_size: int, action_size: int, config: TD3Config, rng: np.random.Generator) -> None:
-        super().__init__()
-        layer_norm = config.layer_norm != "none"
-        self.q1_body = mlp(obs_size + action_size, config.hidden, 1, rng, layer_norm)
-        self.q2_body = mlp(obs_size + action_size, config.hidden, 1, rng, layer_norm)
-
-    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, ...]:
-        """Return Q1 (B,) and Q2 (B,) for obs (B, S) and action (B, A)."""
-        obs_action = torch.cat([obs, action], dim=1)  # (B, S + A)
-        return self.q1_body(obs_action).squeeze(1), self.q2_body(obs_action).squeeze(1)  # (B,), (B,)
-
-    def q1(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Return Q1 (B,) alone, for obs (B, S) and action (B, A)."""
-        q1: Tensor = self.q1_body(torch.cat([obs, action], dim=1)).squeeze(1)  # (B,)
-        return q1
 
 
 def smooth(action: Tensor, noise: Tensor, policy_noise: float, noise_clip: float) -> Tensor:
@@ -105,26 +59,6 @@ def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
     """
     for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
         slow.lerp_(fast, tau)
-
-
-def check_shapes(batch: Batch, noise: Any, obs_size: int, action_size: int) -> None:
-    """Refuse what would broadcast in silence: one row of noise for the whole batch, or Q against a (B, 1) reward.
-
-    Raises:
-        ValueError: a part of the batch, or the noise, has another shape than B, S and A ask for.
-    """
-    rows = len(batch.reward)
-    fits = (
-        batch.obs.shape == batch.next_obs.shape == (rows, obs_size)
-        and batch.action.shape == noise.shape == (rows, action_size)
-        and batch.reward.shape == batch.terminated.shape == (rows,)
-    )
-    if not fits:
-        got = {name: tuple(part.shape) for name, part in batch._asdict().items()} | {"noise": tuple(noise.shape)}
-        raise ValueError(
-            f"batch and noise do not fit together: got {got}; expected obs and next_obs (B, {obs_size}), "
-            f"action and noise (B, {action_size}), reward and terminated (B,)"
-        )
 
 
 class UpdateInfo(NamedTuple):
@@ -171,41 +105,6 @@ class TD3:
         # fused: one call moves all weights of a network, by the same formula.
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.lr, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.lr, fused=True)
-
-    def networks(self) -> dict[str, nn.Module]:
-        """Return the four objects that hold weights, by name."""
-        return {
-            "actor": self.actor,
-            "actor_target": self.actor_target,
-            "critic": self.critic,
-            "critic_target": self.critic_target,
-        }
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return everything the agent has learned, by name: weights, targets and Adam's moments; not copies.
-
-        A subclass that learns more than that adds it here: it is what a checkpoint holds.
-        """
-        found = {
-            f"{name}.{weight_name}": weight.detach()
-            for name, network in self.networks().items()
-            for weight_name, weight in itertools.chain(network.named_parameters(), network.named_buffers())
-        }
-        for name, optimizer in (("actor", self.actor_optimizer), ("critic", self.critic_optimizer)):
-            for weight_name, weight in self.networks()[name].named_parameters():
-                state = optimizer.state[weight]
-                # What Adam itself begins with at its first step.
-                state.setdefault("step", torch.zeros((), device=self.device))
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    state.setdefault(moment, torch.zeros_like(weight))
-                found |= {f"{name}_adam.{weight_name}.{part}": tensor for part, tensor in state.items()}
-        return found
-
-    @torch.no_grad()
-    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the actor's actions (N, A), without noise, for obs (N, S)."""
-        action: NDArray[np.float32] = self.actor(torch.as_tensor(obs, device=self.device)).cpu().numpy()
-        return action
 
     def update(self, batch: Batch, noise: Any) -> UpdateInfo:
         """Learn from one batch: steps 5 to 15.
@@ -273,3 +172,58 @@ class TD3:
         polyak(self.actor_target, self.actor, self.config.tau)
         # Step 15: the critic target follows the critic.
         polyak(self.critic_target, self.critic, self.config.tau)
+
+    @torch.no_grad()
+    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the actor's actions (N, A), without noise, for obs (N, S)."""
+        action: NDArray[np.float32] = self.actor(torch.as_tensor(obs, device=self.device)).cpu().numpy()
+        return action
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the four objects that hold weights, by name."""
+        return {
+            "actor": self.actor,
+            "actor_target": self.actor_target,
+            "critic": self.critic,
+            "critic_target": self.critic_target,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything the agent has learned, by name: weights, targets and Adam's moments; not copies.
+
+        A subclass that learns more than that adds it here: it is what a checkpoint holds.
+        """
+        found = {
+            f"{name}.{weight_name}": weight.detach()
+            for name, network in self.networks().items()
+            for weight_name, weight in itertools.chain(network.named_parameters(), network.named_buffers())
+        }
+        for name, optimizer in (("actor", self.actor_optimizer), ("critic", self.critic_optimizer)):
+            for weight_name, weight in self.networks()[name].named_parameters():
+                state = optimizer.state[weight]
+                # What Adam itself begins with at its first step.
+                state.setdefault("step", torch.zeros((), device=self.device))
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    state.setdefault(moment, torch.zeros_like(weight))
+                found |= {f"{name}_adam.{weight_name}.{part}": tensor for part, tensor in state.items()}
+        return found
+
+
+def check_shapes(batch: Batch, noise: Any, obs_size: int, action_size: int) -> None:
+    """Refuse what would broadcast in silence: one row of noise for the whole batch, or Q against a (B, 1) reward.
+
+    Raises:
+        ValueError: a part of the batch, or the noise, has another shape than B, S and A ask for.
+    """
+    rows = len(batch.reward)
+    fits = (
+        batch.obs.shape == batch.next_obs.shape == (rows, obs_size)
+        and batch.action.shape == noise.shape == (rows, action_size)
+        and batch.reward.shape == batch.terminated.shape == (rows,)
+    )
+    if not fits:
+        got = {name: tuple(part.shape) for name, part in batch._asdict().items()} | {"noise": tuple(noise.shape)}
+        raise ValueError(
+            f"batch and noise do not fit together: got {got}; expected obs and next_obs (B, {obs_size}), "
+            f"action and noise (B, {action_size}), reward and terminated (B,)"
+        )

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from t3d.engines import kernels as k
 from t3d.engines import native
-from t3d.networks import Linear
+from t3d.networks import Actor, Critic, Linear
 from t3d.replay import Batch
-from t3d.td3 import TD3, Actor, Critic, UpdateInfo, check_shapes
+from t3d.td3 import TD3, UpdateInfo, check_shapes
 
 # Every tensor starts here: another alignment gives other bits, and slower loads.
 ALIGNMENT_BYTES = 64

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from t3d.errors import ConfigRefused
-from t3d.td3 import TD3, Actor
+from t3d.networks import Actor
+from t3d.td3 import TD3
 
 _MAX_NAME = 150
 
