@@ -128,20 +128,20 @@ def assert_equal_gradients(got: TD3, expected: TD3, tolerance: float) -> None:
         assert worst <= tolerance * largest, (name, worst / largest)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(shapes(narrowest=1))
 def test_gradients_are_those_of_autograd_to_float64(shape: dict[str, Any]) -> None:
     assert_equal_gradients(*update_both(shape, torch.float64, 1), tolerance=1e-10)
 
 
 # A norm of few numbers that lie close together magnifies float32's rounding, in eager as in fused.
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(shapes(narrowest=8))
 def test_gradients_are_those_of_autograd_to_float32(shape: dict[str, Any]) -> None:
     assert_equal_gradients(*update_both(shape, torch.float32, 1), tolerance=1e-5)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(shapes(narrowest=8))
 def test_weights_after_ten_updates(shape: dict[str, Any]) -> None:
     got, expected = update_both(shape, torch.float32, 10)
@@ -150,41 +150,16 @@ def test_weights_after_ten_updates(shape: dict[str, Any]) -> None:
             assert torch.linalg.vector_norm(a - b) <= 1e-4 * torch.linalg.vector_norm(b), name
 
 
-@pytest.mark.parametrize("layer_norm", ["none", "both"])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_float64_stays_with_eager_for_500_updates(layer_norm: Any, threads: int) -> None:
+@pytest.mark.parametrize(("layer_norm", "threads"), [("none", 1), ("both", 2)])
+def test_float64_stays_with_eager_for_300_updates(layer_norm: Any, threads: int) -> None:
     config = TD3Config(hidden=(16, 12), layer_norm=layer_norm)
     agent, eager = (make_agent(config, dtype=torch.float64) for _ in range(2))
     fused = Fused(agent, threads)
-    for seed in range(500):
+    for seed in range(300):
         batch, noise = make_batch(seed, 17, dtype=np.float64)
         fused.update(batch, noise)
         eager.update(batch, noise)
     assert_close(agent, eager, 1e-9)
-
-
-REPEAT = """
-import hashlib, sys
-sys.path.insert(0, {tests!r})
-import test_engines as t
-agent = t.make_agent(t.TD3Config(hidden=(64, 48), layer_norm="critic"))
-engine = t.Fused(agent, {threads})
-for seed in range(50):
-    engine.update(*t.make_batch(seed, 101))
-digest = hashlib.sha256()
-for key, value in t.numbers(agent).items():
-    digest.update(key.encode() + value.tobytes())
-print(digest.hexdigest())
-"""
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_two_fresh_processes_agree_in_every_bit(threads: int) -> None:
-    script = REPEAT.format(tests=str(Path(__file__).parent), threads=threads)
-    runs = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    digests = {run.communicate()[0] for run in runs}
-    assert len(digests) == 1
-    assert len(digests.pop().strip()) == 64
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,10 @@ def trained(env, n_workers, **options):
     config = Config(n_envs=4, random_steps=100, batch_size=16, env_workers=n_workers, td3=td3, **options)
     made = Trainer(env, config)
     episodes = []
-    while made.env_steps < 600:
+    while made.env_steps < 400:
         episodes += made.step()
     made.envs.close()
-    assert made.agent.updates == 500
+    assert made.agent.updates == 300
     return digest(made.agent), episodes
 
 
@@ -96,7 +96,7 @@ def test_training_is_the_same_to_the_bit_with_any_number_of_workers():
 
 @pytest.mark.parametrize(
     ("env", "fresh"),
-    [("InvertedPendulumBulletEnv-v0", True), (f"{OWN}:Square", False), (f"{OWN}:Leaks", True), (f"{OWN}:Leaks", False)],
+    [("InvertedPendulumBulletEnv-v0", True), (f"{OWN}:Square", False), (f"{OWN}:Leaks", False)],
 )
 def test_what_is_seen_is_the_same_to_the_bit(env, fresh):
     seen = []
@@ -122,7 +122,7 @@ def test_unfinished_episodes_are_played_again_in_workers():
     state, obs = envs.state, envs.obs
     expected = play_on(envs, actions[7:])
     envs.close()
-    for n_workers in (0, 1, 2):
+    for n_workers in (0, 2):
         again = Envs(f"{OWN}:Leaks", 2, SEED_OF, fresh=True, workers=n_workers)
         assert again.restore(state, obs, list(played)) == [None, None]
         assert play_on(again, actions[7:]) == expected
@@ -148,7 +148,7 @@ def test_an_environment_may_keep_its_action(n_workers):
 def test_a_run_and_its_evaluations_are_the_same(tmp_path):
     seen = []
     for n_workers in (0, 2):
-        options = {"n_envs": 3, "steps": 150, "random_steps": 50, "batch_size": 8, "eval_every": 60, "eval_episodes": 2}
+        options = {"n_envs": 3, "steps": 90, "random_steps": 50, "batch_size": 8, "eval_every": 60, "eval_episodes": 2}
         config = Config(**options, env_workers=n_workers)
         session = Session(f"{OWN}:Walk", Choice("td3", config, "as asked"), tmp_path / str(n_workers))
         rows = list(session.run())
@@ -190,7 +190,7 @@ def failure(env, n_workers, n_envs=1, **options):
     return caught.value, trainer
 
 
-@pytest.mark.parametrize("name", ["NanObs", "InfReward", "WrongShape", "RewardArray", "Raises", "RaisesInReset"])
+@pytest.mark.parametrize("name", ["NanObs", "WrongShape", "Raises", "RaisesInReset"])
 def test_a_failure_reads_as_in_one_process(name):
     expected, trainer = failure(f"{OWN}:{name}", 0, n_envs=3)
     error, other = failure(f"{OWN}:{name}", 2, n_envs=3)
@@ -252,14 +252,13 @@ def test_one_that_exits_while_it_is_made_is_named():
         Envs(f"{OWN}:ExitsWhenMade", 1, SEED_OF, fresh=False, workers=1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_one_that_is_killed_from_outside_is_named_at_the_next_step(number):
+def test_one_that_is_killed_from_outside_is_named_at_the_next_step():
     envs = Envs(f"{OWN}:Walk", 4, SEED_OF, fresh=False, workers=2)
     action = actions_for(envs, 3)
     envs.step(action[0])
     before = envs.obs
-    os.kill(pids(envs)[1], number)
-    with pytest.raises(EnvFailed, match=rf"killed by {number.name}(.|\n)*environment 2, env step 5, episode 0, ep"):
+    os.kill(pids(envs)[1], signal.SIGKILL)
+    with pytest.raises(EnvFailed, match=r"killed by SIGKILL(.|\n)*environment 2, env step 5, episode 0, ep"):
         envs.step(action[1])
     assert envs.env_steps == 4
     assert envs.obs is before
@@ -324,8 +323,8 @@ import os, signal, sys, threading, time
 import numpy as np
 from t3d.environments import worker_pool
 from t3d.environments.envs import Envs
-def make(name, **options):
-    return Envs({own!r} + ":" + name, 2, lambda i, k: 10 * i + k, fresh=False, workers=2, **options)
+def make(name, workers=2, **options):
+    return Envs({own!r} + ":" + name, 2, lambda i, k: 10 * i + k, fresh=False, workers=workers, **options)
 def step(envs, times):
     for _ in range(times):
         if envs.step(np.zeros((2, 3), np.float32)).episodes:
@@ -350,15 +349,16 @@ def is_gone(pid):
 IDLE, BUSY = "step(envs, 3); time.sleep(3600)", "step(envs, 100)"
 
 
-@pytest.mark.parametrize(("doing", "in_thread"), [(IDLE, False), (BUSY, False), (IDLE, True)])
-def test_workers_end_with_a_parent_that_is_killed(doing, in_thread):
-    # Busy is a step that never ends. What starts workers in another thread than its main one has only the socket.
-    text = f"envs = make('HangsInPython'); tell(envs); {doing}"
+# Busy is a step that never ends: the kernel's help. What starts workers in another thread than its main one has only
+# the socket, of which no other worker may hold an end.
+@pytest.mark.parametrize(("doing", "in_thread", "n_workers"), [(BUSY, False, 1), (IDLE, True, 2)])
+def test_workers_end_with_a_parent_that_is_killed(doing, in_thread, n_workers):
+    text = f"envs = make('HangsInPython', {n_workers}); tell(envs); {doing}"
     if in_thread:
         text = f"threading.Thread(target=lambda: exec({text!r}, globals())).start()"
     parent = script(text)
     children = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(children) == 2
+    assert len(children) == n_workers
     time.sleep(0.3)  # into the step
     parent.kill()
     parent.wait()
@@ -404,7 +404,7 @@ print("went on")
 def test_time_in_which_the_whole_group_was_stopped_counts_for_nobody():
     parent = script(
         """
-workers._SLICE_S = 0.1
+worker_pool._SLICE_S = 0.1
 envs = make("Slow", timeout_s=1.1)
 print("stop", flush=True)
 step(envs, 1)
@@ -445,8 +445,8 @@ def test_a_worker_loads_no_torch():
 
 def test_what_libraries_print_reaches_nobody_and_what_an_own_env_prints_is_shown(tmp_path):
     names = [f"{OWN}:Prints", "HalfCheetahBulletEnv-v0", "InvertedPendulum-v5", "BipedalWalker-v3"]
-    code = PLAY.format(envs=names).replace("fresh=True", "fresh=True, workers=2")
-    assert "workers=2" in code
+    code = PLAY.format(envs=names).replace("fresh=True", "fresh=True, workers=1")
+    assert "workers=1" in code
     child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert child.stdout.splitlines() == ["my own words", "my own words", *(f"played {env}" for env in names)]
     assert child.stderr == ""
