@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -134,6 +135,7 @@ def test_a_missing_suite_is_named_with_its_extra(folder):
 
 
 def test_impossible_options(capsys, folder):
+    """What each option refuses is tested where options are; here, that what is refused is said and writes nothing."""
     (folder / "taken").mkdir()
     (folder / "taken" / "file").write_text("mine")
     (folder / "file").write_text("mine")
@@ -147,24 +149,10 @@ def test_impossible_options(capsys, folder):
         "--steps many": ["--steps"],
         "--steps inf": ["--steps"],
         "--steps 0": ["steps = 0", "1 or above"],
-        "--steps -5": ["steps = -5"],
-        "--seed -1": ["seed = -1"],
         "--n-envs 0": ["n_envs = 0", "change --n-envs"],
-        "--random-steps -1": ["random_steps = -1"],
         "--gamma 1.01": ["gamma = 1.01", "0 to 1"],
-        "--gamma nan": ["gamma = nan"],
         "--lr 0": ["lr = 0"],
-        "--lr nan": ["lr = nan"],
-        "--tau 0": ["tau = 0"],
         "--hidden 0": ["hidden = (0,)"],
-        "--batch-size 0": ["batch_size = 0"],
-        "--updates-per-step -1": ["updates_per_step = -1"],
-        "--exploration-noise inf": ["exploration_noise = inf"],
-        "--eval-every 0": ["eval_every = 0"],
-        "--eval-episodes 0": ["eval_episodes = 0"],
-        "--log-every 0": ["log_every = 0"],
-        "--policy-delay 0": ["policy_delay = 0"],
-        "--threads 0": ["threads = 0"],
         "--video-frames 0": ["video_frames = 0", "1 or above"],
         "--device tpu": ["device = tpu", "cpu, cuda or cuda:N"],
         "--out taken": ["this folder is taken", "taken", "give another --out"],
@@ -308,21 +296,21 @@ def test_a_diverged_run_does_not_overwrite_its_last_policy(capsys, folder, monke
     assert t3d.load("run/policy/last.safetensors").info.env_steps == 50
 
 
-def test_ctrl_c_saves_and_exits_with_130(folder):
-    command = [sys.executable, "-c", "from t3d.cli.main import main; main()", "train", f"{OWN}:Walk"]
-    options = ["--steps", "1e8", "--random-steps", "50", "--eval-every", "1e7", "--out", "run", *SMALL]
-    # A shell's background job ignores Ctrl-C, and would hand that down.
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        child = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGINT, heard)
+def test_ctrl_c_saves_and_exits_with_130(capsys, folder):
     metrics = folder / "run" / "metrics.jsonl"
-    while child.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 6):
-        time.sleep(0.05)
-    os.kill(child.pid, signal.SIGINT)
-    _, err = child.communicate()
-    assert child.returncode == 130, err
+
+    def strike():
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not (metrics.exists() and metrics.read_text().count("\n") > 6):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    striker = threading.Thread(target=strike)
+    striker.start()
+    options = ["--steps", "1e8", "--random-steps", "50", "--eval-every", "1e7", "--out", "run", *SMALL]
+    code, _, err = typed(capsys, "train", f"{OWN}:Walk", *options)
+    striker.join()
+    assert code == 130, err
     assert "t3d: stopped by SIGINT" in err
     assert "its last policy is run/policy/last.safetensors" in err
     assert "Traceback" not in err

@@ -138,9 +138,9 @@ def test_two_runs_make_the_folder_above_them_at_the_same_moment(tmp_path, monkey
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     run = tmp_path_factory.mktemp("finished") / "run"
-    arguments = ["--steps", "120", "--random-steps", "50", "--eval-every", "60", "--eval-episodes", "1"]
+    arguments = ["--steps", "120", "--random-steps", "50", "--eval-every", "120", "--eval-episodes", "1"]
     arguments += ["--hidden", "8", "--threads", "1", "--engine", "eager", "--video-frames", "3", "--out", str(run)]
-    arguments = ["train", "InvertedPendulum-v5", *arguments, "--resume", "auto"]
+    arguments = ["train", f"{OWN}:Walk", *arguments, "--resume", "auto"]
     assert command(arguments) == 0
     return run, arguments
 
@@ -152,7 +152,7 @@ def test_looking_at_a_finished_run_again_changes_no_byte(finished, how, capsys):
     before = content(run)
     for _ in range(2):
         capsys.readouterr()
-        assert command(arguments if how == "train" else ["resume", str(run)]) == 0
+        assert command(arguments if how == "train" else ["resume", str(run), "--env", f"{OWN}:Walk"]) == 0
         said = capsys.readouterr()
         assert said.out.startswith("evaluation  return ")
         assert "this run has ended; here is its result" in said.err

@@ -343,7 +343,7 @@ def test_looking_changes_no_weight_no_stream_and_nothing_global(engine):
         td3 = TD3Config(hidden=(16, 16))
         config = Config(random_steps=30, batch_size=16, buffer_size=500, engine=engine, threads=1, td3=td3)
         made = Trainer(spec(probes.Counting), config)
-        while made.env_steps < 100:
+        while made.env_steps < 60:
             made.step()
             if looks:
                 made.health()

@@ -276,8 +276,7 @@ def test_the_policy_in_the_environments_own_units_is_the_trainers(run):
     assert policy(obs[0]).shape == (1,)
 
 
-@pytest.mark.parametrize("n_envs", [1, 4])
-@pytest.mark.parametrize("engine", ["eager", "fused"])
+@pytest.mark.parametrize(("engine", "n_envs"), [("eager", 1), ("fused", 4)])
 def test_a_run_that_was_stopped_ends_with_the_bits_of_the_undisturbed_one(tmp_path, n_envs, engine):
     options = {"n_envs": n_envs, "engine": engine, "normalize_obs": True, "hidden": (5,), "steps": 80}
     whole = train(tmp_path / "whole", **options)
