@@ -104,13 +104,13 @@ def _add_configs(add):
     for field in fields:
         for value in (..., None, 3.5, "x" if field not in ("env", "preset") else [1]):
             if not (field in ("engine", "machine") and value is None):
-                add(f"config.json: {field} is {value!r}", RECORD, with_config(field, value=value))
+                add(f"config.json: {field} is {value!r}", ("evaluate",), with_config(field, value=value))
     for option in ("steps", "seed", "n_envs", "eval_episodes", "threads", "buffer_size", "td3", "device", "fresh_envs"):
         for value in (None, [], {}, -1, 10**400, "1; import os"):
-            add(f"{option} is {str(value)[:20]}", RECORD, with_config("config", option, value=value))
+            add(f"{option} is {str(value)[:20]}", ("evaluate",), with_config("config", option, value=value))
     for option in ("hidden", "lr", "gamma", "layer_norm"):
         for value in (None, {}, -1, 10**400, "x", [[3]], [3.5], [2**40], [1] * 65):
-            add(f"{option} is {str(value)[:20]}", RECORD, with_config("config", "td3", option, value=value))
+            add(f"{option} is {str(value)[:20]}", ("evaluate",), with_config("config", "td3", option, value=value))
     huge = {
         "hidden": [[2**20, 2**20], [40_000, 40_000], [2**20] * 64, [5_000] * 3],
         "n_envs": [10**6, 10**18],

@@ -32,6 +32,7 @@ print(t.engines.choose("fused", t.make_agent(), 1).reason)
 """
 
 
+@pytest.mark.slow
 def test_without_pytorchs_own_product_scipys_is_used_and_gives_the_same_numbers():
     ran = subprocess.run([sys.executable, "-c", OPENBLAS], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr

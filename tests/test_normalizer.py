@@ -220,6 +220,7 @@ def learned(on):
     return evaluate(made.act, HUGE, episodes=5, seed=0, fresh=False).return_mean
 
 
+@pytest.mark.slow
 def test_what_could_not_be_learned_is_learned():
     assert learned(on=False) < -800
     assert learned(on=True) > -400

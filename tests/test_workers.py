@@ -443,6 +443,7 @@ def test_a_worker_loads_no_torch():
     envs.close()
 
 
+@pytest.mark.slow
 def test_what_libraries_print_reaches_nobody_and_what_an_own_env_prints_is_shown(tmp_path):
     names = [f"{OWN}:Prints", "HalfCheetahBulletEnv-v0", "InvertedPendulum-v5", "BipedalWalker-v3"]
     code = PLAY.format(envs=names).replace("fresh=True", "fresh=True, workers=1")
