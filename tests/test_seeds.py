@@ -140,6 +140,7 @@ def test_a_seed_that_is_refused_or_fails_is_named(folder, capsys):
     assert "holds a single run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_wrong_stands_in_the_line_of_its_seed(folder, capsys):
     flags = [*FLAGS, "--log-every", "50", "--seeds", "2"]
     assert run(["train", f"{ILL}:SameReward", *flags]) == 0
