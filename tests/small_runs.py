@@ -61,24 +61,24 @@ def digest(trainer, progress):
 
 
 class Opener:
-    """Restore a run again and again without touching its files: reading is what is tried here."""
+    """Restore a run again and again without touching its files: reading is what is tried here.
 
-    def __init__(self, env=PROBE, **options):
-        self.env, self.choice = env, choice(**options)
-        self.trainer = Trainer(env, self.choice.config)
+    Its config.json is read once, here: restoring reads all the other files, each time.
+    """
+
+    def __init__(self, folder, env=PROBE, **options):
+        self.trainer = Trainer(env, choice(**options).config)
+        tensors = self.trainer.agent.tensors()  # the agent's own: restoring writes into them
+        self.trainer.agent.tensors = lambda: tensors
+        self.store = Store.find(env, choice(**options), folder)
+        self.store.close()
+        self.store._tidy = lambda path, trainer, progress, problems: self.said.update(problems)
         self.lost = None  # rows of metrics.jsonl, by env steps, in the folder that was opened last
         self.lost_slots = ""  # of the replay memory, in words
 
-    def open(self, folder):
+    def open(self):
         """Return the digest of what the run is brought back as, and what was said of checkpoints that were not used."""
-        store = Store.find(self.env, self.choice, folder)
-        assert store is not None
-        said = {}
-        store._tidy = lambda path, trainer, progress, problems: said.update(problems)
-        progress = Progress()
-        try:
-            store.restore(self.trainer, progress)
-        finally:
-            store.close()
-        self.lost, self.lost_slots = store.metrics.lost, store._log_of(self.trainer).lost
-        return digest(self.trainer, progress), list(said.values())
+        self.said, progress = {}, Progress()
+        self.store.restore(self.trainer, progress)
+        self.lost, self.lost_slots = self.store.metrics.lost, self.store._log_of(self.trainer).lost
+        return digest(self.trainer, progress), list(self.said.values())
