@@ -237,7 +237,11 @@ def test_a_damaged_run_that_has_ended_is_not_changed_by_who_looks_at_it(run, nam
     assert len(caplog.records) == (name in ("metrics.jsonl", "replay/00000000.rows"))
 
 
-@pytest.mark.parametrize("name", ["config.json", "policy/best.safetensors", "metrics.jsonl", "replay/00000000.rows"])
+READ = ("config.json", "policy/best.safetensors", "metrics.jsonl", "replay/00000000.rows")
+CHECKPOINTS = ("checkpoints/48/manifest.json", "checkpoints/58/manifest.json", "checkpoints/58/state.safetensors")
+
+
+@pytest.mark.parametrize("name", [*READ, *CHECKPOINTS])
 def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(stopped, run, name, monkeypatch):
     """A read error may pass: nothing is changed because of it."""
     before = content(run)
