@@ -121,6 +121,9 @@ def test_a_gap_is_told_and_every_curve_has_a_break_there(tmp_path):
     gone(run, 150, 240)
     assert read_runs.read(run).gaps == ((150, 240),)
     assert notes(run) == ["Seed 0: Rows between env steps 150 and 240 are gone: metrics.jsonl was damaged."]
+    shown = page.render(page.gather([run]))
+    assert shown.count("Rows between env steps 150 and 240 are gone") == 1
+    assert "rows are gone: it was damaged" not in shown
     made = grouping.group_runs(read_runs.find([tmp_path]))
     drawn = charts.learning(made, summary.summarize(made)["groups"])["groups"][0]
     assert drawn["runs"][0]["points"] == [(100, 1.0), (200.0, None), (300, 31.25)]

@@ -122,7 +122,8 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
     """Return what the template shows of one environment, but its videos: these share a page's room."""
     groups = [group for group in report.groups if group.env == env]
     counted = [entry for entry in report.numbers["groups"] if entry["env"] == env]
-    events = [{"seed": run.seed, **row} for run in report.runs if run.env == env for row in run.rows["event"]]
+    rows = [(run.seed, row) for run in report.runs if run.env == env for row in run.rows["event"]]
+    events = [{"seed": seed, **row} for seed, row in rows if not row.get("lost")]  # of a gap the run's notes tell
     return {
         "env": env,
         "groups": counted,
