@@ -206,6 +206,14 @@ def test_a_changed_byte_is_refused_or_makes_no_difference(run):
     check_flips(flip(run, 0, 250), ALLOWED)
 
 
+def test_no_byte_of_a_policy_is_overlooked(run):
+    """A space becomes a tab, which is the same in JSON, and the description's last brace a letter."""
+    whole = run.whole["best.safetensors"]
+    for at in range(len(whole)):
+        changed = whole[:at] + bytes([whole[at] ^ 0x29]) + whole[at + 1 :]
+        assert run.with_content("best.safetensors", changed) == "refused", at
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_of_a_hundred_thousand_changed_bytes_none_gives_another_state(run, seed):

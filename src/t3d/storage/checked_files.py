@@ -132,6 +132,9 @@ def read_policy_header(path: Path, file: BinaryIO) -> PolicyHeader:
             raise ValueError(f"a header of {length:,} bytes, at most {_MAX_HEADER_BYTES:,} are read")
         header = file.read(length)
         text = msgspec.json.decode(header)["__metadata__"]["t3d"]
+        # No checksum is of its own end, nor of the padding.
+        if not (text.endswith(_POLICY_END) and header.rstrip(b" ").endswith(b"}")):
+            raise ValueError("the header does not end as it was written")
         description, _, sha256 = text.rpartition(_POLICY_MARK)
         plain = msgspec.json.decode(description + "}")
         refuse_other_format(path, plain, PolicyInfo)
