@@ -174,6 +174,16 @@ def test_tensorboard_shows_each_row_once_after_a_resume(tmp_path):
         assert [(e.step, pytest.approx(e.value)) for e in events.Scalars(f"{kind}/{name}")] == expected
 
 
+def test_a_place_where_tensorboard_cannot_write_stops_no_run(tmp_path, caplog):
+    pytest.importorskip("tensorboard", reason="an extra")
+    train(tmp_path / "run", until=30)
+    disk.remove(tmp_path / "run" / "tensorboard")
+    (tmp_path / "run" / "tensorboard").write_text("a file where a folder should be")
+    with caplog.at_level(logging.WARNING, "t3d"):
+        assert train(tmp_path / "run", resume=True).finished
+    assert [record.message.split(":")[0] for record in caplog.records] == ["TensorBoard's files end here"]
+
+
 # ---- Another version's run
 
 

@@ -28,31 +28,34 @@ class TensorBoard:
     def resumed(self, env_steps: int) -> None:
         """Let TensorBoard forget what an earlier process has written of later steps: they are computed again."""
         if self._works and self._folder.exists():
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.event_pb2 import SessionLog
 
-            start = SessionLog(status=SessionLog.START)
-            self._opened().add_event(Event(wall_time=time.time(), step=env_steps + 1, session_log=start))
+            self._write(env_steps + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, row: Row) -> None:
         """Write the numbers of a row that has just been made."""
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
         if not self._works or len(numbers) == 2:  # env_steps and wall_s alone
             return
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        env_steps, _ = numbers.pop("env_steps"), numbers.pop("wall_s")
+        del numbers["env_steps"], numbers["wall_s"]
         values = [Summary.Value(tag=f"{row['kind']}/{name}", simple_value=x) for name, x in numbers.items()]
-        self._opened().add_event(Event(wall_time=time.time(), step=env_steps, summary=Summary(value=values)))
+        self._write(row["env_steps"], summary=Summary(value=values))
 
-    def _opened(self) -> Any:
+    def _write(self, env_steps: int, **what: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._writer = self._writer or EventFileWriter(str(self._folder))
-        return self._writer
+        try:
+            self._writer = self._writer or EventFileWriter(str(self._folder))
+            self._writer.add_event(Event(wall_time=time.time(), step=env_steps, **what))
+        except OSError as error:  # of this event, or of one before, which a thread of its own has written
+            self.give_up()
+            _log.warning("TensorBoard's files end here: %s", error)
 
     def give_up(self) -> None:
-        """Write no more: where a disk fails its own thread would fail, and nobody can catch that."""
+        """Write no more; the run goes on without."""
         self._works, self._writer = False, None
 
     def close(self) -> None:
