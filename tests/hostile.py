@@ -88,7 +88,7 @@ def corpus():
 
 
 OTHERS = {
-    "config.json": RECORD,
+    "config.json": RECORD + REPORT,
     "manifest.json": RESUME,
     "metrics.jsonl": RESUME + REPORT,
     "segment": RESUME,

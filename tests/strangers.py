@@ -19,7 +19,6 @@ from sealing import said, seal
 from t3d.config import Config
 from t3d.formats import run_id
 from t3d.policy import policy
-from t3d.runs.run_folder import env_name
 
 OTHER_ID = "77" * 32
 
@@ -112,7 +111,7 @@ def with_config(*path, value):
         put(content, path, value)
         with contextlib.suppress(Exception):
             config = msgspec.convert(content["config"], Config)
-            content["run"] = run_id(env_name(content["env"]), content["algorithm"], config)
+            content["run"] = run_id(content["env"], content["algorithm"], config)
 
     return lambda run: reseal(run / "config.json", change)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from t3d import presets
 from t3d.environments.make import make, spaces_of
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
-from t3d.formats import PolicyInfo, RunRecord
+from t3d.formats import PolicyInfo, RunRecord, env_name
 from t3d.policy.policy import Policy, load
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
@@ -291,7 +291,7 @@ def _policy_of(run: Path, which: str, record: RunRecord) -> Policy:
 def _environment(recorded: str, given: str | None) -> str:
     """Return the environment to make. A recorded import path is compared with the given one, never followed."""
     if given is not None:
-        if run_folder.env_name(given) != run_folder.env_name(recorded):
+        if env_name(given) != env_name(recorded):
             raise RunRefused(
                 "the run was trained in another environment",
                 got=given,

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,16 +67,23 @@ class Machine(Record, frozen=True):
     versions: dict[Text, Text]
 
 
-def run_id(env_name: str, algorithm: str, config: Config) -> str:
+def env_name(env: str) -> str:
+    """Return the folder name of an environment: its id, or <module or file stem>.<Class>."""
+    module, _, name = env.rpartition(":")
+    full = f"{Path(module).name.removesuffix('.py')}.{name}" if module else name
+    return re.sub(r"[^A-Za-z0-9._-]", "_", full)
+
+
+def run_id(env: str, algorithm: str, config: Config) -> str:
     """Return what tells a run from others: two of one id are the same run, and end with the same weights.
 
     Args:
-        env_name: the environment's name in a run's path.
+        env: which environment, wherever its file lies.
         algorithm: its class's name.
         config: options that may change in a run that goes on are left out.
     """
     options = {name: value for name, value in msgspec.to_builtins(config).items() if name not in {*IDLE, "steps"}}
-    said = json.dumps([env_name, algorithm, options], sort_keys=True, separators=(",", ":"))
+    said = json.dumps([env_name(env), algorithm, options], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(said.encode()).hexdigest()
 
 
@@ -91,6 +99,10 @@ class RunRecord(Record, frozen=True, kw_only=True):
     config: Config
     engine: Engine
     machine: Machine
+
+    def __post_init__(self) -> None:
+        if self.run != (made := run_id(self.env, self.algorithm, self.config)):
+            raise ValueError(f"run {self.run} says of itself what makes it run {made}")
 
 
 class PolicyInfo(Record, frozen=True, kw_only=True):

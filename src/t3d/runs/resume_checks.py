@@ -6,9 +6,8 @@ from pathlib import Path
 
 from t3d.config import IDLE, Config
 from t3d.errors import RunRefused
-from t3d.formats import RunRecord
+from t3d.formats import RunRecord, env_name
 from t3d.machine import describe
-from t3d.runs import run_folder
 from t3d.td3 import TD3
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import name_of
@@ -42,7 +41,7 @@ def refuse_changes(path: Path, recorded: RunRecord, env: str, config: Config) ->
     differs = [
         f"{n} was {before[n]}, now {now[n]}" for n in now if n not in {*IDLE, "steps", "td3"} and now[n] != before[n]
     ]
-    if run_folder.env_name(env) != run_folder.env_name(recorded.env):
+    if env_name(env) != env_name(recorded.env):
         differs.insert(0, f"the environment was {recorded.env}, now {env}")
     if config.steps < recorded.config.steps:
         differs.append(f"steps was {recorded.config.steps}, now {config.steps}: it may grow, not shrink")

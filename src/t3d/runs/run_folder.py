@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from t3d.config import Config
 from t3d.errors import RunRefused
-from t3d.formats import Engine, Machine, ObsPart, PolicyInfo, RunRecord, run_id
+from t3d.formats import Engine, Machine, ObsPart, PolicyInfo, RunRecord, env_name, run_id
 from t3d.machine import describe
 from t3d.policy.policy import STATISTICS, encode
 from t3d.storage import checked_files, disk
@@ -32,13 +31,6 @@ WRITTEN = (
     "report.html",
 )
 _MAX_FILES, _MAX_DEPTH = 10_000, 8
-
-
-def env_name(env: str) -> str:
-    """Return the folder name of an environment: its id, or <module or file stem>.<Class>."""
-    module, _, name = env.rpartition(":")
-    full = f"{Path(module).name.removesuffix('.py')}.{name}" if module else name
-    return re.sub(r"[^A-Za-z0-9._-]", "_", full)
 
 
 def usual(env: str, preset: str, seed: int) -> Path:
@@ -130,7 +122,7 @@ def record_of(env: str, preset: str, config: Config, trainer: Trainer) -> RunRec
     """Return what config.json says: everything resolved, what was chosen, machine and versions; enough to repeat it."""
     algorithm = name_of(type(trainer.agent))
     return RunRecord(
-        run=run_id(env_name(env), algorithm, config),
+        run=run_id(env, algorithm, config),
         env=env,
         preset=preset,
         algorithm=algorithm,
@@ -163,12 +155,9 @@ def read_config(folder: Path) -> RunRecord:
             do="name one of runs/*/*",
         )
     try:
-        record = checked_files.read(path, RunRecord)
+        return checked_files.read(path, RunRecord)
     except OSError as error:
         raise RunRefused("config.json cannot be read", got=str(error), do="see to the disk, then try again") from error
-    if record.run != (made := run_id(env_name(record.env), record.algorithm, record.config)):
-        raise RunRefused("config.json contradicts itself", got=f"{path}: run {record.run}", expected=made)
-    return record
 
 
 def policy_path(folder: Path, which: str) -> Path:

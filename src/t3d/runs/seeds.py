@@ -20,9 +20,8 @@ import msgspec
 from t3d.config import Config
 from t3d.diagnosis.hints import Hint, hints
 from t3d.errors import RunRefused, T3DError
-from t3d.formats import HalfRow, Row, RowReader
+from t3d.formats import HalfRow, Row, RowReader, env_name
 from t3d.presets import Choice
-from t3d.runs.run_folder import env_name
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
 

@@ -21,7 +21,7 @@ class Session:
     """Train in a run folder, from its beginning or from its newest checkpoint.
 
     Args:
-        env: which environment, as for `making.make`.
+        env: which environment, as for `make.make`.
         choice: preset and configuration.
         out: the run folder; None takes the usual place.
         resume: continue the run that is there, if one is.

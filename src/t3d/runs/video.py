@@ -35,7 +35,7 @@ def film(
     """Write a video of the first evaluation episode.
 
     Args:
-        env: which environment, as for `making.make`.
+        env: which environment, as for `make.make`.
         policy_file: a policy's .safetensors.
         out: the mp4 to write.
         seed: the run's seed.
