@@ -126,20 +126,27 @@ SEEDS = Case(HOPPER, SMALL)
 
 
 def read_format_2(run: Path, manifest: dict[str, Any], tensors: bytes) -> Found:
-    """Read a run folder of format 2: blocks with parity, positions and random streams in the manifest."""
-    arrays = safetensors.numpy.load(tensors)
+    """Read a run folder of format 2: blocks with parity, a copy of the best policy among the tensors."""
+    # That copy is the bytes of a file: its description has the time.
+    arrays = {n: array for n, array in safetensors.numpy.load(tensors).items() if not n.startswith("policy/")}
+    return _found(run, manifest, arrays, _blocks_2, manifest["streams"])
+
+
+def read_format_3(run: Path, manifest: dict[str, Any], tensors: bytes) -> Found:
+    """Read a run folder of format 3: a head, then blocks, in each segment."""
+    return _found(run, manifest, safetensors.numpy.load(tensors), _blocks_3, manifest["trainer"]["streams"])
+
+
+def _found(
+    run: Path, manifest: dict[str, Any], arrays: dict[str, Any], blocks_of: Callable[..., Any], streams: dict[str, Any]
+) -> Found:
     blocks: list[list[NDArray[np.void]]] = []
     for segment in manifest["replay"]["segments"]:
-        content = (run / "replay" / segment["name"]).read_bytes()
-        blocks += _blocks_2(content[: segment["bytes"]])
+        blocks += blocks_of((run / "replay" / segment["name"]).read_bytes()[: segment["bytes"]])
     return Found(
-        tensors=[
-            f"{array.dtype} {array.shape} ".encode() + array.tobytes()
-            for name, array in arrays.items()
-            if not name.startswith("policy/")  # which is in the bytes of a file: its description has the time
-        ],
+        tensors=[f"{array.dtype} {array.shape} ".encode() + array.tobytes() for array in arrays.values()],
         replay=[np.concatenate(parts) for parts in zip(*blocks, strict=True)],
-        streams=manifest["streams"],
+        streams=streams,
         evaluations=_evaluations(run),
     )
 
@@ -152,15 +159,31 @@ def _blocks_2(segment: bytes) -> Iterator[list[NDArray[np.void]]]:
         magic, _, streams, slot_bytes = struct.unpack_from("<8sQQQ", segment, at)
         if magic != b"t3d-slot":
             raise SystemExit(f"no block of format 2 at byte {at:,} of a segment: {magic!r}")
-        spans = struct.unpack_from(f"<{2 * streams}Q", segment, at + 32)
-        at += 32 + 16 * streams
-        slots = []
-        for count in spans[1::2]:
-            slots.append(np.frombuffer(segment, f"V{slot_bytes}", count, at))
-            at += count * slot_bytes
-        at += 32  # the digest
+        slots, at = _slots(segment, at + 32, streams, slot_bytes)
         at += _parity_bytes_2(at - begin)
         yield slots
+
+
+def _blocks_3(segment: bytes) -> Iterator[list[NDArray[np.void]]]:
+    """Yield of each block of a segment each stream's slots."""
+    magic, _, streams, slot_bytes = struct.unpack_from("<8s32sQQ", segment)
+    if magic != b"t3d-rows":
+        raise SystemExit(f"no segment of format 3: it begins with {magic!r}")
+    at = 64
+    while at < len(segment):
+        slots, at = _slots(segment, at + 24, streams, slot_bytes)
+        yield slots
+
+
+def _slots(segment: bytes, at: int, streams: int, slot_bytes: int) -> tuple[list[NDArray[np.void]], int]:
+    """Return each stream's slots behind a block's head, and where its digest ends."""
+    spans = struct.unpack_from(f"<{2 * streams}Q", segment, at)
+    at += 16 * streams
+    slots = []
+    for count in spans[1::2]:
+        slots.append(np.frombuffer(segment, f"V{slot_bytes}", count, at))
+        at += count * slot_bytes
+    return slots, at + 32
 
 
 def _parity_bytes_2(block_bytes: int) -> int:
@@ -171,40 +194,6 @@ def _parity_bytes_2(block_bytes: int) -> int:
     columns = max(2, -(-block_bytes // (16 * piece)))
     rows = -(-block_bytes // (columns * piece))
     return 24 + 4 * rows * columns + columns * piece + 32
-
-
-def read_format_3(run: Path, manifest: dict[str, Any], tensors: bytes) -> Found:
-    """Read a run folder of format 3: a head, then blocks, in each segment."""
-    blocks: list[list[NDArray[np.void]]] = []
-    for segment in manifest["replay"]["segments"]:
-        content = (run / "replay" / segment["name"]).read_bytes()
-        blocks += _blocks_3(content[: segment["bytes"]])
-    return Found(
-        tensors=[
-            f"{array.dtype} {array.shape} ".encode() + array.tobytes()
-            for array in safetensors.numpy.load(tensors).values()
-        ],
-        replay=[np.concatenate(parts) for parts in zip(*blocks, strict=True)],
-        streams=manifest["trainer"]["streams"],
-        evaluations=_evaluations(run),
-    )
-
-
-def _blocks_3(segment: bytes) -> Iterator[list[NDArray[np.void]]]:
-    """Yield of each block of a segment each stream's slots."""
-    magic, _, streams, slot_bytes = struct.unpack_from("<8s32sQQ", segment)
-    if magic != b"t3d-rows":
-        raise SystemExit(f"no segment of format 3: it begins with {magic!r}")
-    at = 64
-    while at < len(segment):
-        spans = struct.unpack_from(f"<{2 * streams}Q", segment, at + 24)
-        at += 24 + 16 * streams
-        slots = []
-        for count in spans[1::2]:
-            slots.append(np.frombuffer(segment, f"V{slot_bytes}", count, at))
-            at += count * slot_bytes
-        at += 32  # the digest
-        yield slots
 
 
 def _evaluations(run: Path) -> list[list[Any]]:
