@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from t3d import bench as benching
 from t3d.cli.main import run
 
 SMALL = ["--hidden", "8", "8", "--batch-size", "8", "--threads", "1", "--json"]
@@ -25,7 +24,7 @@ def short(monkeypatch):
         "_WARM_STEPS": 5,
         "_TIMED_STEPS": 30,
     }.items():
-        monkeypatch.setattr(benching, name, value)
+        monkeypatch.setattr(f"t3d.bench.{name}", value)
     yield
     torch.set_num_threads(threads)
 
@@ -49,7 +48,7 @@ def test_an_environment_is_trained_and_its_updates_are_timed(capsys):
 
 
 def test_sizes_stand_in_for_an_environment_and_nothing_is_trained(capsys, monkeypatch):
-    monkeypatch.setattr(benching, "Trainer", None)
+    monkeypatch.setattr("t3d.bench.Trainer", None)
     seen = bench(capsys, "--sizes", "5", "2")
     assert (seen["env"], seen["obs_size"], seen["action_size"]) == (None, 5, 2)
     for timing in seen["timings"].values():

@@ -61,7 +61,7 @@ def bench(what: str | tuple[int, int], config: Config, engines: tuple[str, ...] 
     """Measure updates, then training, of each engine; updates in turns, so that all meet the same machine.
 
     Args:
-        what: an environment, as for `making.make`; or the lengths of observations and actions, without training.
+        what: an environment, as for `make.make`; or the lengths of observations and actions, without training.
         config: sizes, threads and everything else; its `engine` is replaced by each of `engines`.
         engines: their names.
 

@@ -29,7 +29,7 @@ MOST_CALLS = 30
 
 @functools.cache
 def policy(number):
-    """Return a policy of its own for each number, as `folder.as_policy` does."""
+    """Return a policy of its own for each number, as `run_folder.as_policy` does."""
     rng, sizes = np.random.default_rng(number), (2, 3, 1)
     shapes = {f"{2 * i}.weight": shape[::-1] for i, shape in enumerate(itertools.pairwise(sizes))}
     shapes |= {f"{2 * i}.bias": (size,) for i, size in enumerate(sizes[1:])}

@@ -40,7 +40,7 @@ def check(env: str, steps: int = 1_000) -> list[Finding]:
     """Look at an environment as a trainer would.
 
     Args:
-        env: which, as for `making.make`.
+        env: which, as for `make.make`.
         steps: random steps to take.
 
     Raises:

@@ -56,7 +56,7 @@ class Envs:
 
     Raises:
         ConfigRefused: this system cannot have workers.
-        EnvRefused: as `making.make` and `making.spaces_of`.
+        EnvRefused: as `make.make` and `make.spaces_of`.
         EnvFailed: its first reset raised, or gave what it may not.
     """
 

@@ -63,7 +63,7 @@ class Rows(NamedTuple):
 
 
 class Instances:
-    """Hold N environments. Whatever is begun here is over when the call returns; `workers.Workers` is the other kind.
+    """Hold N environments. Whatever is begun here is over when the call returns; not so in `worker_pool.Workers`.
 
     Args:
         env: which, as for `make`.

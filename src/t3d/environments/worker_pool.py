@@ -1,7 +1,7 @@
 """Environments in processes of their own, for those that are slow, hang or crash: the side that starts them.
 
-A worker is a fresh interpreter that knows the environment by its name alone and runs `instances.Instances` on its share
-of the rows, which lie in shared memory without a name: nothing is left behind, however this process ends.
+A worker is a fresh interpreter that knows the environment by its name alone and runs `in_process.Instances` on its
+share of the rows, which lie in shared memory without a name: nothing is left behind, however this process ends.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class Workers:
     or was killed, all are of no more use.
 
     Args:
-        env: which, as for `making.make`.
+        env: which, as for `make.make`.
         n_envs: N.
         workers: W, 1 to N.
         timeout_s: a step or a reset that takes longer is taken for one that never ends.
 
     Raises:
         ConfigRefused: this system cannot hand sockets to a process it starts.
-        EnvRefused: as `making.make` and `making.spaces_of`.
+        EnvRefused: as `make.make` and `make.spaces_of`.
         EnvFailed: a worker died, or had not made its environments in time.
     """
 

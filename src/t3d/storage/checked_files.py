@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import msgspec
 
-from t3d.errors import FormatRefused, RunRefused, T3DError
+from t3d.errors import ConfigRefused, FormatRefused, RunRefused
 from t3d.formats import FORMAT, PolicyInfo, Record
 
 MAX_BYTES = 1 << 20
@@ -62,9 +62,7 @@ def read(path: Path, kind: type[R]) -> R:
                 do="copy it again; it is a record, not a place to change options",
             )
         return decode(plain, kind)
-    except (ValueError, RecursionError, T3DError) as error:
-        if isinstance(error, FormatRefused | RunRefused):
-            raise
+    except (ValueError, RecursionError, ConfigRefused) as error:
         got = f"{path}: {type(error).__name__}: {error}"
         raise RunRefused(f"{path.name} cannot be read", got=got[:1000], do="copy it again") from error
 
@@ -89,7 +87,7 @@ def decode(plain: Any, kind: type[R]) -> R:
     """Return what parsed JSON says.
 
     Raises:
-        ValueError, T3DError: it says what cannot be, or more or less than this version knows.
+        ValueError, ConfigRefused: it says what cannot be, or more or less than this version knows.
     """
     record = msgspec.convert(plain, kind)
     # A configuration's missing options would be taken for the defaults, and unknown ones overlooked.

@@ -34,7 +34,7 @@ def evaluate(
 
     Args:
         act: from obs (1, S) to actions (1, A) in [-1, 1]: an agent's or a policy's.
-        env: which environment, as for `making.make`.
+        env: which environment, as for `make.make`.
         episodes: how many.
         seed: the run's seed; the evaluation's own follow from it and touch none of the training's.
         fresh: make the instance anew for every episode.

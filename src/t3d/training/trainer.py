@@ -45,7 +45,7 @@ class Trainer:
     """Own everything that learning needs: environments, replay memory, agent and random streams.
 
     Args:
-        env: which environment, as for `making.make`.
+        env: which environment, as for `make.make`.
         config: how to train.
         algorithm: TD3, or a subclass that changes it.
 
