@@ -38,6 +38,7 @@ from strangers import (
     with_config,
     with_manifest,
     with_manifests,
+    with_option_under_the_old_id,
     with_policy,
     with_policy_tensors,
     with_row,
@@ -76,6 +77,7 @@ def corpus():
         # Nothing is left of the rows, or of the memory: a run that has ended is as good as it was.
         add(f"metrics: {what}", (), write("metrics.jsonl", content))
         add(f"segment: {what}", RESUME, write("*.rows", content))
+    add("an option is changed and the run id is left", RECORD + REPORT, with_option_under_the_old_id)
     for part, commands in OTHERS.items():
         add(f"{part} of another run", commands, of_another_run(part))
     _add_configs(add)

@@ -116,6 +116,11 @@ def with_config(*path, value):
     return lambda run: reseal(run / "config.json", change)
 
 
+def with_option_under_the_old_id(run):
+    """Every part still has the id of the run that they are from."""
+    reseal(run / "config.json", lambda content: content["config"]["td3"].update(gamma=0.5))
+
+
 def of_another_run(name):
     """Put the id of another run into a part of this one, with true checksums."""
 

@@ -6,11 +6,12 @@ import shutil
 
 import pytest
 from run_folders import rows_of
-from small_runs import PROBE, train
+from small_runs import PROBE, choice, train
 
 import t3d
 from t3d import api
 from t3d.reports import read_runs, write_report
+from t3d.runs.session import Session
 
 STEPS = 90
 # No slot of the memory is needed twice, so that what was lost is never overwritten.
@@ -102,8 +103,8 @@ def test_what_was_lost_is_not_found_missing_again(stopped, run, caplog):
     """Killed right behind its resuming: what was settled stays settled."""
     flip(run, "metrics.jsonl", 0.5)
     flip(run, "policy/best.safetensors", 0.5)
-    rows = train(run, steps=STEPS, resume=True, until=58, **OPTIONS)
-    rows._store.close()
+    # Gone before anything is saved on the way out.
+    Session(PROBE, choice(steps=STEPS, **OPTIONS), run, resume=True)._store.close()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "t3d"):
         assert weights(go_on(run)) == stopped.expected
