@@ -1,10 +1,18 @@
-"""What the suite costs, at its end: a file that grows dear is seen by whoever made it so."""
+"""In which order files are begun, and what the suite costs: a file that grows dear is seen by its author."""
 
 import time
 from collections import Counter
 
 SHOWN = 10
+# These begin first: one that is begun last is waited for by the other workers.
+DEAREST = ["test_signals.py", "test_workers.py", "test_seeds.py", "test_kills.py", "test_page.py", "test_hostile.py"]
+DEAREST += ["test_failing_calls.py", "test_coming_back.py", "test_video.py", "test_determinism.py", "test_config.py"]
 began = time.monotonic()
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(DEAREST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))  # keeps the order of all others
 
 
 def pytest_terminal_summary(terminalreporter):

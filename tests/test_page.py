@@ -123,6 +123,7 @@ def test_the_video_plays(page):
     assert page.run("document.querySelector('video').error") is None
 
 
+@pytest.mark.slow
 def test_both_policies_of_a_run_play(opened, tmp_path):
     pytest.importorskip("av", reason="the extra `video` is not installed")
     # All evaluations are equal, so the best policy is the first one and not the last.

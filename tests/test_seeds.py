@@ -97,13 +97,14 @@ def test_killing_one_seed_leaves_the_others_and_the_same_command_finishes(folder
     assert capsys.readouterr().out.count("return") == 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     ("number", "code"),
     [
         (signal.SIGTERM, 143),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+        (signal.SIGINT, 130),
+        (signal.SIGKILL, -9),
     ],
 )
 def test_a_signal_reaches_every_seed_once_and_none_outlives_the_command(folder, number, code):
@@ -128,11 +129,15 @@ def test_a_signal_reaches_every_seed_once_and_none_outlives_the_command(folder, 
         assert (path.parent / "checkpoints" / str(rows[-1]["env_steps"])).is_dir()
 
 
-def test_a_seed_that_is_refused_or_fails_is_named(folder, capsys):
+@pytest.mark.slow
+def test_a_seed_that_fails_is_named(folder, capsys):
     assert run(["train", f"{OWN}:NanObs", *FLAGS, "--seeds", "2", "--out", "all"]) == 1
     err = capsys.readouterr().err
     assert "2 seeds of 2 did not reach the end" in err
     assert "non-finite observation" in err
+
+
+def test_seeds_that_cannot_begin_are_refused(folder, capsys):
     assert run(["train", "Pendulum-v1", *FLAGS, "--seeds", "0"]) == 2
     assert run(["train", "Nonsense-v0", *FLAGS, "--seeds", "2"]) == 2
     assert run(["train", "Pendulum-v1", *FLAGS, "--out", "one"]) == 0

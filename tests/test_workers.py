@@ -218,9 +218,9 @@ HUNG = "did not answer within 0.5 s, and its worker process was killed"
     ("name", "n_workers", "says"),
     [
         ("Exits", 1, "worker process exited with code 3"),
-        ("Aborts", 2, "worker process was killed by SIGABRT"),
         ("Hangs", 1, HUNG),
-        ("HangsInPython", 2, HUNG),
+        pytest.param("Aborts", 2, "worker process was killed by SIGABRT", marks=pytest.mark.slow),
+        pytest.param("HangsInPython", 2, HUNG, marks=pytest.mark.slow),
     ],
 )
 def test_one_that_dies_or_hangs_is_named_with_where_and_nothing_is_stored(name, n_workers, says, monkeypatch):
@@ -237,6 +237,7 @@ def test_one_that_dies_or_hangs_is_named_with_where_and_nothing_is_stored(name, 
         trainer.envs.step(actions_for(trainer.envs, 1)[0])
 
 
+@pytest.mark.slow
 def test_one_that_hangs_in_its_reset_or_while_it_is_made_is_named(monkeypatch):
     error, _ = failure(f"{OWN}:HangsInReset", 1, env_timeout=0.5)
     assert "did not answer within 0.5 s" in str(error)
@@ -265,6 +266,7 @@ def test_one_that_is_killed_from_outside_is_named_at_the_next_step():
     envs.close()
 
 
+@pytest.mark.slow
 def test_each_step_has_the_whole_limit_also_behind_a_slow_neighbour(monkeypatch):
     monkeypatch.setattr(worker_pool, "_SLICE_S", 0.1)
     envs = Envs(f"{OWN}:Slow", 2, SEED_OF, fresh=False, workers=1, timeout_s=1.1)  # 1.2 s for both
@@ -351,7 +353,9 @@ IDLE, BUSY = "step(envs, 3); time.sleep(3600)", "step(envs, 100)"
 
 # Busy is a step that never ends: the kernel's help. What starts workers in another thread than its main one has only
 # the socket, of which no other worker may hold an end.
-@pytest.mark.parametrize(("doing", "in_thread", "n_workers"), [(BUSY, False, 1), (IDLE, True, 2)])
+@pytest.mark.parametrize(
+    ("doing", "in_thread", "n_workers"), [(IDLE, True, 2), pytest.param(BUSY, False, 1, marks=pytest.mark.slow)]
+)
 def test_workers_end_with_a_parent_that_is_killed(doing, in_thread, n_workers):
     text = f"envs = make('HangsInPython', {n_workers}); tell(envs); {doing}"
     if in_thread:

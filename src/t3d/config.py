@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import sys
 import typing
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ _OptionalFromZero = Annotated[_FromZero | None, Meta(description="a finite numbe
 _IDLE = {"idle": True}
 
 
+@functools.cache
 def _kinds(options: type[Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(options, include_extras=True)
     return {name: kind for name, kind in hints.items() if name != "td3"}
@@ -61,7 +63,7 @@ def _kinds(options: type[Any]) -> dict[str, Any]:
 
 def _hold_to_kinds(config: TD3Config | Config) -> None:
     """Refuse a value that its field's type does not take; one that it does is kept in that type, 1 as 1.0."""
-    for name, kind in _kinds(type(config)).items():
+    for name, kind in _kinds(type(config)).items():  # type: ignore[arg-type]  # mypy: a dataclass is no Hashable
         value = getattr(config, name)
         try:
             object.__setattr__(config, name, msgspec.convert(value, kind))

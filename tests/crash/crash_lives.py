@@ -53,7 +53,7 @@ class Life:
             if self.over:
                 return False
             assert time.monotonic() < end, self.said
-            time.sleep(0.0002)
+            time.sleep(0.001)
         return True
 
     def send(self, name):

@@ -1,7 +1,4 @@
-"""kill -9 at any instant: the run is resumed as often as it takes, and ends with what the undisturbed run ends with.
-
-So it does if after each kill a bit has flipped in what all checkpoints rest on.
-"""
+"""kill -9 at any instant: the run is resumed as often as it takes, and ends with what the undisturbed run ends with."""
 
 import itertools
 import time
@@ -87,7 +84,7 @@ def test_a_few_kills(server, folder, case, kills):
     kill_often(server, folder, kills, case, BRIEF)
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[3]], ids=str)
+@pytest.mark.parametrize("case", [pytest.param(CASES[0], marks=pytest.mark.slow), CASES[3]], ids=str)
 def test_a_few_kills_of_a_run_that_normalises(server, folder, case):
     kill_often(server, folder, 3, case, BRIEF | {"normalize_obs": True})
 

@@ -80,7 +80,7 @@ def has(run, kind):
     ("when", "name"),
     [
         ("training", "SIGTERM"),
-        ("evaluating", "SIGINT"),
+        pytest.param("evaluating", "SIGINT", marks=pytest.mark.slow),
         pytest.param("warming up", "SIGTERM", marks=pytest.mark.slow),
         pytest.param("warming up", "SIGINT", marks=pytest.mark.slow),
         pytest.param("training", "SIGINT", marks=pytest.mark.slow),
@@ -138,6 +138,7 @@ def test_a_signal_while_it_films(server, tmp_path, expected, name):
     assert finish(server, run) == expected
 
 
+@pytest.mark.slow
 def test_sigusr1_saves_and_goes_on(server, tmp_path, expected):
     run = tmp_path / "run"
     life = train(server, run, checkpoint_every=100_000)
@@ -165,6 +166,7 @@ def test_a_second_signal_leaves_at_once(server, tmp_path, name):
     assert life.wait(PROMISED_S) == -signal.Signals[name]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere worker processes are not tested")
 def test_a_killed_worker_ends_the_run_saved_and_the_same_command_goes_on(server, tmp_path, expected):
     """The undisturbed run had its environment in its own process: the same bits."""

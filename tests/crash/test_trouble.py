@@ -36,15 +36,13 @@ def expected(server, tmp_path_factory):
     return ends_with(run)
 
 
-def check_what_was_said(said, run, problem):
-    tried = [line for line in said.splitlines() if line.startswith("env step ")]
-    assert len(tried) >= 3, said
-    assert all("no checkpoint: " in line and problem in line for line in tried), said
+def check_what_was_reported(warnings, error, run, problem):
+    tried = [line for line in warnings if line.startswith("env step ")]
+    assert len(tried) >= 3, warnings
+    assert all("no checkpoint: " in line and problem in line for line in tried), warnings
     assert len(set(tried)) == len(tried), "at each attempt, once"
-    assert "but its final state could not be saved" in said
-    assert f"make room, then t3d resume {run}" in said
-    assert "Traceback" not in said, said
-    assert "the run has ended" in said
+    assert "the run has ended, but its final state could not be saved" in error
+    assert f"make room, then t3d resume {run}" in error
 
 
 def test_space_is_looked_at_before_anything_is_written(folder, monkeypatch, caplog):
@@ -71,28 +69,35 @@ def checkpointed(run, env_steps):
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root may mount a small disk")
-def test_a_full_disk(server, tmp_path, expected):
-    disk = tmp_path / "disk"
+def test_a_full_disk(monkeypatch, folder, tmp_path, caplog):
+    disk, brief = tmp_path / "disk", {"checkpoint_every": 6, "buffer_size": 50}
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+
+    def fill(env_steps):
+        if env_steps == 18:
+            (disk / "filler").write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - FILLS))
+
     try:
-        run = disk / "run"
-        life = server.start("train", *COMMAND, run)
-        assert life.until(lambda: checkpointed(run, 300)), life.said
-        (disk / "filler").write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - FILLS))
-        assert life.wait() == 1, life.said
-        check_what_was_said(life.said, run, "MB are needed")
+        run, filled = disk / "run", Disk()
+        filled.committed = fill
+        assert live(monkeypatch, folder / "undisturbed", Disk(), **brief).code == 0
+        ended = live(monkeypatch, run, filled, **brief)
+        assert (ended.code, ended.committed) == (1, 18)
+        check_what_was_reported(caplog.messages, str(ended.error), run, "MB are needed")
         # Full to the last byte: nothing at all can be written, and the run is still as good as it was.
         with (disk / "more").open("wb") as file, pytest.raises(OSError, match="No space"):
             file.write(bytes(2 * FILLS))
-        life = server.start("resume", run, "--env", COMMAND[0], "--no-video")
-        assert life.wait() == 1, life.said
-        check_what_was_said(life.said, run, "")
+        caplog.clear()
+        ended = live(monkeypatch, run, Disk(), **brief)
+        assert (ended.code, ended.resumed_at) == (1, 18)
+        check_what_was_reported(caplog.messages, str(ended.error), run, "")
         for name in ("filler", "more"):
             (disk / name).unlink()
-        check_resumed(server, run, expected)
+        assert live(monkeypatch, run, Disk(), **brief).resumed_at == 18
+        assert ends_with(run) == ends_with(folder / "undisturbed")
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
@@ -114,7 +119,8 @@ def test_files_that_may_not_grow(server, tmp_path, expected):
     resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (10, 10))
     said = child.communicate()[1]
     assert child.returncode == 1, said
-    check_what_was_said(said, run, "File too large")
+    assert "Traceback" not in said, said
+    check_what_was_reported(said.splitlines(), said, run, "File too large")
     check_resumed(server, run, expected)
 
 

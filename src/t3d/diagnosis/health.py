@@ -66,7 +66,8 @@ def from_batch(agent: TD3, batch: Batch, noise: Any, age: NDArray[np.intp]) -> N
 
 def _still(agent: TD3) -> TD3:
     """Return a copy that judges as a finished agent would: looking changes nothing, whatever its layers count."""
-    copied = copy.deepcopy(agent)
+    optimizers = agent.actor_optimizer, agent.critic_optimizer  # no copies: as long to make as those of the networks
+    copied = copy.deepcopy(agent, {id(optimizer): optimizer for optimizer in optimizers})
     for network in copied.networks().values():
         network.eval()
     return copied

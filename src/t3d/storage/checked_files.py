@@ -73,8 +73,7 @@ def refuse_other_format(path: Path, plain: Any, kind: type[Record]) -> None:
     Raises:
         FormatRefused: with its format.
     """
-    fields = {field.name for field in msgspec.structs.fields(kind)}
-    if "format" in fields and isinstance(plain, dict) and (found := plain.get("format")) != FORMAT:
+    if "format" in kind.__struct_fields__ and isinstance(plain, dict) and (found := plain.get("format")) != FORMAT:
         raise FormatRefused(
             "this is of a format that this version of t3d does not read",
             got=f"{path}: format {str(found)[:100]}",
