@@ -42,7 +42,7 @@ HEALTH = 20  # numbers in a row, as many as training writes
 def fill(session: Session, steps: int, rng: np.random.Generator) -> None:
     """Write steps into the replay memory of HalfCheetah's size."""
     replay = session.trainer.replay
-    obs_size, action_size = session.trainer.agent.obs_size, session.trainer.agent.action_size
+    obs_size, action_size = session.trainer.envs.spaces.obs_size, session.trainer.envs.spaces.action_size
     obs = rng.standard_normal((steps, 1, obs_size), np.float32)
     action = rng.uniform(-1, 1, (steps, 1, action_size)).astype(np.float32)
     one, no = np.ones(1, np.float32), np.zeros(1, bool)

@@ -19,6 +19,7 @@ from t3d.config import TD3Config
 from t3d.engines.fused import Fused
 from t3d.machine import describe
 from t3d.replay import Batch
+from t3d.spaces import Spaces
 from t3d.td3 import TD3
 
 RESULTS = Path(__file__).parent / "results" / "drift.json"
@@ -35,7 +36,8 @@ def weights(agent: TD3) -> torch.Tensor:
 def drift(layer_norm: Any) -> dict[str, dict[str, float]]:
     """Return by pair of engines, and number of updates, the relative distance of their weights."""
     config = TD3Config(hidden=(64, 64), layer_norm=layer_norm)
-    agents = {name: TD3(OBS, ACTIONS, config, np.random.default_rng(7)) for name in ("exact", "eager", "fused")}
+    spaces = Spaces.of_vectors(OBS, ACTIONS)
+    agents = {name: TD3(spaces, config, np.random.default_rng(7)) for name in ("exact", "eager", "fused")}
     for network in agents["exact"].networks().values():
         network.double()
     engines = agents | {"fused": Fused(agents["fused"])}

@@ -43,7 +43,9 @@ def measure(env: str, options: dict[str, Any]) -> dict[str, Any]:
     seen = bench(env, config, ("fused",))
     floor_ms = 1e3 * (before + floor_s(*sizes)) / 2
     timings = {timing.engine: flat(timing) | {"over_floor": timing.update_ms / floor_ms} for timing in seen.timings}
-    return {**seen._asdict(), "floor_ms": floor_ms, "config": dataclasses.asdict(seen.config), "timings": timings}
+    values = seen._asdict()
+    del values["spaces"]
+    return {**values, "floor_ms": floor_ms, "config": dataclasses.asdict(seen.config), "timings": timings}
 
 
 def over_floor(seen: dict[str, Any]) -> float:

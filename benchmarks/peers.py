@@ -25,6 +25,7 @@ import tyro
 
 from t3d.engines import choose_threads
 from t3d.machine import describe, usable_cores
+from t3d.spaces import Spaces
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE / "peers"))
@@ -138,8 +139,8 @@ def by_default(result: dict[str, Any]) -> str:
     """
     parts = []
     for job in result["jobs"].values():
-        sizes = *SIZES[job["env"]], job["hidden"], job["batch_size"]
-        threads = choose_threads(*sizes, result["machine"]["cores"])
+        spaces = Spaces.of_vectors(*SIZES[job["env"]])
+        threads = choose_threads(spaces, job["hidden"], job["batch_size"], result["machine"]["cores"])
         ours = job["libraries"]["t3d"]
         rate = {int(count): median for count, median in ours["median_by_threads"].items()}.get(threads)
         if rate is None:

@@ -22,6 +22,7 @@ import psutil
 
 from t3d.machine import describe
 from t3d.replay import Replay
+from t3d.spaces import Spaces
 
 RESULTS = Path(__file__).parent / "results" / "small.json"
 T3D = Path(sys.executable).with_name("t3d")
@@ -49,7 +50,7 @@ def full_replay() -> dict[str, Any]:
     action = action.astype(np.float32)
     process = psutil.Process()
     before = process.memory_info().rss
-    replay = Replay(SLOTS, 1, OBS_SIZE, ACTION_SIZE)
+    replay = Replay(SLOTS, 1, Spaces.of_vectors(OBS_SIZE, ACTION_SIZE))
     replay.begin(obs, yes)
     while replay.written[0] < SLOTS + 2 * EPISODE:
         for step in range(EPISODE):

@@ -20,10 +20,12 @@ from t3d.engines import multiply_adds
 from t3d.engines.fused import Fused
 from t3d.machine import describe
 from t3d.replay import Batch
+from t3d.spaces import Spaces
 from t3d.td3 import TD3
 
 RESULTS = Path(__file__).parent / "results" / "threads.json"
 OBS, ACTIONS = 17, 6
+SPACES = Spaces.of_vectors(OBS, ACTIONS)
 WIDTHS, BATCHES = (64, 96, 128, 192, 256, 400), (64, 100, 256)
 ROUNDS, PAIRS = 7, 40
 # The loop that trains does other things between two updates; the helper must still be found awake.
@@ -47,7 +49,7 @@ def main() -> None:
             batch = Batch(*(rng.standard_normal(shape, np.float32) for shape in shapes))
             noise = rng.standard_normal((size, ACTIONS), np.float32)
             config = TD3Config(hidden=(width, width))
-            engines = {n: Fused(TD3(OBS, ACTIONS, config, np.random.default_rng(0)), n) for n in (1, 2)}
+            engines = {n: Fused(TD3(SPACES, config, np.random.default_rng(0)), n) for n in (1, 2)}
             seen: dict[int, list[float]] = {1: [], 2: []}
             for _ in range(ROUNDS):
                 for threads, engine in engines.items():
@@ -60,7 +62,7 @@ def main() -> None:
                             spin(PAUSE_S)
                         seen[threads].append(1e3 * spent / 2)
             one, two = statistics.median(seen[1]), statistics.median(seen[2])
-            amount = multiply_adds(OBS, ACTIONS, (width, width), size)
+            amount = multiply_adds(SPACES, (width, width), size)
             row = {"width": width, "batch": size, "multiply_adds": amount, "ms_1": one, "ms_2": two, "gain": one / two}
             print(row)
             rows.append(row)

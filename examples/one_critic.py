@@ -14,14 +14,15 @@ from torch import Tensor
 
 import t3d
 from t3d.networks import Critic
+from t3d.spaces import Spaces
 from t3d.td3 import TD3, bellman, smooth
 
 
 class OneOpinion(Critic):
     """Judge with the first of the two networks alone."""
 
-    def __init__(self, obs_size: int, action_size: int, config: t3d.TD3Config, rng: np.random.Generator) -> None:
-        super().__init__(obs_size, action_size, config, rng)
+    def __init__(self, spaces: Spaces, config: t3d.TD3Config, rng: np.random.Generator) -> None:
+        super().__init__(spaces, config, rng)
         del self.q2_body
 
     def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor]:

@@ -25,6 +25,7 @@ from t3d.formats import ClassName
 from t3d.networks import Actor
 from t3d.reports import write_report
 from t3d.runs.session import Session
+from t3d.spaces import Spaces
 from t3d.td3 import TD3
 from t3d.training.evaluation import Trajectory
 from t3d.training.trainer import Trainer
@@ -57,9 +58,9 @@ class OtherActor(Actor):
 
 
 class ChangedActor(TD3):
-    def __init__(self, obs_size, action_size, config, rng, device="cpu"):
-        super().__init__(obs_size, action_size, config, rng, device)
-        self.actor = OtherActor(obs_size, action_size, config, rng)
+    def __init__(self, spaces, config, rng, device="cpu"):
+        super().__init__(spaces, config, rng, device)
+        self.actor = OtherActor(spaces, config, rng)
 
 
 def session(folder, algorithm=OneCritic, resume=False, **options):
@@ -80,7 +81,7 @@ def trained(tmp_path_factory):
 
 def agents(*algorithms, **options):
     config = t3d.TD3Config(**{"hidden": (8, 8), "policy_delay": 1} | options)
-    return [algorithm(3, 2, config, np.random.default_rng(0)) for algorithm in algorithms]
+    return [algorithm(Spaces.of_vectors(3, 2), config, np.random.default_rng(0)) for algorithm in algorithms]
 
 
 def batch_of(rows=16, seed=0):
@@ -236,14 +237,14 @@ def test_its_policy_needs_only_the_policy(trained, capsys):
 class Linear(t3d.Critic):
     """Smaller than any network of `hidden`, and of another kind."""
 
-    def __init__(self, obs_size, action_size, config, rng):
-        super().__init__(obs_size, action_size, config, rng)
-        self.q1_body, self.q2_body = (torch.nn.Linear(obs_size + action_size, 1) for _ in range(2))
+    def __init__(self, spaces, config, rng):
+        super().__init__(spaces, config, rng)
+        self.q1_body, self.q2_body = (torch.nn.Linear(spaces.obs_size + spaces.action_size, 1) for _ in range(2))
 
 
 class Smooth(t3d.Critic):
-    def __init__(self, obs_size, action_size, config, rng):
-        super().__init__(obs_size, action_size, config, rng)
+    def __init__(self, spaces, config, rng):
+        super().__init__(spaces, config, rng)
         for body in (self.q1_body, self.q2_body):
             body[1] = body[3] = torch.nn.SiLU()
 
@@ -251,8 +252,8 @@ class Smooth(t3d.Critic):
 class Normalised(t3d.Critic):
     """Learns more than parameters: running means."""
 
-    def __init__(self, obs_size, action_size, config, rng):
-        super().__init__(obs_size, action_size, config, rng)
+    def __init__(self, spaces, config, rng):
+        super().__init__(spaces, config, rng)
         for body in (self.q1_body, self.q2_body):
             body.insert(1, torch.nn.BatchNorm1d(config.hidden[0]))
 
@@ -282,8 +283,8 @@ def test_a_critic_built_in_another_way_trains_and_comes_back(critic, tmp_path):
 class Learns(TD3):
     """Learns a temperature that no checkpoint would hold."""
 
-    def __init__(self, obs_size, action_size, config, rng, device="cpu"):
-        super().__init__(obs_size, action_size, config, rng, device)
+    def __init__(self, spaces, config, rng, device="cpu"):
+        super().__init__(spaces, config, rng, device)
         self.temperature = torch.zeros(())
 
 

@@ -23,6 +23,7 @@ from t3d.config import TD3Config
 from t3d.engines.fused import Fused
 from t3d.errors import ConfigRefused
 from t3d.replay import Batch
+from t3d.spaces import Spaces
 from t3d.td3 import TD3
 
 # Waking PyTorch's second thread for networks this small takes longer than their work.
@@ -32,7 +33,7 @@ SMALL = TD3Config(hidden=(16, 16))
 
 
 def make_agent(config: TD3Config = SMALL, size: int = 5, actions: int = 2, dtype: Any = torch.float32) -> TD3:
-    agent = TD3(size, actions, config, np.random.default_rng(7))
+    agent = TD3(Spaces.of_vectors(size, actions), config, np.random.default_rng(7))
     for network in agent.networks().values():
         network.to(dtype)
     return agent
@@ -334,7 +335,7 @@ def test_auto_takes_the_fastest_that_supports_the_agent() -> None:
     assert chosen.name == "fused"
     agent = make_agent()
     assert engines.choose("eager", agent, threads=1).engine is agent
-    other = OtherTD3(5, 2, SMALL, np.random.default_rng(0))
+    other = OtherTD3(Spaces.of_vectors(5, 2), SMALL, np.random.default_rng(0))
     chosen = engines.choose("auto", other, threads=1)
     assert chosen.engine is other
     assert chosen.name == "eager"
@@ -344,9 +345,9 @@ def test_auto_takes_the_fastest_that_supports_the_agent() -> None:
 
 
 def test_small_networks_get_one_thread_and_large_ones_all() -> None:
-    assert engines.choose_threads(3, 1, (64, 64), 100, cores=8) == 1
-    assert engines.choose_threads(17, 6, (256, 256), 256, cores=2) == 2
-    assert engines.choose_threads(17, 6, (256, 256), 256, cores=1) == 1
+    assert engines.choose_threads(Spaces.of_vectors(3, 1), (64, 64), 100, cores=8) == 1
+    assert engines.choose_threads(Spaces.of_vectors(17, 6), (256, 256), 256, cores=2) == 2
+    assert engines.choose_threads(Spaces.of_vectors(17, 6), (256, 256), 256, cores=1) == 1
 
 
 def test_threads_end_with_their_engine() -> None:
@@ -364,8 +365,10 @@ import hashlib, numpy as np
 from t3d.config import TD3Config
 from t3d.engines.fused import Fused
 from t3d.replay import Batch
+from t3d.spaces import Spaces
 from t3d.td3 import TD3
-agent, rng = TD3(3, 1, TD3Config(hidden=(16, 16)), np.random.default_rng(0)), np.random.default_rng(1)
+rng = np.random.default_rng(1)
+agent = TD3(Spaces.of_vectors(3, 1), TD3Config(hidden=(16, 16)), np.random.default_rng(0))
 engine = Fused(agent)
 draw = lambda *shape: rng.standard_normal(shape, np.float32)
 for _ in range(20):

@@ -18,7 +18,7 @@ from t3d.config import Config
 from t3d.environments.envs import Envs
 from t3d.environments.make import make, spaces_of
 from t3d.errors import Diverged, EnvFailed, EnvRefused
-from t3d.spaces import to_env_units
+from t3d.spaces import ObsPart, Spaces
 from t3d.training.randomness import episode_seed
 from t3d.training.trainer import Trainer
 
@@ -65,7 +65,7 @@ def play(envs, actions):
 def test_every_suite_makes_and_steps(env):
     envs = Envs(env, 2, SEED_OF, fresh=False)
     assert (envs.spaces.obs_size, envs.spaces.action_size) == SUITES[env]
-    assert (envs.spaces.action_low < envs.spaces.action_high).all()
+    assert (np.array(envs.spaces.action_low) < envs.spaces.action_high).all()
     play(envs, actions_for(envs, 5))
     assert envs.env_steps == 10
     assert envs.obs.shape == (2, SUITES[env][0])
@@ -94,7 +94,7 @@ def test_steps_as_gymnasium_does(env):
     obs, _ = vector.reset(seed=[SEED_OF(i, 0) for i in range(n)])
     np.testing.assert_array_equal(ours.obs, obs.astype(np.float32))
     for action in actions_for(ours, steps):
-        scaled = to_env_units(action, ours.spaces.action_low, ours.spaces.action_high)
+        scaled = ours.spaces.to_env_units(action)
         next_obs, reward, terminated, truncated, _ = vector.step(scaled)
         step = ours.step(action)
         np.testing.assert_array_equal(step.next_obs, next_obs.astype(np.float32))
@@ -121,7 +121,7 @@ def test_what_ends_is_shown_as_it_was_and_counted():
         before, step = envs.obs, envs.step(action)
         rewards += step.reward
     # The true last observation: 0.9 times the one before, and the action in the env's own units.
-    moved = to_env_units(action, envs.spaces.action_low, envs.spaces.action_high)
+    moved = envs.spaces.to_env_units(action)
     np.testing.assert_allclose(step.next_obs[:, :3], 0.9 * before[:, :3] + moved, atol=1e-6)
     assert step.truncated.all()
     assert not step.terminated.any()
@@ -186,6 +186,13 @@ def test_noise_and_random_actions_are_drawn_for_each_env():
 # --- scaling ---------------------------------------------------------------------------------------------------
 
 FINITE = st.floats(-1e6, 1e6, width=32)
+
+
+def bounded(low, high):
+    low, high = (tuple(np.float32(bounds).tolist()) for bounds in (low, high))
+    return Spaces((ObsPart(shape=(1,)),), (len(low),), low, high)
+
+
 ACTION = st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=20)
 
 
@@ -195,7 +202,7 @@ def test_scaling_stays_inside_reaches_both_ends_and_keeps_order(one, other, acti
         return
     low, high = np.float32([min(one, other)]), np.float32([max(one, other)])
     action = np.sort(np.float32([-1, *actions, 1]))[:, None]
-    scaled = to_env_units(action, low, high)
+    scaled = bounded(low, high).to_env_units(action)
     assert scaled.dtype == np.float32
     assert (scaled >= low).all()
     assert (scaled <= high).all()
@@ -206,14 +213,14 @@ def test_scaling_stays_inside_reaches_both_ends_and_keeps_order(one, other, acti
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.4, 0.4), (-2, 2), (-1, 1), (0, 0.3)])
 def test_usual_bounds_are_reached_exactly(low, high):
-    scaled = to_env_units(np.float32([[-1], [1]]), np.float32([low]), np.float32([high]))
+    scaled = bounded([low], [high]).to_env_units(np.float32([[-1], [1]]))
     assert scaled[:, 0].tolist() == [np.float32(low), np.float32(high)]
 
 
 def test_each_dimension_has_bounds_of_its_own():
     low, high = np.float32([0, -0.4, -2]), np.float32([1, 0.4, 2])
     action = np.float32([[0, 0, 0], [0.5, 0.5, 0.5]])
-    np.testing.assert_allclose(to_env_units(action, low, high), [[0.5, 0, 0], [0.75, 0.2, 1]], atol=1e-7)
+    np.testing.assert_allclose(bounded(low, high).to_env_units(action), [[0.5, 0, 0], [0.75, 0.2, 1]], atol=1e-7)
 
 
 def test_unclipped_scaling_would_leave_the_bounds():
@@ -221,7 +228,7 @@ def test_unclipped_scaling_would_leave_the_bounds():
     low, high = np.float32(-0.7), np.float32(0.1)
     half = np.float32(0.5) * (high - low)
     assert low + np.float32(2) * half > high
-    assert to_env_units(np.float32([[1]]), np.float32([low]), np.float32([high]))[0, 0] == high
+    assert bounded([low], [high]).to_env_units(np.float32([[1]]))[0, 0] == high
 
 
 def test_bounds_in_double_precision_are_rounded_inwards():
@@ -230,9 +237,9 @@ def test_bounds_in_double_precision_are_rounded_inwards():
     env = make(f"{OWN}:Walk")
     env.action_space = box
     spaces = spaces_of(env, "own")
-    assert box.contains(spaces.action_low)
-    assert box.contains(spaces.action_high)
-    assert abs(float(spaces.action_high[0]) - 0.1) < 1e-8
+    assert box.contains(np.array(spaces.action_low, np.float32))
+    assert box.contains(np.array(spaces.action_high, np.float32))
+    assert abs(spaces.action_high[0] - 0.1) < 1e-8
 
 
 def test_two_dimensional_spaces_are_flat_inside_and_whole_outside():
@@ -292,7 +299,7 @@ def test_a_bad_step_is_described_and_never_stored(name, says):
             action = trainer._action = trainer._draw_action()
             trainer.step()
     text = str(caught.value)
-    scaled = to_env_units(action, trainer.envs.spaces.action_low, trainer.envs.spaces.action_high)
+    scaled = trainer.envs.spaces.to_env_units(action)
     where = f"training environment 0, env step 30, episode 1, episode step 10, last action {scaled[0].tolist()}"
     for part in [name, where, *says]:
         assert part in text

@@ -13,6 +13,7 @@ from torch.nn import functional
 from t3d.config import Config, TD3Config
 from t3d.diagnosis import health
 from t3d.replay import Batch, Replay
+from t3d.spaces import Spaces
 from t3d.td3 import TD3
 from t3d.training.evaluation import Trajectory, evaluate
 from t3d.training.trainer import Trainer
@@ -32,7 +33,7 @@ def spec(probe):
 
 def agent_of(obs_size=2, action_size=1, **options):
     config = TD3Config(**{"hidden": (4,), "gamma": 0.9, "policy_delay": 1} | options)
-    return TD3(obs_size, action_size, config, np.random.default_rng(0))
+    return TD3(Spaces.of_vectors(obs_size, action_size), config, np.random.default_rng(0))
 
 
 def batch_of(obs, action, reward=0.0, terminated=0.0, next_obs=None):
@@ -193,7 +194,7 @@ def test_what_is_not_finite_is_no_number():
 
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_age_is_counted_in_env_steps(n_envs):
-    replay = Replay(10 * n_envs, n_envs, 1, 1)
+    replay = Replay(10 * n_envs, n_envs, Spaces.of_vectors(1, 1))
     never = np.zeros(n_envs, bool)
     replay.begin(np.zeros((n_envs, 1), np.float32), ~never)
     for step in range(23):  # the ring of 10 slots turns twice

@@ -26,7 +26,6 @@ from t3d.errors import RunRefused
 from t3d.policy.normalizer import CLIP, EPSILON, Normalizer, normalize
 from t3d.presets import Choice
 from t3d.runs.session import Session
-from t3d.spaces import to_env_units
 from t3d.training.evaluation import evaluate
 from t3d.training.trainer import Trainer
 
@@ -271,7 +270,7 @@ def test_the_policy_in_the_environments_own_units_is_the_trainers(run):
     obs = stored(session.trainer)
     np.testing.assert_array_equal(policy.act(obs), session.trainer.act(obs))
     spaces = session.trainer.envs.spaces
-    scaled = to_env_units(session.trainer.act(obs), spaces.action_low, spaces.action_high)
+    scaled = spaces.to_env_units(session.trainer.act(obs))
     np.testing.assert_array_equal(policy(obs), scaled)
     assert np.abs(scaled).max() > 1
     assert policy(obs[0]).shape == (1,)

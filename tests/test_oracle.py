@@ -6,6 +6,7 @@ from oracle import Net, Oracle
 
 from t3d.config import TD3Config
 from t3d.replay import Batch
+from t3d.spaces import Spaces
 from t3d.td3 import TD3
 
 HIDDEN = [(8,), (10, 6), (8, 8), (6, 12, 8), (16, 16), (8, 10, 8, 10)]
@@ -24,7 +25,7 @@ def nets_of(agent):
 
 
 def random_pair(seed):
-    """Return an agent in float64, its oracle, and a stream; sizes and options follow from the seed."""
+    """Return an agent in float64, its oracle, and a stream; spaces and options follow from the seed."""
     rng = np.random.default_rng(seed)
     options = {
         "lr": float(rng.uniform(1e-3, 1e-2)),
@@ -34,23 +35,23 @@ def random_pair(seed):
         "noise_clip": float(rng.uniform(0.2, 0.8)),
         "policy_delay": 1 + seed % 3,
     }
-    sizes = {"obs_size": int(rng.integers(1, 6)), "action_size": int(rng.integers(1, 4))}
-    agent = TD3(**sizes, config=TD3Config(hidden=HIDDEN[seed], **options), rng=rng)
+    spaces = Spaces.of_vectors(int(rng.integers(1, 6)), int(rng.integers(1, 4)))
+    agent = TD3(spaces, config=TD3Config(hidden=HIDDEN[seed], **options), rng=rng)
     for network in agent.networks().values():
         network.double()  # in place: the Adams keep the parameters they were given
-    return agent, Oracle(nets_of(agent), **options), sizes, rng
+    return agent, Oracle(nets_of(agent), **options), spaces, rng
 
 
-def random_batch(rng, sizes, size):
-    shape = (size, sizes["obs_size"])
+def random_batch(rng, spaces, size):
+    shape = (size, spaces.obs_size)
     batch = Batch(
         obs=rng.normal(size=shape),
         next_obs=rng.normal(size=shape),
-        action=rng.uniform(-1, 1, (size, sizes["action_size"])),
+        action=rng.uniform(-1, 1, (size, spaces.action_size)),
         reward=rng.normal(size=size),
         terminated=np.float64(rng.uniform(size=size) < 0.3),
     )
-    return batch, rng.standard_normal((size, sizes["action_size"]))
+    return batch, rng.standard_normal((size, spaces.action_size))
 
 
 def largest_difference(agent, oracle):
@@ -62,10 +63,10 @@ def largest_difference(agent, oracle):
 
 @pytest.mark.parametrize("seed", range(len(HIDDEN)))
 def test_all_six_networks_are_where_the_equations_put_them(seed):
-    agent, oracle, sizes, rng = random_pair(seed)
+    agent, oracle, spaces, rng = random_pair(seed)
     started = nets_of(agent)
     for update in range(1, 11):
-        batch, noise = random_batch(rng, sizes, size=int(rng.integers(1, 20)))
+        batch, noise = random_batch(rng, spaces, size=int(rng.integers(1, 20)))
         info = agent.update(batch, noise)
         critic_loss, actor_loss = oracle.update(**batch._asdict(), noise=noise)
         assert float(info.critic_loss) == pytest.approx(critic_loss, abs=1e-10)
@@ -92,8 +93,8 @@ def slope_between(function, numbers, at):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_oracles_own_gradients_are_slopes(seed):
-    _, oracle, sizes, rng = random_pair(seed)
-    batch, noise = random_batch(rng, sizes, size=6)
+    _, oracle, spaces, rng = random_pair(seed)
+    batch, noise = random_batch(rng, spaces, size=6)
     y = oracle.target(batch.next_obs, batch.reward, batch.terminated, noise)
     losses = {
         "q1": lambda: oracle.critic_gradients("q1", batch.obs, batch.action, y),

@@ -16,9 +16,10 @@ from strangers import description_of, sealed_policy
 import t3d
 from t3d.config import TD3Config
 from t3d.environments.envs import Envs
-from t3d.formats import ObsPart, PolicyInfo
+from t3d.formats import PolicyInfo
 from t3d.policy.policy import Policy, encode
 from t3d.runs import run_folder
+from t3d.spaces import ObsPart, Spaces
 from t3d.td3 import TD3
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
@@ -30,7 +31,7 @@ OBS = np.random.default_rng(0).normal(0, 3, (5, 4))
 
 def saved(path, which="best", obs_shape=(4,), action_shape=(3,), seed=7, **fields):
     """Save a fresh actor as the policy of a run folder. Return the agent."""
-    agent = TD3(4, 3, TD3Config(hidden=HIDDEN), np.random.default_rng(seed))
+    agent = TD3(Spaces.of_vectors(4, 3), TD3Config(hidden=HIDDEN), np.random.default_rng(seed))
     info = PolicyInfo(
         run=RUN,
         env="Own-v0",

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from t3d.config import Config, TD3Config
-from t3d.spaces import to_env_units
 from t3d.training.trainer import Trainer
 
 GAMMA = probes.GAMMA
@@ -71,8 +70,8 @@ def test_probe_3_a_reward_to_come_is_discounted():
 def test_probe_4_the_actor_finds_the_best_action_within_bounds_of_each_dimension():
     made = trainer(probes.RewardByAction, 600)
     spaces = made.envs.spaces
-    action = to_env_units(made.agent.act(np.zeros((1, 1), np.float32)), spaces.action_low, spaces.action_high)
-    width = spaces.action_high - spaces.action_low
+    action = spaces.to_env_units(made.agent.act(np.zeros((1, 1), np.float32)))
+    width = np.array(spaces.action_high) - spaces.action_low
     assert np.abs((action[0] - probes.RewardByAction.BEST) / width).max() < 0.08
 
 
@@ -117,7 +116,7 @@ def test_actions_are_stored_as_they_were_played_in_units_of_one():
     rewards = np.array([reward for *_, reward, _ in held(made)])
     assert np.abs(played).max() <= 1
     spaces = made.envs.spaces
-    scaled = (to_env_units(played, spaces.action_low, spaces.action_high) - probes.RewardByAction.BEST) / (1, 6)
+    scaled = (spaces.to_env_units(played) - probes.RewardByAction.BEST) / (1, 6)
     assert rewards == pytest.approx(1 - 4 * np.square(scaled).sum(axis=1), abs=1e-5)
 
 

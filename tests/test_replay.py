@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from t3d.errors import ConfigRefused
 from t3d.replay import Replay
+from t3d.spaces import Spaces
 
 OBS_SIZE, ACTION_SIZE = 3, 2
 GOES_ON, TERMINATES, IS_TRUNCATED, BOTH = range(4)
@@ -33,7 +34,7 @@ class World:
     """Feed the memory and the list the same: every number that appears is a new one, so no mix-up can hide."""
 
     def __init__(self, capacity, n_envs):
-        self.replay = Replay(capacity, n_envs, OBS_SIZE, ACTION_SIZE)
+        self.replay = Replay(capacity, n_envs, Spaces.of_vectors(OBS_SIZE, ACTION_SIZE))
         self.plain = PlainList(n_envs, capacity // n_envs)
         self.n_envs, self.counter = n_envs, 0
         self.obs = self.new(n_envs, OBS_SIZE)
@@ -114,7 +115,7 @@ def test_only_a_true_end_is_terminated_and_it_wins_over_the_time_limit(end, term
 
 
 def test_an_episode_by_hand():
-    replay = Replay(4, 1, 1, 1)
+    replay = Replay(4, 1, Spaces.of_vectors(1, 1))
     go_on, end = np.array([False]), np.array([True])
     replay.begin(np.array([[10.0]], np.float32), end)
     for action, terminated, next_obs in ((1, go_on, 11), (2, end, 12)):
@@ -185,7 +186,7 @@ def test_rows_of_a_batch_are_whole_and_belong_to_nobody_else():
 
 
 def test_what_was_handed_over_may_change_afterwards():
-    replay = Replay(10, 1, 1, 1)
+    replay = Replay(10, 1, Spaces.of_vectors(1, 1))
     obs, action, reward, next_obs = (np.full(shape, 7, np.float32) for shape in ((1, 1), (1, 1), (1,), (1, 1)))
     no = np.array([False])
     replay.begin(obs, ~no)
@@ -198,7 +199,7 @@ def test_what_was_handed_over_may_change_afterwards():
 def test_half_cheetahs_memory_is_a_third_of_stable_baselines_3s():
     stable_baselines_3 = 17 * 8 * 2 + 6 * 4 + 4 + 4 + 4  # obs and next obs in float64, action, reward, done, timeout
     assert stable_baselines_3 == 308
-    replay = Replay(1000, 1, obs_size=17, action_size=6)
+    replay = Replay(1000, 1, Spaces.of_vectors(17, 6))
     # 17 + 6 + 1 numbers and how the step ended, 4 bytes each; a ring may hold one slot beyond what it was asked for.
     assert 100 * 1000 <= replay.full_bytes <= 100 * 1001
     assert replay.full_bytes <= 0.4 * stable_baselines_3 * 1000
@@ -206,13 +207,13 @@ def test_half_cheetahs_memory_is_a_third_of_stable_baselines_3s():
 
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_an_observation_is_stored_once(n_envs):
-    small, larger = Replay(300, n_envs, 5, 2), Replay(300, n_envs, 6, 2)
+    small, larger = Replay(300, n_envs, Spaces.of_vectors(5, 2)), Replay(300, n_envs, Spaces.of_vectors(6, 2))
     assert 300 * 4 <= larger.full_bytes - small.full_bytes <= (300 + n_envs) * 4
 
 
 def test_full_bytes_is_what_the_machine_gives_it():
     tracemalloc.start()
-    replay = Replay(100_000, 3, 17, 6)
+    replay = Replay(100_000, 3, Spaces.of_vectors(17, 6))
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert replay.full_bytes == pytest.approx(100_000 * 100, rel=0.001)
@@ -222,7 +223,7 @@ def test_full_bytes_is_what_the_machine_gives_it():
 @pytest.mark.parametrize(("capacity", "n_envs"), [(0, 1), (2, 1), (5, 2), (8, 3)])
 def test_a_memory_without_room_for_one_transition_is_refused(capacity, n_envs):
     with pytest.raises(ConfigRefused, match=r"got: .*\n.*expected: ") as refused:
-        Replay(capacity, n_envs, 1, 1)
+        Replay(capacity, n_envs, Spaces.of_vectors(1, 1))
     assert f"{3 * n_envs} slots" in str(refused.value)
 
 

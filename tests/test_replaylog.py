@@ -18,6 +18,7 @@ from t3d.errors import RunRefused
 from t3d.replay import NOTHING, STEP, TERMINATED, TRUNCATED, Replay
 from t3d.runs import replay_log
 from t3d.runs.replay_log import ReplayLog
+from t3d.spaces import Spaces
 from t3d.training.trainer import slots_needed
 
 OBS, ACTION = 2, 1
@@ -41,7 +42,7 @@ class Streams:
         self.begin()
 
     def new(self):
-        replay = Replay(self.config.buffer_size, self.n_envs, OBS, ACTION)
+        replay = Replay(self.config.buffer_size, self.n_envs, Spaces.of_vectors(OBS, ACTION))
         return replay, ReplayLog(self.folder, RUN, replay.slot, self.n_envs, self.ring)
 
     def begin(self):

@@ -11,6 +11,7 @@ from torch import nn
 from t3d.config import TD3Config
 from t3d.networks import Actor, Critic
 from t3d.replay import Batch
+from t3d.spaces import Spaces
 from t3d.td3 import TD3, bellman, polyak, smooth
 
 LN3 = math.log(3)  # tanh(ln 3) = 4/5 and tanh(ln(3) / 2) = 1/2
@@ -31,7 +32,7 @@ def hand_made_agent(**options):
     Q1 target     2 relu(a + 1)                Q2 target   4 relu(a + 1) - 3.6
     """
     config = TD3Config(**{"hidden": (1,), "lr": 0.1, "gamma": 0.5, "tau": 0.25, **options})
-    agent = TD3(1, 1, config, np.random.default_rng(0))
+    agent = TD3(Spaces.of_vectors(1, 1), config, np.random.default_rng(0))
     for body, out in ((agent.actor.body, 1.0), (agent.actor_target.body, 0.25)):
         set_linear(body[0], [[1.0]], [0.0])
         set_linear(body[2], [[out]], [0.0])
@@ -81,7 +82,8 @@ def moved(network, before):
 
 
 def random_agent(obs_size=3, action_size=2, seed=0, **options):
-    return TD3(obs_size, action_size, TD3Config(**{"hidden": (8, 8), **options}), np.random.default_rng(seed))
+    config = TD3Config(**{"hidden": (8, 8), **options})
+    return TD3(Spaces.of_vectors(obs_size, action_size), config, np.random.default_rng(seed))
 
 
 def random_batch(size=5, obs_size=3, action_size=2, seed=1):
@@ -109,7 +111,7 @@ def test_steps_2_and_3_targets_start_as_equal_copies_that_share_no_memory():
 
 
 def test_step_2_actor_by_hand():
-    actor = Actor(2, 2, TD3Config(hidden=(2,)), np.random.default_rng(0))
+    actor = Actor(Spaces.of_vectors(2, 2), TD3Config(hidden=(2,)), np.random.default_rng(0))
     set_linear(actor.body[0], [[1.0, 2.0], [-1.0, 0.0]], [0.5, 0.0])
     set_linear(actor.body[2], [[0.5, 9.0], [-0.1, 0.0]], [0.0, 0.2])
     # s = (1, 0): hidden relu(1.5, -1) = (1.5, 0); out (0.75, 0.05). s = (-2, 0): hidden (0, 2); out (18, 0.2).
@@ -127,7 +129,7 @@ def test_step_2_actions_lie_between_minus_one_and_one_and_reach_both():
 
 
 def test_step_3_critic_by_hand():
-    critic = Critic(1, 2, TD3Config(hidden=(2,)), np.random.default_rng(0))
+    critic = Critic(Spaces.of_vectors(1, 2), TD3Config(hidden=(2,)), np.random.default_rng(0))
     set_linear(critic.q1_body[0], [[1.0, 2.0, 3.0], [-1.0, 0.0, 0.0]], [0.0, 1.0])
     set_linear(critic.q1_body[2], [[1.0, 10.0]], [0.5])
     set_linear(critic.q2_body[0], [[0.0, 1.0, -1.0], [0.0, 0.0, 0.0]], [0.0, 0.0])

@@ -23,7 +23,6 @@ from t3d.errors import EnvFailed, EnvRefused, Refused
 from t3d.presets import Choice
 from t3d.replay import STEP
 from t3d.runs.session import Session
-from t3d.spaces import to_env_units
 from t3d.training.evaluation import evaluate
 from t3d.training.randomness import episode_seed
 from t3d.training.trainer import Trainer
@@ -141,7 +140,7 @@ def test_an_environment_may_keep_its_action(n_workers):
     actions = actions_for(envs, 6)
     rewards = [envs.step(action).reward for action in actions]
     envs.close()
-    scaled = to_env_units(actions, envs.spaces.action_low, envs.spaces.action_high)
+    scaled = envs.spaces.to_env_units(actions)
     np.testing.assert_allclose(rewards[1:], np.abs(np.diff(scaled, axis=0)).sum(axis=2), rtol=1e-5)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from t3d.networks import Actor, Critic
     from t3d.policy.policy import Policy, load
     from t3d.replay import Batch, Replay
+    from t3d.spaces import Spaces
     from t3d.td3 import TD3
     from t3d.training.evaluation import Evaluation, evaluate
 
@@ -35,6 +36,7 @@ __all__ = [
     "Refused",
     "Replay",
     "Run",
+    "Spaces",
     "T3DError",
     "TD3Config",
     "evaluate",
@@ -53,6 +55,7 @@ _HOME = {
     "Refused": "errors",
     "Replay": "replay",
     "Run": "api",
+    "Spaces": "spaces",
     "T3DError": "errors",
     "TD3": "td3",
     "TD3Config": "config",

@@ -19,6 +19,7 @@ from t3d.runs.seeds import Job, Seed, jobs_of, train_seeds
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
 from t3d.runs.video import film
+from t3d.spaces import Spaces
 from t3d.storage import disk
 from t3d.td3 import TD3
 from t3d.training.evaluation import Evaluation, evaluate
@@ -113,7 +114,7 @@ def plan_seeds(
     made = make(env)
     spaces = spaces_of(made, env)
     made.close()
-    slot_bytes = slot_dtype((spaces.obs_size,), spaces.action_size).itemsize
+    slot_bytes = slot_dtype(spaces).itemsize
     refuse_too_large(
         "the replay memory", jobs * choice.config.buffer_size * slot_bytes, "lower --buffer-size or --jobs"
     )
@@ -328,12 +329,14 @@ def _refuse_other_spaces(policy: PolicyInfo, env: str) -> None:
     made = make(env)
     spaces = spaces_of(made, env)
     made.close()
-    has = (spaces.obs_shape, tuple(spaces.action_low.tolist()), tuple(spaces.action_high.tolist()))
-    wants = (policy.obs_shape, policy.action_low, policy.action_high)
-    if has != wants:
+    if spaces != policy.spaces:
         raise RunRefused(
             "this environment's spaces are not those that the policy was trained for",
-            got=f"{env}: observation shape {has[0]}, action from {has[1]} to {has[2]}",
-            expected=f"observation shape {wants[0]}, action from {wants[1]} to {wants[2]}",
+            got=f"{env}: {_in_words(spaces)}",
+            expected=_in_words(policy.spaces),
             do="use the version of the environment that the policy was trained in",
         )
+
+
+def _in_words(spaces: Spaces) -> str:
+    return f"observation shape {spaces.obs_shape}, action from {spaces.action_low} to {spaces.action_high}"

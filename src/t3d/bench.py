@@ -16,6 +16,7 @@ from t3d.engines import Engine, choose, choose_threads
 from t3d.environments.make import make, spaces_of
 from t3d.machine import usable_cores
 from t3d.replay import Batch, slot_dtype
+from t3d.spaces import Spaces
 from t3d.td3 import TD3
 from t3d.training.trainer import Trainer
 
@@ -49,38 +50,37 @@ class Bench(NamedTuple):
     """What was measured."""
 
     env: str | None
-    obs_size: int
-    action_size: int
+    spaces: Spaces
     config: Config
     replay_bytes_per_slot: int
     replay_full_bytes: int
     timings: list[Timing]
 
 
-def bench(what: str | tuple[int, int], config: Config, engines: tuple[str, ...] = ("eager", "fused")) -> Bench:
+def bench(what: str | Spaces, config: Config, engines: tuple[str, ...] = ("eager", "fused")) -> Bench:
     """Measure updates, then training, of each engine; updates in turns, so that all meet the same machine.
 
     Args:
-        what: an environment, as for `make.make`; or the lengths of observations and actions, without training.
+        what: an environment, as for `make.make`; or spaces alone, without training.
         config: sizes, threads and everything else; its `engine` is replaced by each of `engines`.
         engines: their names.
 
     Raises:
         Refused: the environment or the options make it impossible.
     """
-    env = what if isinstance(what, str) else None
     if isinstance(what, str):
-        made = make(what)
-        spaces = spaces_of(made, what)
+        env = what
+        made = make(env)
+        spaces = spaces_of(made, env)
         made.close()
-        what = spaces.obs_size, spaces.action_size
-    obs_size, action_size = what
-    sizes = obs_size, action_size, config.td3.hidden, config.batch_size
-    threads = choose_threads(*sizes, usable_cores()) if config.threads == "auto" else config.threads
+    else:
+        env, spaces = None, what
+    best = choose_threads(spaces, config.td3.hidden, config.batch_size, usable_cores())
+    threads = best if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
-    agents = [TD3(obs_size, action_size, config.td3, np.random.default_rng(0)) for _ in engines]
+    agents = [TD3(spaces, config.td3, np.random.default_rng(0)) for _ in engines]
     chosen = [choose(name, agent, threads) for name, agent in zip(engines, agents, strict=True)]
-    batch, noise = _draw(obs_size, action_size, config.batch_size)
+    batch, noise = _draw(spaces, config.batch_size)
     spans: list[list[float]] = [[] for _ in engines]
     for _ in range(_ROUNDS):
         for seen, one in zip(spans, chosen, strict=True):
@@ -92,12 +92,12 @@ def bench(what: str | tuple[int, int], config: Config, engines: tuple[str, ...] 
         p10, *_, p90 = statistics.quantiles(seen, n=10, method="inclusive")
         loop = _train(env, config.with_values({"engine": name})) if env else None
         timings.append(Timing(name, threads, median, p10, p90, loop))
-    slot = slot_dtype((obs_size,), action_size).itemsize
-    return Bench(env, obs_size, action_size, config, slot, slot * config.buffer_size, timings)
+    slot = slot_dtype(spaces).itemsize
+    return Bench(env, spaces, config, slot, slot * config.buffer_size, timings)
 
 
-def _draw(obs_size: int, action_size: int, batch_size: int) -> tuple[Batch, NDArray[np.float32]]:
-    rng = np.random.default_rng(0)
+def _draw(spaces: Spaces, batch_size: int) -> tuple[Batch, NDArray[np.float32]]:
+    rng, obs_size, action_size = np.random.default_rng(0), spaces.obs_size, spaces.action_size
 
     def normal(*shape: int) -> NDArray[np.float32]:
         return rng.standard_normal(shape, np.float32)

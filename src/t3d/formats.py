@@ -22,6 +22,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from t3d.config import IDLE, Config
+from t3d.spaces import ObsPart, Shape, Spaces
 
 # Of config.json, checkpoints, the replay memory's segments, metrics.jsonl and policies, all together.
 FORMAT = 3
@@ -32,21 +33,12 @@ Seconds = Annotated[float, Meta(ge=0)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Text = Annotated[str, Meta(max_length=5_000)]
 ClassName = Annotated[str, Meta(pattern=r"\A[\w.<>]{1,200}\Z")]
-Size = Annotated[int, Meta(ge=1, le=2**20)]
-Shape = Annotated[tuple[Size, ...], Meta(max_length=50)]
+ObsParts = Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1)]
 _MAX_WEIGHTS = 1 << 28  # a gigabyte
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a file: all its fields, and no others."""
-
-
-class ObsPart(Record, frozen=True, kw_only=True):
-    """A part of an observation: today there is one, a vector."""
-
-    name: Text = "obs"
-    shape: Shape
-    dtype: Literal["float32"] = "float32"
 
 
 class Engine(Record, frozen=True):
@@ -95,7 +87,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     env: Text
     preset: Text
     algorithm: ClassName  # as `algorithms.name_of` gave it
-    obs: Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1)]
+    obs: ObsParts
     config: Config
     engine: Engine
     machine: Machine
@@ -112,7 +104,7 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
     run: Sha256  # of the run that it is from
     env: Text
     algorithm: ClassName
-    obs: Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1)]
+    obs: ObsParts
     action_shape: Shape
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
@@ -132,19 +124,14 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
             raise ValueError(f"{self.weights:,} weights, at most {_MAX_WEIGHTS:,} are read")
 
     @property
-    def obs_shape(self) -> tuple[int, ...]:
-        """The shape of an observation."""
-        return self.obs[0].shape
-
-    @property
-    def obs_size(self) -> int:
-        """S, the length of a flattened observation."""
-        return math.prod(self.obs_shape)
+    def spaces(self) -> Spaces:
+        """What the policy sees and plays."""
+        return Spaces(self.obs, self.action_shape, self.action_low, self.action_high)
 
     @property
     def weights(self) -> int:
         """How many numbers the actor's layers hold."""
-        sizes = [self.obs_size, *self.hidden, math.prod(self.action_shape)]
+        sizes = [self.spaces.obs_size, *self.hidden, self.spaces.action_size]
         linear = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
         return linear + (2 * sum(self.hidden) if self.layer_norm else 0)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from t3d.config import TD3Config
+from t3d.spaces import Spaces
 
 
 class Linear(nn.Linear):
@@ -68,15 +69,14 @@ class Actor(nn.Module):
     """Play: from observations to actions in [-1, 1].
 
     Args:
-        obs_size: S.
-        action_size: A.
+        spaces: S and A.
         config: its `hidden` gives the widths, its `layer_norm` says whether they are normalised.
         rng: the stream its weights are drawn from.
     """
 
-    def __init__(self, obs_size: int, action_size: int, config: TD3Config, rng: np.random.Generator) -> None:
+    def __init__(self, spaces: Spaces, config: TD3Config, rng: np.random.Generator) -> None:
         super().__init__()
-        self.body = mlp(obs_size, config.hidden, action_size, rng, config.layer_norm == "both")
+        self.body = mlp(spaces.obs_size, config.hidden, spaces.action_size, rng, config.layer_norm == "both")
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the actions (B, A) for obs (B, S)."""
@@ -87,17 +87,16 @@ class Critic(nn.Module):
     """Judge: from observations and actions to two independent opinions of their value.
 
     Args:
-        obs_size: S.
-        action_size: A.
+        spaces: S and A.
         config: its `hidden` gives the widths, its `layer_norm` says whether they are normalised.
         rng: the stream the weights of the first and then of the second network are drawn from.
     """
 
-    def __init__(self, obs_size: int, action_size: int, config: TD3Config, rng: np.random.Generator) -> None:
+    def __init__(self, spaces: Spaces, config: TD3Config, rng: np.random.Generator) -> None:
         super().__init__()
-        layer_norm = config.layer_norm != "none"
-        self.q1_body = mlp(obs_size + action_size, config.hidden, 1, rng, layer_norm)
-        self.q2_body = mlp(obs_size + action_size, config.hidden, 1, rng, layer_norm)
+        inputs, layer_norm = spaces.obs_size + spaces.action_size, config.layer_norm != "none"
+        self.q1_body = mlp(inputs, config.hidden, 1, rng, layer_norm)
+        self.q2_body = mlp(inputs, config.hidden, 1, rng, layer_norm)
 
     def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, ...]:
         """Return Q1 (B,) and Q2 (B,) for obs (B, S) and action (B, A)."""

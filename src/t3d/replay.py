@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from t3d.errors import ConfigRefused
+from t3d.spaces import Spaces
 
 # What a slot's `ended` says. NOTHING: no transition begins here (never written, final, or still open).
 NOTHING, STEP, TERMINATED, TRUNCATED = range(4)
@@ -33,12 +34,12 @@ class Batch(NamedTuple):
     terminated: Any  # (B,) 1 where the episode truly ended, 0 elsewhere, also where a time limit cut it
 
 
-def slot_dtype(obs_shape: tuple[int, ...], action_size: int, obs_dtype: DTypeLike = np.float32) -> np.dtype[Any]:
+def slot_dtype(spaces: Spaces) -> np.dtype[Any]:
     """Return the layout of one slot. Another kind of observation (image frames, say) changes its first field only."""
     return np.dtype(
         [
-            ("obs", obs_dtype, obs_shape),
-            ("action", np.float32, (action_size,)),
+            ("obs", np.float32, (spaces.obs_size,)),
+            ("action", np.float32, (spaces.action_size,)),
             ("reward", np.float32),
             ("ended", np.int32),
         ]
@@ -51,14 +52,13 @@ class Replay:
     Args:
         capacity: slots of all streams together; each takes capacity // n_envs.
         n_envs: N, the streams written side by side.
-        obs_size: S, the length of an observation.
-        action_size: A, the length of an action.
+        spaces: S and A, the lengths of an observation and of an action.
 
     Raises:
         ConfigRefused: fewer than 3 slots for a stream (an open slot, a transition and a final observation).
     """
 
-    def __init__(self, capacity: int, n_envs: int, obs_size: int, action_size: int) -> None:
+    def __init__(self, capacity: int, n_envs: int, spaces: Spaces) -> None:
         self._length = capacity // n_envs
         if self._length < 3:
             raise ConfigRefused(
@@ -70,7 +70,7 @@ class Replay:
         # Step 1: a memory of 1e6 slots, all zero (NOTHING) at first; when full, the oldest is overwritten.
         # One slot more a ring mirrors the first one's observation, so that next_obs always stands one slot on.
         self._ring = self._length + 1
-        self._slots = np.zeros(n_envs * self._ring, slot_dtype((obs_size,), action_size))
+        self._slots = np.zeros(n_envs * self._ring, slot_dtype(spaces))
         self._obs, self._action = self._slots["obs"], self._slots["action"]
         self._reward, self._ended = self._slots["reward"], self._slots["ended"]
         # A transition is a slot and the observation behind it; as plain bytes NumPy copies each in one piece.

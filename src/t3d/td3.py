@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from t3d.config import TD3Config
 from t3d.networks import Actor, Critic
 from t3d.replay import Batch
+from t3d.spaces import Spaces
 
 
 def smooth(action: Tensor, noise: Tensor, policy_noise: float, noise_clip: float) -> Tensor:
@@ -75,8 +76,7 @@ class TD3:
     """The six networks, their two optimisers, and the update.
 
     Args:
-        obs_size: S.
-        action_size: A.
+        spaces: S and A.
         config: the algorithm's options.
         rng: the stream the networks' first weights are drawn from: actor, then Q1, then Q2.
         device: where the networks live.
@@ -86,21 +86,19 @@ class TD3:
 
     def __init__(
         self,
-        obs_size: int,
-        action_size: int,
+        spaces: Spaces,
         config: TD3Config,
         rng: np.random.Generator,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.config = config
-        self.obs_size, self.action_size = obs_size, action_size
+        self.spaces, self.config = spaces, config
         self.device = torch.device(device)
         self.updates = 0
         # Step 2: an actor, and an actor target that starts as its copy.
-        self.actor = Actor(obs_size, action_size, config, rng).to(self.device)
+        self.actor = Actor(spaces, config, rng).to(self.device)
         self.actor_target = copy.deepcopy(self.actor)
         # Step 3: two critics that start different from each other, and two critic targets that start as copies.
-        self.critic = self.critic_class(obs_size, action_size, config, rng).to(self.device)
+        self.critic = self.critic_class(spaces, config, rng).to(self.device)
         self.critic_target = copy.deepcopy(self.critic)
         # fused: one call moves all weights of a network, by the same formula.
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.lr, fused=True)
@@ -119,7 +117,7 @@ class TD3:
         Raises:
             ValueError: the shapes of batch and noise do not fit together.
         """
-        check_shapes(batch, noise, self.obs_size, self.action_size)
+        check_shapes(batch, noise, self.spaces)
         batch = Batch(*(torch.as_tensor(part, device=self.device) for part in batch))
         noise = torch.as_tensor(noise, device=self.device)
         self.updates += 1
@@ -209,13 +207,13 @@ class TD3:
         return found
 
 
-def check_shapes(batch: Batch, noise: Any, obs_size: int, action_size: int) -> None:
+def check_shapes(batch: Batch, noise: Any, spaces: Spaces) -> None:
     """Refuse what would broadcast in silence: one row of noise for the whole batch, or Q against a (B, 1) reward.
 
     Raises:
         ValueError: a part of the batch, or the noise, has another shape than B, S and A ask for.
     """
-    rows = len(batch.reward)
+    rows, obs_size, action_size = len(batch.reward), spaces.obs_size, spaces.action_size
     fits = (
         batch.obs.shape == batch.next_obs.shape == (rows, obs_size)
         and batch.action.shape == noise.shape == (rows, action_size)

@@ -11,9 +11,10 @@ import torch
 from crash_runs import Disk, Exits, Fails, Full, Gone, Short, live
 
 import t3d
-from t3d.formats import ObsPart, PolicyInfo
+from t3d.formats import PolicyInfo
 from t3d.policy.policy import encode
 from t3d.runs.run_folder import policy_path, write_policy
+from t3d.spaces import ObsPart
 from t3d.storage import disk
 
 KINDS = {

@@ -51,17 +51,22 @@ def main(arguments: list[str]) -> None:
             expected="1 or more each",
             do="raise them",
         )
-    what = asked.sizes or asked.env or "HalfCheetah-v5"
-    chosen = presets.choose(what if isinstance(what, str) else "", asked.preset)
+    env = "" if asked.sizes else asked.env or "HalfCheetah-v5"
+    chosen = presets.choose(env, asked.preset)
     args = parse(Arguments, "bench", arguments, dataclasses.replace(asked, config=chosen.config))
 
     from t3d.bench import bench
     from t3d.machine import describe
+    from t3d.spaces import Spaces
 
-    seen = bench(what, args.config)
+    seen = bench(Spaces.of_vectors(*asked.sizes) if asked.sizes else env, args.config)
+    sizes = {"obs_size": seen.spaces.obs_size, "action_size": seen.spaces.action_size}
     if args.json:
+        values = seen._asdict()
+        del values["spaces"]
         answer = {
-            **seen._asdict(),
+            **values,
+            **sizes,
             "config": dataclasses.asdict(seen.config),
             "timings": {timing.engine: flat(timing) for timing in seen.timings},
             "machine": describe(),
@@ -72,7 +77,7 @@ def main(arguments: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{seen.env or 'given sizes'}: {seen.obs_size} observations, {seen.action_size} actions"
+    title = f"{seen.env or 'given sizes'}: {sizes['obs_size']} observations, {sizes['action_size']} actions"
     table = Table(box=None, title=title)
     headings = ["engine", "threads", "update ms", "p10-p90"]
     for heading in [*headings, "env steps/s", "env µs", "around µs"] if seen.env else headings:

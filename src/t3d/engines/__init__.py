@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from t3d.errors import ConfigRefused
 from t3d.replay import Batch
+from t3d.spaces import Spaces
 from t3d.td3 import TD3, UpdateInfo
 
 # Multiply-adds of an update from which on a second thread makes it 1.5 times as fast or more (measured, see
@@ -71,24 +72,23 @@ def choose(name: str, agent: TD3, threads: int, say: Callable[[str], None] | Non
     return Chosen(engine, "fused", f"matrix products by {native.blas}")
 
 
-def multiply_adds(obs_size: int, action_size: int, hidden: Sequence[int], batch_size: int) -> int:
+def multiply_adds(spaces: Spaces, hidden: Sequence[int], batch_size: int) -> int:
     """Return about how many multiply-adds an update takes; arguments as for `choose_threads`."""
-    widths = [obs_size + action_size, *hidden, 1]
+    widths = [spaces.obs_size + spaces.action_size, *hidden, 1]
     weights = sum(a * b for a, b in itertools.pairwise(widths))
     # Forward through seven networks and a half, and back through as good as five: about 11 products a weight.
     return 11 * batch_size * weights
 
 
-def choose_threads(obs_size: int, action_size: int, hidden: Sequence[int], batch_size: int, cores: int) -> int:
+def choose_threads(spaces: Spaces, hidden: Sequence[int], batch_size: int, cores: int) -> int:
     """Return how many threads an update of the fused engine is worth.
 
     Args:
-        obs_size: S.
-        action_size: A.
+        spaces: S and A.
         hidden: widths of the hidden layers.
         batch_size: B.
         cores: cores this process may use.
     """
-    amount = multiply_adds(obs_size, action_size, hidden, batch_size)
+    amount = multiply_adds(spaces, hidden, batch_size)
     wanted = max(2 if amount >= WORTH_TWO else 1, round(amount / WORTH_A_THREAD))
     return max(1, min(cores, batch_size, wanted))

@@ -267,8 +267,8 @@ class Fused:
 
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the actor's actions (N, A), without noise, for obs (N, S)."""
-        if obs.shape != (len(obs), self.agent.obs_size):
-            raise ValueError(f"expected obs (N, {self.agent.obs_size}), got {obs.shape}")
+        if obs.shape != (len(obs), size := self.agent.spaces.obs_size):
+            raise ValueError(f"expected obs (N, {size}), got {obs.shape}")
         if self._play is None or self._play.at[k.B] != len(obs):
             self._play = self._memory(len(obs), 1)
         memory = self._play
@@ -292,7 +292,7 @@ class Fused:
         agent = self.agent
         if not self._is_adopted():
             self.adopt()
-        check_shapes(batch, noise, agent.obs_size, agent.action_size)
+        check_shapes(batch, noise, agent.spaces)
         dtype = self._dtype
         obs, next_obs, action, reward, terminated = (np.ascontiguousarray(part, dtype) for part in batch)
         noise = np.ascontiguousarray(noise, dtype)

@@ -12,7 +12,7 @@ from t3d import presets
 from t3d.environments.make import Env, make, spaces_of
 from t3d.environments.silence import quiet_pybullet
 from t3d.errors import EnvFailed
-from t3d.spaces import Spaces, to_env_units
+from t3d.spaces import Spaces
 
 _SEED = 12345
 
@@ -56,8 +56,7 @@ def check(env: str, steps: int = 1_000) -> list[Finding]:
         Finding("bounds", True, _bounds(spaces)),
     ]
     actions = np.random.default_rng(_SEED).uniform(-1, 1, (steps, spaces.action_size)).astype(np.float32)
-    scaled = to_env_units(actions, spaces.action_low, spaces.action_high)
-    scaled = scaled.reshape(-1, *spaces.action_shape)
+    scaled = spaces.to_env_units(actions).reshape(-1, *spaces.action_shape)
     began = time.perf_counter()
     trace = _play(first, env, scaled, _SEED)
     speed = steps / (time.perf_counter() - began)
@@ -93,10 +92,10 @@ def _time_limit(env: Env, trace: _Trace) -> Finding:
 
 
 def _bounds(spaces: Spaces) -> str:
-    low, high = spaces.action_low.tolist(), spaces.action_high.tolist()
+    low, high = spaces.action_low, spaces.action_high
     if len({*low}) == len({*high}) == 1:
         return f"{low[0]:g} to {high[0]:g}" + (" in every dimension" if len(low) > 1 else "")
-    return f"low {low}, high {high}"
+    return f"low {list(low)}, high {list(high)}"
 
 
 def _play(env: Env, name: str, actions: NDArray[np.float32], seed: int) -> _Trace:

@@ -17,7 +17,6 @@ from t3d.environments.worker_pool import Workers
 from t3d.errors import Diverged, EnvFailed
 from t3d.formats import EnvsState
 from t3d.replay import NOTHING
-from t3d.spaces import to_env_units
 
 
 class Episode(NamedTuple):
@@ -138,7 +137,7 @@ class Envs:
             Diverged: the action itself is not finite; no environment has been stepped.
         """
         _refuse_non_finite_action(action)
-        scaled = to_env_units(action, self.spaces.action_low, self.spaces.action_high)
+        scaled = self.spaces.to_env_units(action)
         try:
             for i in range(len(self)):
                 self._envs.begin_step(i, scaled[i].reshape(self.spaces.action_shape))
@@ -194,7 +193,7 @@ class Envs:
         """Play an unfinished episode again. Return what was different, None if nothing was."""
         if lost := self._length[i] - np.count_nonzero(rows["ended"] != NOTHING):
             return f"{lost:,} of its {self._length[i]:,} steps are not on disk"
-        scaled = to_env_units(rows["action"], self.spaces.action_low, self.spaces.action_high)
+        scaled = self.spaces.to_env_units(rows["action"])
         answer = self._envs.rows
         try:
             self._envs.begin_reset(i, self._seed_of(i, int(self._episode[i])), anew=True)

@@ -31,12 +31,12 @@ class Broken(Exception):
         self.failed = failed
 
 
-def row_dtype(obs_shape: tuple[int, ...], action_shape: tuple[int, ...]) -> np.dtype[np.void]:
+def row_dtype(spaces: Spaces) -> np.dtype[np.void]:
     """Return the layout of one environment's row: the action it is given, and all that it answers."""
     return np.dtype(
         [
-            ("obs", np.float32, obs_shape),
-            ("action", np.float32, action_shape),
+            ("obs", np.float32, spaces.obs_shape),
+            ("action", np.float32, spaces.action_shape),
             ("reward", np.float32),
             ("terminated", np.bool_),
             ("truncated", np.bool_),
@@ -77,7 +77,7 @@ class Instances:
         self._name = env
         self._envs = [make(env) for _ in range(n_envs)]
         self.spaces: Spaces = spaces_of(self._envs[0], env)
-        self.rows = Rows.of(np.zeros(n_envs, row_dtype(self.spaces.obs_shape, self.spaces.action_shape)))
+        self.rows = Rows.of(np.zeros(n_envs, row_dtype(self.spaces)))
 
     def begin_reset(self, i: int, seed: int, *, anew: bool) -> None:
         """Begin an episode; its first observation will stand in row i.

@@ -20,7 +20,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from t3d.environments.silence import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
 from t3d.errors import EnvRefused
-from t3d.spaces import Spaces
+from t3d.spaces import ObsPart, Spaces
 
 Env = gym.Env[Any, Any]
 _FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
@@ -205,4 +205,4 @@ def spaces_of(env: Env, name: str) -> Spaces:
         )
     if 0 in obs.shape or 0 in action.shape:
         raise EnvRefused("a space is empty", got=f"{name}: obs {obs.shape}, action {action.shape}")
-    return Spaces(obs.shape, action.shape, low, high)
+    return Spaces((ObsPart(shape=obs.shape),), action.shape, tuple(low.tolist()), tuple(high.tolist()))

@@ -18,11 +18,13 @@ import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from t3d.environments.in_process import Broken, Instances, Rows, row_dtype
 from t3d.errors import EnvFailed, EnvRefused
+from t3d.spaces import Spaces
 
 COMMAND = struct.Struct("<qq?")  # index in this worker, seed of the episode to begin, in an instance made anew?
 STEP = -1  # instead of a seed: step, with the action that stands in the row
@@ -60,20 +62,9 @@ def main(task: Task) -> None:
     except EnvRefused as error:
         connection.send_bytes(_message(error, error.__cause__))
         return
-    spaces = instances.spaces
-    connection.send_bytes(
-        json.dumps(
-            {
-                "obs_shape": spaces.obs_shape,
-                "action_shape": spaces.action_shape,
-                "action_low": spaces.action_low.tolist(),
-                "action_high": spaces.action_high.tolist(),
-            }
-        ).encode()
-    )
+    connection.send_bytes(msgspec.json.encode(instances.spaces))
     try:
-        shapes = json.loads(connection.recv_bytes())
-        rows = map_rows(task.memory, tuple(shapes["obs_shape"]), tuple(shapes["action_shape"]), shapes["n_envs"])
+        rows = map_rows(task.memory, instances.spaces, int(connection.recv_bytes()))
         instances.rows = Rows.of(rows[task.first : task.first + task.n_envs])
         _serve(connection, instances)
     except (EOFError, ConnectionError):
@@ -82,9 +73,9 @@ def main(task: Task) -> None:
         instances.close()
 
 
-def map_rows(memory: int, obs_shape: tuple[int, ...], action_shape: tuple[int, ...], n_envs: int) -> NDArray[np.void]:
+def map_rows(memory: int, spaces: Spaces, n_envs: int) -> NDArray[np.void]:
     """Return the rows (N,) that stand in a file of shared memory; they keep it mapped as long as they live."""
-    dtype = row_dtype(obs_shape, action_shape)
+    dtype = row_dtype(spaces)
     return np.frombuffer(mmap.mmap(memory, n_envs * dtype.itemsize), dtype)
 
 

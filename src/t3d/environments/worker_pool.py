@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -150,31 +151,24 @@ class Workers:
 
     def _made(self, env: str) -> Spaces:
         """Return the spaces, once all workers have made their environments."""
-        said = {}
+        spaces = {}
         try:
             for first, message in self._answers(max(_MAKING_S, self._timeout_s), "the environment was not made"):
-                said[first] = json.loads(message)
-                if "what" in said[first]:
+                if "what" in json.loads(message):
                     error, cause = _failure(message)
                     raise _hinted(error, env) from cause
+                spaces[first] = msgspec.json.decode(message, type=Spaces)
         except Broken as broken:
             got = f"{env}, while environment {broken.env} and those that share its worker were made"
             raise EnvFailed(broken.failed.what, **broken.failed.rows | {"got": got}) from broken.__cause__
-        return Spaces(
-            tuple(said[0]["obs_shape"]),
-            tuple(said[0]["action_shape"]),
-            np.array(said[0]["action_low"], np.float32),
-            np.array(said[0]["action_high"], np.float32),
-        )
+        return spaces[0]
 
     def _share(self, n_envs: int) -> Rows:
-        shapes = self.spaces.obs_shape, self.spaces.action_shape
-        os.ftruncate(self._memory, n_envs * row_dtype(*shapes).itemsize)
-        layout = json.dumps({"obs_shape": shapes[0], "action_shape": shapes[1], "n_envs": n_envs})
+        os.ftruncate(self._memory, n_envs * row_dtype(self.spaces).itemsize)
         for worker in self._workers:
             with contextlib.suppress(ConnectionError):  # it died just now: the first reset will say how
-                worker.connection.send_bytes(layout.encode())
-        return Rows.of(map_rows(self._memory, *shapes, n_envs))
+                worker.connection.send_bytes(str(n_envs).encode())
+        return Rows.of(map_rows(self._memory, self.spaces, n_envs))
 
     def _send(self, i: int, command: bytes) -> None:
         if self._broken:

@@ -18,7 +18,6 @@ from t3d.errors import RunRefused
 from t3d.formats import PolicyInfo
 from t3d.networks import mlp
 from t3d.policy.normalizer import normalize
-from t3d.spaces import to_env_units
 from t3d.storage.checked_files import PolicyHeader, describe_policy, read_policy_header, refuse_links
 
 # Beside the weights, (S,) float64 each, where the actor takes normalised observations. No description mentions them:
@@ -44,8 +43,7 @@ class Policy:
         self.info = info
         self._statistics = statistics
         self._body = body
-        self._low = np.asarray(info.action_low, np.float32)
-        self._high = np.asarray(info.action_high, np.float32)
+        self._spaces = info.spaces
 
     @torch.no_grad()
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -68,13 +66,13 @@ class Policy:
             ValueError: obs has another shape.
         """
         array = np.asarray(obs, np.float32)
-        shape = self.info.obs_shape
+        shape = self._spaces.obs_shape
         if array.shape != shape and array.shape[1:] != shape:
             raise ValueError(f"this policy takes observations of shape {shape} or (N, *{shape}), got {array.shape}")
-        flat = np.ascontiguousarray(array.reshape(-1, self.info.obs_size))
-        action = to_env_units(self.act(flat), self._low, self._high)
+        flat = np.ascontiguousarray(array.reshape(-1, self._spaces.obs_size))
+        action = self._spaces.to_env_units(self.act(flat))
         leading = () if array.shape == shape else (len(array),)
-        return action.reshape(leading + self.info.action_shape)
+        return action.reshape(leading + self._spaces.action_shape)
 
     def predict(
         self, obs: ArrayLike, state: None = None, episode_start: object = None, deterministic: bool = True
@@ -145,7 +143,7 @@ def _read(path: Path) -> tuple[PolicyHeader, bytes]:
     with path.open("rb") as file:
         header = read_policy_header(path, file)
         least_bytes = 4 * header.info.weights
-        most_bytes = least_bytes + 8 * len(STATISTICS) * header.info.obs_size
+        most_bytes = least_bytes + 8 * len(STATISTICS) * header.info.spaces.obs_size
         size = os.fstat(file.fileno()).st_size - len(header.content)
         if not least_bytes <= size <= most_bytes:
             raise ValueError(f"{size:,} bytes of tensors, {least_bytes:,} to {most_bytes:,} expected")
@@ -157,13 +155,14 @@ def _load(header: PolicyHeader, content: bytes) -> Policy:
     tensors = safetensors.torch.load(content)
     if (found := _checksum(header.description, tensors)) != header.sha256:
         raise ValueError(f"description and tensors have the checksum {found}, not {header.sha256[:64]}")
-    statistics = _take_statistics(tensors, info.obs_size)
+    statistics = _take_statistics(tensors, info.spaces.obs_size)
     # Compared before the network is built: a description alone makes nobody allocate.
     if sum(tensor.numel() for tensor in tensors.values()) != info.weights:
         raise ValueError(f"{sum(tensor.numel() for tensor in tensors.values()):,} weights, not {info.weights:,}")
     if not all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ValueError("a weight is not finite, or no float32 number")
-    body = mlp(info.obs_size, info.hidden, len(info.action_low), np.random.default_rng(0), info.layer_norm)
+    sizes = info.spaces.obs_size, info.hidden, info.spaces.action_size
+    body = mlp(*sizes, np.random.default_rng(0), info.layer_norm)
     body.load_state_dict(tensors)
     return Policy(body.requires_grad_(False), info, statistics)
 

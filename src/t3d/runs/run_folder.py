@@ -12,7 +12,7 @@ import torch
 
 from t3d.config import Config
 from t3d.errors import RunRefused
-from t3d.formats import Engine, Machine, ObsPart, PolicyInfo, RunRecord, env_name, run_id
+from t3d.formats import Engine, Machine, PolicyInfo, RunRecord, env_name, run_id
 from t3d.machine import describe
 from t3d.policy.policy import STATISTICS, encode
 from t3d.storage import checked_files, disk
@@ -126,7 +126,7 @@ def record_of(env: str, preset: str, config: Config, trainer: Trainer) -> RunRec
         env=env,
         preset=preset,
         algorithm=algorithm,
-        obs=(ObsPart(shape=trainer.envs.spaces.obs_shape),),
+        obs=trainer.envs.spaces.obs,
         config=config,
         engine=Engine(trainer.chosen.name, trainer.threads, trainer.chosen.reason),
         machine=Machine(**describe()),
@@ -184,8 +184,8 @@ def as_policy(trainer: Trainer, record: RunRecord, return_mean: float | None) ->
         algorithm=record.algorithm,
         obs=record.obs,
         action_shape=spaces.action_shape,
-        action_low=tuple(spaces.action_low.tolist()),
-        action_high=tuple(spaces.action_high.tolist()),
+        action_low=spaces.action_low,
+        action_high=spaces.action_high,
         hidden=agent.config.hidden,
         layer_norm=agent.config.layer_norm == "both",
         env_steps=trainer.env_steps,

@@ -67,18 +67,19 @@ class Trainer:
             timeout_s=config.env_timeout,
         )
         spaces = self.envs.spaces
-        slots_bytes = config.buffer_size * slot_dtype((spaces.obs_size,), spaces.action_size).itemsize
+        slots_bytes = config.buffer_size * slot_dtype(spaces).itemsize
         refuse_too_large("the replay memory", slots_bytes, "lower --buffer-size")
         refuse_too_large("the networks", least_state_bytes(config), "lower --hidden")
-        self.replay = Replay(config.buffer_size, config.n_envs, spaces.obs_size, spaces.action_size)
+        self.replay = Replay(config.buffer_size, config.n_envs, spaces)
         self.replay.begin(self.envs.obs, np.ones(config.n_envs, bool))
         self.normalizer = Normalizer(spaces.obs_size) if config.normalize_obs else None
         self._observe(self.envs.obs)
-        sizes = spaces.obs_size, spaces.action_size
-        self.agent = algorithm(*sizes, config.td3, self.streams.networks, device=config.device)
+        self.agent = algorithm(spaces, config.td3, self.streams.networks, device=config.device)
         refuse_what_is_not_kept(self.agent)
-        work = *sizes, config.td3.hidden, config.batch_size
-        self.threads = choose_threads(*work, usable_cores()) if config.threads == "auto" else config.threads
+        if config.threads == "auto":
+            self.threads = choose_threads(spaces, config.td3.hidden, config.batch_size, usable_cores())
+        else:
+            self.threads = config.threads
         torch.set_num_threads(self.threads)  # for what PyTorch computes itself, whichever the engine
         self.chosen = choose(config.engine, self.agent, self.threads)
         self.engine = self.chosen.engine
@@ -275,7 +276,7 @@ class Trainer:
             UpdateInfo(loss, q1, _or_none(q2), target_q, _or_none(actor_loss))
             for loss, q1, q2, target_q, actor_loss in tensors["seen"].tolist()
         ]
-        self.replay = Replay(self.config.buffer_size, self.config.n_envs, obs.shape[1], self.agent.action_size)
+        self.replay = Replay(self.config.buffer_size, self.config.n_envs, self.envs.spaces)
         self.replay.restore(state.written, rows, obs)
         played = [
             None if self._ended[i] else rows[i][max(0, len(rows[i]) - length) :]
@@ -297,7 +298,7 @@ class Trainer:
         expected = {**self.agent.tensors(), **self._statistics(), "obs": torch.from_numpy(self.envs.obs)}
         expected |= {"ended": torch.from_numpy(self._ended), "seen": torch.zeros(len(tensors["seen"]), 5).double()}
         if "action" in tensors:
-            expected["action"] = torch.zeros(len(self.envs), self.agent.action_size)
+            expected["action"] = torch.zeros(len(self.envs), self.envs.spaces.action_size)
         if differ := sorted(set(tensors) ^ set(expected)):
             raise ValueError(f"tensors are missing or unknown: {', '.join(differ)[:500]}")
         for name, tensor in expected.items():
