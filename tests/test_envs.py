@@ -1,5 +1,6 @@
 """Environments: steps and flags against Gymnasium's own vector env, seeds, scaling, fresh instances, silence."""
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -348,10 +349,15 @@ for env in {envs!r}:
 """
 
 
+def buffered():
+    """Return the environment of a process whose C code, too, keeps words for a pipe in its buffer."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 def test_what_libraries_print_reaches_nobody_and_what_an_own_env_prints_is_shown(tmp_path):
     envs = [f"{OWN}:Prints", "HalfCheetahBulletEnv-v0", "HalfCheetah-v5", "InvertedPendulum-v5", "BipedalWalker-v3"]
     command = [sys.executable, "-c", PLAY.format(envs=envs)]
-    child = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    child = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=buffered())
     assert child.stdout.splitlines() == ["my own words", "my own words", *(f"played {env}" for env in envs)]
     assert child.stderr == ""
     assert list(tmp_path.iterdir()) == []  # no MUJOCO_LOG.TXT

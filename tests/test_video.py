@@ -59,9 +59,9 @@ def decoded(path):
 
 SUITES = [
     ("HalfCheetah-v5", (360, 480), 20),
-    pytest.param("Pendulum-v1", (500, 500), 30, marks=pytest.mark.slow),
-    pytest.param("LunarLanderContinuous-v3", (400, 600), 50, marks=pytest.mark.slow),
-    pytest.param("BipedalWalker-v3", (400, 600), 50, marks=pytest.mark.slow),
+    pytest.param("Pendulum-v1", (480, 480), 30, marks=pytest.mark.slow),
+    pytest.param("LunarLanderContinuous-v3", (320, 480), 50, marks=pytest.mark.slow),
+    pytest.param("BipedalWalker-v3", (320, 480), 50, marks=pytest.mark.slow),
     ("HopperBulletEnv-v0", None, None),
 ]
 

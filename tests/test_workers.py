@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 from test_determinism import digest
-from test_envs import PLAY, actions_for, play, same
+from test_envs import PLAY, actions_for, buffered, play, same
 
 from t3d.cli.main import run
 from t3d.config import Config, TD3Config
@@ -452,7 +452,8 @@ def test_what_libraries_print_reaches_nobody_and_what_an_own_env_prints_is_shown
     names = [f"{OWN}:Prints", "HalfCheetahBulletEnv-v0", "InvertedPendulum-v5", "BipedalWalker-v3"]
     code = PLAY.format(envs=names).replace("fresh=True", "fresh=True, workers=1")
     assert "workers=1" in code
-    child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    child = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=buffered())
     assert child.stdout.splitlines() == ["my own words", "my own words", *(f"played {env}" for env in names)]
     assert child.stderr == ""
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import logging
 import os
@@ -15,16 +16,23 @@ _MUJOCO_GL = {"egl", "osmesa", "glfw", "disable"}
 @contextlib.contextmanager
 def silenced(descriptor: int) -> Iterator[None]:
     """Send what C code writes to a file descriptor nowhere."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     try:
         yield
     finally:
+        _flush()
         os.dup2(kept, descriptor)
         os.close(kept)
         os.close(nowhere)
+
+
+def _flush() -> None:
+    """Hand the system what Python's and C's own buffers hold: where stdout is no terminal, C code keeps its words."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None if os.name == "posix" else "ucrtbase").fflush(None)
 
 
 def quiet_pybullet() -> contextlib.AbstractContextManager[None]:
