@@ -117,6 +117,7 @@ for package, env in {rows!r}:
 """
 
 
+@pytest.mark.slow
 def test_a_missing_suite_is_named_with_its_extra(folder):
     rows = [
         ("mujoco", "HalfCheetah-v5"),

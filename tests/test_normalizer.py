@@ -300,6 +300,7 @@ def test_it_cannot_be_switched_in_the_middle_of_a_run(tmp_path):
         train(tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_every_command_works_on_such_a_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("av", reason="the extra `video` is not installed")
     monkeypatch.chdir(tmp_path)

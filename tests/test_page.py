@@ -175,6 +175,7 @@ def test_pointing_at_the_curve_reads_a_value(page):
     check_pointing_reads_a_value(page, page.page.mouse.move)
 
 
+@pytest.mark.slow
 def test_touching_the_curve_reads_a_value(opened, page):
     touched = opened(page.file, has_touch=True)
     check_pointing_reads_a_value(touched, touched.page.touchscreen.tap)
@@ -295,6 +296,7 @@ def test_a_file_that_is_no_video_stays_out(tmp_path):
     assert "is not shown" in text
 
 
+@pytest.mark.slow
 def test_five_long_seeds_stay_under_3_mb(tmp_path):
     for seed in range(5):
         names = ("critic_loss", "actor_loss", "q1", "q2", "target_q")

@@ -63,13 +63,13 @@ def pids_of(text):
     return [pid for pid in found if pid != os.getpid()]
 
 
-def test_each_seed_is_what_it_is_alone(folder, capsys):
-    assert run(["train", "Pendulum-v1", *FLAGS, "--seeds", "2", "--jobs", "1", "--seed", "4"]) == 0
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_each_seed_is_what_it_is_alone(folder, capsys, count):
+    assert run(["train", "Pendulum-v1", *FLAGS, "--seeds", f"{count}", "--jobs", "1", "--seed", "4"]) == 0
     out = capsys.readouterr().out
-    parent = folder / "runs" / "Pendulum-v1" / "pendulum-n2"
+    parent = folder / "runs" / "Pendulum-v1" / f"pendulum-n{count}"
     assert f"folder      {parent.relative_to(folder)}" in out
-    assert {path.name for path in parent.iterdir()} >= {"s4", "s5"}
-    for seed in (4, 5):
+    for seed in (4, 5)[:count]:
         assert f"seed {seed}" in out
         alone = t3d.train("Pendulum-v1", video=False, seed=seed, threads=1, engine="eager", **SMALL)
         assert same(last_weights(alone.path), last_weights(parent / f"s{seed}"))

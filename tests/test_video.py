@@ -62,7 +62,7 @@ SUITES = [
     pytest.param("Pendulum-v1", (480, 480), 30, marks=pytest.mark.slow),
     pytest.param("LunarLanderContinuous-v3", (320, 480), 50, marks=pytest.mark.slow),
     pytest.param("BipedalWalker-v3", (320, 480), 50, marks=pytest.mark.slow),
-    ("HopperBulletEnv-v0", None, None),
+    pytest.param("HopperBulletEnv-v0", None, None, marks=pytest.mark.slow),
 ]
 
 

@@ -95,7 +95,12 @@ def test_training_is_the_same_to_the_bit_with_any_number_of_workers():
 
 @pytest.mark.parametrize(
     ("env", "fresh"),
-    [("InvertedPendulumBulletEnv-v0", True), (f"{OWN}:Square", False), (f"{OWN}:Leaks", True), (f"{OWN}:Leaks", False)],
+    [
+        ("InvertedPendulumBulletEnv-v0", True),
+        (f"{OWN}:Leaks", False),
+        pytest.param(f"{OWN}:Square", False, marks=pytest.mark.slow),
+        pytest.param(f"{OWN}:Leaks", True, marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_seen_is_the_same_to_the_bit(env, fresh):
     seen = []

@@ -108,7 +108,7 @@ def fail_while_damaged(monkeypatch, folder, kind, every):
     assert every > 1, "the resumed run takes too many calls"
 
 
-@pytest.mark.parametrize("kind", ["EIO", "gone within", "gone after"])
+@pytest.mark.parametrize("kind", ["EIO", "gone after"])
 def test_some_call_fails_while_damage_is_settled(monkeypatch, folder, kind):
     fail_while_damaged(monkeypatch, folder, kind, 5)
 

@@ -7,9 +7,10 @@ engine knows of it, no weight, moment or gradient of the agent changes, and no s
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,21 +57,25 @@ def from_batch(agent: TD3, batch: Batch, noise: Any, age: NDArray[np.intp]) -> N
     """
     batch = Batch(*(torch.as_tensor(part, device=agent.device) for part in batch))
     noise = torch.as_tensor(noise, device=agent.device)
-    with torch.no_grad():
-        still = _still(agent)
-        found = _data(batch, agent.config.gamma) | _networks(still, batch) | _targets(still, batch, noise)
-    found |= _moves(agent, batch, noise)
+    looked_at = copy.deepcopy(agent)
+    with torch.no_grad(), _still(*looked_at.networks().values()):
+        found = _data(batch, agent.config.gamma) | _networks(looked_at, batch) | _targets(looked_at, batch, noise)
+    found |= _moves(agent, looked_at, batch, noise)
     found["replay_age"] = torch.as_tensor(age, dtype=torch.float64).mean()
     return _finite({name: float(value) for name, value in found.items()})
 
 
-def _still(agent: TD3) -> TD3:
-    """Return a copy that judges as a finished agent would: looking changes nothing, whatever its layers count."""
-    optimizers = agent.actor_optimizer, agent.critic_optimizer  # no copies: as long to make as those of the networks
-    copied = copy.deepcopy(agent, {id(optimizer): optimizer for optimizer in optimizers})
-    for network in copied.networks().values():
-        network.eval()
-    return copied
+@contextlib.contextmanager
+def _still(*networks: nn.Module) -> Iterator[None]:
+    """Let networks judge as a finished agent's would, whatever their layers do and count in training."""
+    training = [module for network in networks for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _finite(numbers: dict[str, float]) -> Numbers:
@@ -146,9 +151,8 @@ def _opinions(critic: nn.Module, obs: Tensor, action: Tensor) -> tuple[Tensor, .
     return (said,) if isinstance(said, Tensor) else tuple(said)
 
 
-def _moves(agent: TD3, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+def _moves(agent: TD3, moved: TD3, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
     """Let a copy of the agent make the update; return what its critics said, and how far its weights moved."""
-    moved = copy.deepcopy(agent)
     with torch.no_grad():
         said = [q.double() for q in _opinions(moved.critic, batch.obs, batch.action)]  # each (B,)
     moved.update_critic(batch, moved.target_q(batch, noise))
@@ -199,9 +203,11 @@ def from_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
         The numbers that docs/health.md explains under "From an evaluation"; all but `states` are None where there is
         no state to compare.
     """
-    agent = _still(agent)
+    # Copies: looking changes nothing.
+    critic, actor = copy.deepcopy(agent.critic), copy.deepcopy(agent.actor)
     # A row a state: obtained, promised by Q1, promised by the smaller of the two, share of the discount played.
-    rows = np.concatenate([_states(agent, trajectory) for trajectory in trajectories])  # (states, 4)
+    with _still(critic, actor):
+        rows = np.concatenate([_states(agent, critic, actor, played) for played in trajectories])  # (states, 4)
     rows = rows[rows[:, 3] >= PLAYED]
     obtained, q1, min_q, played = rows.sum(axis=0)
     size = np.abs(rows[:, 0]).sum()
@@ -217,12 +223,12 @@ def from_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
     return _finite({name: float(value) for name, value in found.items()})
 
 
-def _states(agent: TD3, played: Trajectory) -> NDArray[np.float64]:
+def _states(agent: TD3, critic: nn.Module, actor: nn.Module, played: Trajectory) -> NDArray[np.float64]:
     """Return (T, 4): what each state gave, what Q1 and the smallest Q promised of that, and 1 - gamma^n."""
     gamma, steps = agent.config.gamma, len(played.reward)
-    q = torch.stack(_opinions(agent.critic, _tensor(agent, played.obs), _tensor(agent, played.action)))  # (critics, T)
+    q = torch.stack(_opinions(critic, _tensor(agent, played.obs), _tensor(agent, played.action)))  # (critics, T)
     final_obs = _tensor(agent, played.final_obs[None])  # (1, S)
-    final_q = torch.stack(_opinions(agent.critic, final_obs, agent.actor(final_obs)))  # (critics, 1)
+    final_q = torch.stack(_opinions(critic, final_obs, actor(final_obs)))  # (critics, 1)
     tail = np.zeros(steps) if played.terminated else gamma ** np.arange(steps, 0, -1.0)  # (T,)
     obtained = np.zeros(steps + 1)
     for t in reversed(range(steps)):
