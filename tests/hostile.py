@@ -219,6 +219,7 @@ def _add_policies(add):
         "env_steps": ["x", None, 1e999],
         "run": ["x", None, 3],
         "algorithm": ["os; rm", None],
+        "architecture": ["<own>.Actor", "os.system", "os; rm", None],
         "more": [1],
     }.items():
         for value in values:
@@ -228,10 +229,10 @@ def _add_policies(add):
     bare = with_policy(lambda content: safetensors.torch.save(safetensors.torch.load(content)))
     add("policy that says nothing of itself", POLICY, bare)
     for name, change in {
-        "NaN": lambda t: t["0.weight"].fill_(float("nan")),
-        "whole numbers": lambda t: t.update({"0.bias": torch.zeros(len(t["0.bias"]), dtype=torch.int32)}),
-        "other sizes": lambda t: t.update({"0.weight": t["0.weight"][:, :-1].contiguous()}),
-        "fewer": lambda t: t.pop("0.weight"),
+        "NaN": lambda t: t["body.0.weight"].fill_(float("nan")),
+        "whole numbers": lambda t: t.update({"body.0.bias": torch.zeros(len(t["body.0.bias"]), dtype=torch.int32)}),
+        "other sizes": lambda t: t.update({"body.0.weight": t["body.0.weight"][:, :-1].contiguous()}),
+        "fewer": lambda t: t.pop("body.0.weight"),
     }.items():
         add(f"policy weights: {name}", POLICY, with_policy_tensors(change))
 

@@ -36,6 +36,7 @@ def saved(path, which="best", obs_shape=(4,), action_shape=(3,), seed=7, **field
         run=RUN,
         env="Own-v0",
         algorithm="TD3",
+        architecture="mlp",
         obs=(ObsPart(shape=obs_shape),),
         action_shape=action_shape,
         action_low=tuple(LOW.tolist()),
@@ -44,7 +45,7 @@ def saved(path, which="best", obs_shape=(4,), action_shape=(3,), seed=7, **field
         layer_norm=False,
         **{"env_steps": 123, "return_mean": -4.5, **fields},
     )
-    content = encode(info, agent.actor.body.state_dict())
+    content = encode(info, agent.actor.state_dict())
     run_folder.write_policy(run_folder.policy_path(path, which), content)
     return agent
 
@@ -221,7 +222,7 @@ def test_a_changed_byte_anywhere_is_refused(policy_dir):
 def test_other_weights_are_refused_whoever_sums_them_up(policy_dir):
     file = policy_dir / "best.safetensors"
     content = file.read_bytes()
-    weights, name = safetensors.torch.load(content), "0.weight"
+    weights, name = safetensors.torch.load(content), "body.0.weight"
     for wrong in (
         {},
         {k: v for k, v in weights.items() if k != name},
@@ -303,10 +304,10 @@ def test_impossible_descriptions_are_refused_without_allocating(policy_dir, chan
     content = file.read_bytes()
     file.write_bytes(sealed_policy(description_of(content) | change, safetensors.torch.load(content)))
 
-    def mlp(*sizes):
+    def actor(*sizes):
         raise AssertionError(f"a network of {sizes} would have been built")
 
-    monkeypatch.setattr("t3d.policy.policy.mlp", mlp)
+    monkeypatch.setattr("t3d.policy.policy.ARCHITECTURES", {"mlp": actor})
     text = load_refused(policy_dir)
     assert len(text) < 2_000
 

@@ -11,7 +11,7 @@ from t3d import presets
 from t3d.environments.make import make, spaces_of
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
 from t3d.formats import PolicyInfo, RunRecord, env_name
-from t3d.policy.policy import Policy, load
+from t3d.policy.policy import ARCHITECTURES, Policy, load
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
 from t3d.runs import run_folder
@@ -161,7 +161,13 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
     assert progress.best is not None and progress.last is not None
     filmed, problem = None, None
     if video:
-        filmed, problem = film_policies(session.path, frames=video_frames, env=session.env, anew=not session.had_ended)
+        filmed, problem = film_policies(
+            session.path,
+            frames=video_frames,
+            env=session.env,
+            anew=not session.had_ended,
+            algorithm=session.algorithm,
+        )
     report = session.path / "report.html"
     films = [file.stat().st_mtime for file in (session.path / "video").glob("*.mp4")]
     # Of a run that had ended before it is kept: it may have been made to compare this run with others.
@@ -170,7 +176,9 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
     return Run(session.path, progress.best, progress.best_env_steps, progress.last, report, filmed, problem)
 
 
-def film_policies(run: Path, *, frames: int, env: str, anew: bool) -> tuple[Path | None, VideoFailed | None]:
+def film_policies(
+    run: Path, *, frames: int, env: str, anew: bool, algorithm: type[TD3] | None = None
+) -> tuple[Path | None, VideoFailed | None]:
     """Film the best policy of a run that has ended, and the last one where it is another.
 
     Args:
@@ -178,6 +186,7 @@ def film_policies(run: Path, *, frames: int, env: str, anew: bool) -> tuple[Path
         frames: of each, at most so many.
         env: the environment.
         anew: whether videos that are there show policies of before.
+        algorithm: as for `policy.load`.
 
     Returns:
         The best policy's video, or None, and why one of the two could not be drawn, or None.
@@ -194,7 +203,7 @@ def film_policies(run: Path, *, frames: int, env: str, anew: bool) -> tuple[Path
         for which in ("best",) if same else ("best", "last"):
             video = _video_path(run, which)
             if anew or not video.is_file():
-                film_run(run, which, frames=frames, env=env)
+                film_run(run, which, frames=frames, env=env, algorithm=algorithm)
             filmed = filmed or video
     except VideoFailed as error:
         return filmed, error
@@ -203,7 +212,7 @@ def film_policies(run: Path, *, frames: int, env: str, anew: bool) -> tuple[Path
     return filmed, None
 
 
-def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> Path:
+def film_run(run: Path, which: str, *, frames: int, env: str | None = None, algorithm: type[TD3] | None = None) -> Path:
     """Film the first evaluation episode of a run's policy.
 
     Args:
@@ -211,6 +220,7 @@ def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> P
         which: the `best` or the `last` policy.
         frames: at most so many.
         env: the environment; None takes the recorded one.
+        algorithm: as for `policy.load`.
 
     Returns:
         The video's path.
@@ -224,12 +234,19 @@ def film_run(run: Path, which: str, *, frames: int, env: str | None = None) -> P
     info = _recorded(run)
     video = _video_path(run, which)
     # Looked at here, so that what is wrong with it is not taken for a machine that cannot draw.
-    policy = _policy_of(run, which, info)
+    policy = _policy_of(run, which, info, algorithm)
     name = _environment(info.env, env)
     _refuse_other_spaces(policy.info, name)
     with Signals() as signals:
-        weights = run_folder.policy_path(run, which)
-        film(name, weights, video, seed=info.config.seed, frames=frames, between=signals.stop_here)
+        film(
+            name,
+            run_folder.policy_path(run, which),
+            video,
+            seed=info.config.seed,
+            frames=frames,
+            between=signals.stop_here,
+            algorithm=None if policy.info.architecture in ARCHITECTURES else algorithm,
+        )
     return video
 
 
@@ -238,7 +255,12 @@ def _video_path(run: Path, which: str) -> Path:
 
 
 def evaluate_run(
-    run: Path, which: str, *, episodes: int | None = None, env: str | None = None
+    run: Path,
+    which: str,
+    *,
+    episodes: int | None = None,
+    env: str | None = None,
+    algorithm: type[TD3] | None = None,
 ) -> tuple[Evaluation, int]:
     """Play a run's policy as its own evaluations did.
 
@@ -247,6 +269,7 @@ def evaluate_run(
         which: the `best` or the `last` policy.
         episodes: how many; None takes the run's own number.
         env: the environment; None takes the recorded one, if an installed suite registers it.
+        algorithm: as for `policy.load`.
 
     Returns:
         What was seen, and the env steps that the policy had trained for.
@@ -257,7 +280,7 @@ def evaluate_run(
     info = _recorded(run)
     episodes = info.config.eval_episodes if episodes is None else episodes
     refuse_below_one("episodes", episodes)
-    policy = _policy_of(run, which, info)
+    policy = _policy_of(run, which, info, algorithm)
     name = _environment(info.env, env)
     _refuse_other_spaces(policy.info, name)
     with Signals() as signals:
@@ -277,8 +300,8 @@ def _recorded(run: Path) -> RunRecord:
     return run_folder.read_config(run)
 
 
-def _policy_of(run: Path, which: str, record: RunRecord) -> Policy:
-    policy = load(run_folder.policy_path(run, which))
+def _policy_of(run: Path, which: str, record: RunRecord, algorithm: type[TD3] | None) -> Policy:
+    policy = load(run_folder.policy_path(run, which), algorithm)
     if policy.info.run != record.run:
         raise RunRefused(
             "this policy is another run's",

@@ -34,7 +34,7 @@ Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Text = Annotated[str, Meta(max_length=5_000)]
 ClassName = Annotated[str, Meta(pattern=r"\A[\w.<>]{1,200}\Z")]
 ObsParts = Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1)]
-_MAX_WEIGHTS = 1 << 28  # a gigabyte
+MAX_WEIGHTS = 1 << 28  # a gigabyte
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +66,11 @@ def env_name(env: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", full)
 
 
+def class_name(kind: type) -> str:
+    """Return the name of a class as files record it."""
+    return re.sub(r"[^\w.<>]", "_", kind.__qualname__)[:150]
+
+
 def run_id(env: str, algorithm: str, config: Config) -> str:
     """Return what tells a run from others: two of one id are the same run, and end with the same weights.
 
@@ -86,7 +91,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     run: Sha256  # the run id: equal for runs that are the same
     env: Text
     preset: Text
-    algorithm: ClassName  # as `algorithms.name_of` gave it
+    algorithm: ClassName  # as `contract.name_of` gave it
     obs: ObsParts
     config: Config
     engine: Engine
@@ -104,6 +109,7 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
     run: Sha256  # of the run that it is from
     env: Text
     algorithm: ClassName
+    architecture: ClassName  # of the network that plays, as `policy.architecture_of` gave it
     obs: ObsParts
     action_shape: Shape
     action_low: tuple[float, ...]
@@ -120,8 +126,8 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
         bounds = zip(self.action_low, self.action_high, strict=True)
         if not all(math.isfinite(high - low) and low < high for low, high in bounds):
             raise ValueError("action bounds that are not finite, with low < high")
-        if self.weights > _MAX_WEIGHTS:
-            raise ValueError(f"{self.weights:,} weights, at most {_MAX_WEIGHTS:,} are read")
+        if self.weights > MAX_WEIGHTS:
+            raise ValueError(f"{self.weights:,} weights, at most {MAX_WEIGHTS:,} are read")
 
     @property
     def spaces(self) -> Spaces:
@@ -130,7 +136,7 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
 
     @property
     def weights(self) -> int:
-        """How many numbers the actor's layers hold."""
+        """How many numbers an actor of these sizes holds, if it is t3d's own."""
         sizes = [self.spaces.obs_size, *self.hidden, self.spaces.action_size]
         linear = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
         return linear + (2 * sum(self.hidden) if self.layer_norm else 0)

@@ -82,7 +82,9 @@ class TD3:
         device: where the networks live.
     """
 
-    critic_class = Critic  # a subclass may judge in another way
+    # A subclass may play, or judge, in another way.
+    actor_class: type[nn.Module] = Actor
+    critic_class: type[Critic] = Critic
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class TD3:
         self.device = torch.device(device)
         self.updates = 0
         # Step 2: an actor, and an actor target that starts as its copy.
-        self.actor = Actor(spaces, config, rng).to(self.device)
+        self.actor = self.actor_class(spaces, config, rng).to(self.device)
         self.actor_target = copy.deepcopy(self.actor)
         # Step 3: two critics that start different from each other, and two critic targets that start as copies.
         self.critic = self.critic_class(spaces, config, rng).to(self.device)
@@ -174,11 +176,14 @@ class TD3:
     @torch.no_grad()
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the actor's actions (N, A), without noise, for obs (N, S)."""
-        action: NDArray[np.float32] = self.actor(torch.as_tensor(obs, device=self.device)).cpu().numpy()
+        action: NDArray[np.float32] = self.policy_net()(torch.as_tensor(obs, device=self.device)).cpu().numpy()
         return action
 
+    # What an agent is made of. A subclass adds its own networks and optimisers to what these return: checkpoints,
+    # resuming and policies know of nothing else.
+
     def networks(self) -> dict[str, nn.Module]:
-        """Return the four objects that hold weights, by name."""
+        """Return the modules that hold weights, by name."""
         return {
             "actor": self.actor,
             "actor_target": self.actor_target,
@@ -186,25 +191,34 @@ class TD3:
             "critic_target": self.critic_target,
         }
 
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the Adams that move these, by name."""
+        return {"actor": self.actor_optimizer, "critic": self.critic_optimizer}
+
+    def policy_net(self) -> nn.Module:
+        """Return what plays, a module from obs (B, S) to actions (B, A) in [-1, 1]: what a policy's file holds."""
+        return self.actor
+
     def tensors(self) -> dict[str, Tensor]:
         """Return everything the agent has learned, by name: weights, targets and Adam's moments; not copies.
 
-        A subclass that learns more than that adds it here: it is what a checkpoint holds.
+        A subclass that learns more than its networks' numbers adds it here: it is what a checkpoint holds.
         """
-        found = {
-            f"{name}.{weight_name}": weight.detach()
+        names = {
+            weight: f"{name}.{weight_name}"
             for name, network in self.networks().items()
             for weight_name, weight in itertools.chain(network.named_parameters(), network.named_buffers())
         }
-        for name, optimizer in (("actor", self.actor_optimizer), ("critic", self.critic_optimizer)):
-            for weight_name, weight in self.networks()[name].named_parameters():
+        learned = {name: weight.detach() for weight, name in names.items()}
+        for name, optimizer in self.optimizers().items():
+            for weight in itertools.chain(*(group["params"] for group in optimizer.param_groups)):
                 state = optimizer.state[weight]
                 # What Adam itself begins with at its first step.
                 state.setdefault("step", torch.zeros((), device=self.device))
                 for moment in ("exp_avg", "exp_avg_sq"):
                     state.setdefault(moment, torch.zeros_like(weight))
-                found |= {f"{name}_adam.{weight_name}.{part}": tensor for part, tensor in state.items()}
-        return found
+                learned |= {f"{name}_adam.{names[weight]}.{part}": tensor for part, tensor in state.items()}
+        return learned
 
 
 def check_shapes(batch: Batch, noise: Any, spaces: Spaces) -> None:

@@ -32,13 +32,14 @@ MOST_CALLS = 30
 def policy(number):
     """Return a policy of its own for each number, as `run_folder.as_policy` does."""
     rng, sizes = np.random.default_rng(number), (2, 3, 1)
-    shapes = {f"{2 * i}.weight": shape[::-1] for i, shape in enumerate(itertools.pairwise(sizes))}
-    shapes |= {f"{2 * i}.bias": (size,) for i, size in enumerate(sizes[1:])}
+    shapes = {f"body.{2 * i}.weight": shape[::-1] for i, shape in enumerate(itertools.pairwise(sizes))}
+    shapes |= {f"body.{2 * i}.bias": (size,) for i, size in enumerate(sizes[1:])}
     tensors = {name: torch.tensor(rng.normal(size=shape)).float() for name, shape in shapes.items()}
     info = PolicyInfo(
         run="0" * 64,
         env="Own-v0",
         algorithm="TD3",
+        architecture="mlp",
         obs=(ObsPart(shape=(2,)),),
         action_shape=(1,),
         action_low=(-1.0,),

@@ -1,6 +1,6 @@
 """Make the golden run folders of this format: `python tests/data/make_golden.py` writes tests/data/golden-3/.
 
-Once made, folders are never made again: later versions must open them as they are, or refuse their format.
+From the first release on they are never made again: later versions must open them as they are, or refuse their format.
 """
 
 from __future__ import annotations

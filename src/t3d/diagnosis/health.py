@@ -105,11 +105,14 @@ def _data(batch: Batch, gamma: float) -> dict[str, Tensor]:
 
 def _networks(agent: TD3, batch: Batch) -> dict[str, Tensor]:
     """Return what the actor and the critics answer to the batch, and how many of their units never do."""
-    pre_tanh, dead_actor = _through(agent.actor.body, batch.obs)  # (B, A)
+    body = getattr(agent.actor, "body", None)
+    pre_tanh, dead_actor = NO_NUMBER, NO_NUMBER  # of an actor built in another way
+    if isinstance(body, nn.Sequential):
+        pre_tanh, dead_actor = _through(body, batch.obs)  # (B, A), ()
     obs_action = torch.cat([batch.obs, batch.action], dim=1)  # (B, S + A)
     critics = {name: getattr(agent.critic, f"{name}_body", None) for name in ("q1", "q2")}
     return {
-        "saturated_share": (torch.tanh(pre_tanh).abs() > AT_THE_BOUND).double().mean(),
+        "saturated_share": (agent.policy_net()(batch.obs).abs() > AT_THE_BOUND).double().mean(),
         "pre_tanh": pre_tanh.double().abs().mean(),
         "dead_actor": dead_actor,
         **{f"dead_{name}": _dead(body, obs_action) for name, body in critics.items()},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import safetensors
@@ -14,35 +15,56 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from t3d.config import TD3Config
 from t3d.errors import RunRefused
-from t3d.formats import PolicyInfo
-from t3d.networks import mlp
+from t3d.formats import MAX_WEIGHTS, PolicyInfo, class_name
+from t3d.networks import Actor
 from t3d.policy.normalizer import normalize
+from t3d.spaces import Spaces
 from t3d.storage.checked_files import PolicyHeader, describe_policy, read_policy_header, refuse_links
 
 # Beside the weights, (S,) float64 each, where the actor takes normalised observations. No description mentions them:
 # they stand under the file's checksum, and who does not know them refuses the file instead of acting without them.
 STATISTICS = ("obs_mean", "obs_std")
+# The networks that a file may name. Another one is the caller's, who gives its class.
+ARCHITECTURES = {"mlp": Actor}
+
+
+class Agent(Protocol):
+    """An agent, as far as loading a policy needs it."""
+
+    def policy_net(self) -> nn.Module:
+        """Return what plays."""
+
+
+# A subclass of TD3, which is not imported here: what plays needs nothing that learns.
+Algorithm = Callable[[Spaces, TD3Config, np.random.Generator], Agent]
+
+
+def architecture_of(net: nn.Module) -> str:
+    """Return how a policy's file names the network that plays."""
+    ours = (name for name, kind in ARCHITECTURES.items() if type(net) is kind)
+    return next(ours, f"<own>.{class_name(type(net))}")
 
 
 class Policy:
     """Map observations to actions in the environment's own units.
 
     Args:
-        body: the actor's network before its tanh, from (B, S) to (B, A).
+        net: the network that plays, from (B, S) to (B, A) in [-1, 1].
         info: shapes, bounds and origin.
         statistics: mean and standard deviation, (S,) each, that observations are normalised by; None takes them raw.
     """
 
     def __init__(
         self,
-        body: nn.Module,
+        net: nn.Module,
         info: PolicyInfo,
         statistics: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
     ) -> None:
         self.info = info
         self._statistics = statistics
-        self._body = body
+        self._net = net
         self._spaces = info.spaces
 
     @torch.no_grad()
@@ -50,7 +72,7 @@ class Policy:
         """Return actions (N, A) in [-1, 1] for obs (N, S), raw as an environment gives them."""
         if self._statistics is not None:
             obs = normalize(obs, *self._statistics)
-        action: NDArray[np.float32] = torch.tanh(self._body(torch.from_numpy(obs))).numpy()
+        action: NDArray[np.float32] = self._net(torch.from_numpy(obs)).numpy()
         return action
 
     def __call__(self, obs: ArrayLike) -> NDArray[np.float32]:
@@ -93,7 +115,7 @@ def encode(info: PolicyInfo, tensors: Mapping[str, torch.Tensor]) -> bytes:
 
     Args:
         info: what it says of itself.
-        tensors: of the actor's body by name, and STATISTICS if its observations are normalised.
+        tensors: of the network that plays by name, and STATISTICS if its observations are normalised.
     """
     text = describe_policy(info, lambda description: _checksum(description, tensors))
     return safetensors.torch.save(dict(tensors), {"t3d": text})
@@ -107,14 +129,16 @@ def _checksum(description: bytes, tensors: Mapping[str, torch.Tensor]) -> str:
     return sha256.hexdigest()
 
 
-def load(path: str | Path) -> Policy:
+def load(path: str | Path, algorithm: Algorithm | None = None) -> Policy:
     """Load a policy. No code is run from the file, and no environment is needed.
 
     Args:
         path: a run folder (its best policy is taken), or a policy's .safetensors file.
+        algorithm: the class it was trained by, where that plays with a network of its own.
 
     Raises:
-        RunRefused: there is no such policy, or it is not as it was written.
+        RunRefused: there is no such policy, it is not as it was written, or its network is not one of t3d's own and the
+            class is missing.
     """
     path = Path(path)
     if path.is_dir():
@@ -129,7 +153,7 @@ def load(path: str | Path) -> Policy:
         )
     try:
         header, content = _read(path)
-        return _load(header, content)
+        return _load(path, header, content, algorithm)
     except OSError as error:
         raise RunRefused("a policy cannot be read", got=str(error), do="see to the disk, then try again") from error
     except (safetensors.SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -142,29 +166,46 @@ def _read(path: Path) -> tuple[PolicyHeader, bytes]:
     """Return what a policy says of itself, and the whole file: no more than its network needs is read."""
     with path.open("rb") as file:
         header = read_policy_header(path, file)
-        least_bytes = 4 * header.info.weights
-        most_bytes = least_bytes + 8 * len(STATISTICS) * header.info.spaces.obs_size
+        ours = header.info.architecture in ARCHITECTURES
+        least_bytes, most_bytes = (4 * header.info.weights,) * 2 if ours else (0, 4 * MAX_WEIGHTS)
+        most_bytes += 8 * len(STATISTICS) * header.info.spaces.obs_size
         size = os.fstat(file.fileno()).st_size - len(header.content)
         if not least_bytes <= size <= most_bytes:
             raise ValueError(f"{size:,} bytes of tensors, {least_bytes:,} to {most_bytes:,} expected")
         return header, header.content + file.read(size)
 
 
-def _load(header: PolicyHeader, content: bytes) -> Policy:
+def _load(path: Path, header: PolicyHeader, content: bytes, algorithm: Algorithm | None) -> Policy:
     info = header.info
+    ours = ARCHITECTURES.get(info.architecture)
+    if ours is None and algorithm is None:
+        raise RunRefused(
+            "this policy plays with a network that is not one of t3d's own",
+            got=f"{path}: {info.architecture}, of the algorithm {info.algorithm}",
+            expected="the algorithm's class: none is looked up by the name that a file gives it",
+            do=f"in Python, t3d.load(..., algorithm={info.algorithm}) if you trust that class",
+        )
     tensors = safetensors.torch.load(content)
     if (found := _checksum(header.description, tensors)) != header.sha256:
         raise ValueError(f"description and tensors have the checksum {found}, not {header.sha256[:64]}")
     statistics = _take_statistics(tensors, info.spaces.obs_size)
     # Compared before the network is built: a description alone makes nobody allocate.
-    if sum(tensor.numel() for tensor in tensors.values()) != info.weights:
+    if ours and sum(tensor.numel() for tensor in tensors.values()) != info.weights:
         raise ValueError(f"{sum(tensor.numel() for tensor in tensors.values()):,} weights, not {info.weights:,}")
-    if not all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in tensors.values()):
+    kinds = (torch.float32,) if ours else (torch.float32, torch.int64)  # a layer of one's own may count
+    if not all(tensor.dtype in kinds and torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ValueError("a weight is not finite, or no float32 number")
-    sizes = info.spaces.obs_size, info.hidden, info.spaces.action_size
-    body = mlp(*sizes, np.random.default_rng(0), info.layer_norm)
-    body.load_state_dict(tensors)
-    return Policy(body.requires_grad_(False), info, statistics)
+    config = TD3Config(hidden=info.hidden, layer_norm="both" if info.layer_norm else "none")
+    made = info.spaces, config, np.random.default_rng(0)
+    if ours:
+        net: nn.Module = ours(*made)
+    else:
+        assert algorithm is not None
+        net = algorithm(*made).policy_net()
+        if (architecture := architecture_of(net)) != info.architecture:
+            raise ValueError(f"the class given plays with {architecture}, the policy with {info.architecture}")
+    net.load_state_dict(tensors)
+    return Policy(net.eval().requires_grad_(False), info, statistics)
 
 
 def _take_statistics(

@@ -14,7 +14,7 @@ from t3d.config import Config
 from t3d.errors import RunRefused
 from t3d.formats import Engine, Machine, PolicyInfo, RunRecord, env_name, run_id
 from t3d.machine import describe
-from t3d.policy.policy import STATISTICS, encode
+from t3d.policy.policy import STATISTICS, architecture_of, encode
 from t3d.storage import checked_files, disk
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import name_of
@@ -166,15 +166,16 @@ def policy_path(folder: Path, which: str) -> Path:
 
 
 def as_policy(trainer: Trainer, record: RunRecord, return_mean: float | None) -> bytes:
-    """Return the trainer's actor as the file of a policy that can be loaded without the run.
+    """Return what plays as the file of a policy that can be loaded without the run.
 
     Args:
-        trainer: whose actor.
+        trainer: whose policy.
         record: of its run.
         return_mean: what its evaluation gave, if it had one.
     """
     agent, spaces, normalizer = trainer.agent, trainer.envs.spaces, trainer.normalizer
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in agent.actor.body.state_dict().items()}
+    net = agent.policy_net()
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
     if normalizer is not None:
         statistics = zip(STATISTICS, (normalizer.mean, normalizer.std), strict=True)
         tensors |= {name: torch.from_numpy(array) for name, array in statistics}
@@ -182,6 +183,7 @@ def as_policy(trainer: Trainer, record: RunRecord, return_mean: float | None) ->
         run=record.run,
         env=record.env,
         algorithm=record.algorithm,
+        architecture=architecture_of(net),
         obs=record.obs,
         action_shape=spaces.action_shape,
         action_low=spaces.action_low,

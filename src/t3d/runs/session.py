@@ -40,7 +40,7 @@ class Session:
         resume: bool = False,
         algorithm: type[TD3] = TD3,
     ) -> None:
-        self.env = env
+        self.env, self.algorithm = env, algorithm
         self.choice, self.config = choice, choice.config
         found = None
         try:

@@ -24,6 +24,7 @@ from t3d.storage import disk
 from t3d.storage.lock import Lock
 from t3d.td3 import TD3
 from t3d.training.trainer import Trainer, least_state_bytes, slots_needed
+from t3d.variants.contract import name_of
 
 _log = logging.getLogger("t3d")
 
@@ -261,7 +262,7 @@ class Store:
             if slots := self._log_of(trainer).lost:
                 _log.warning("should the run go on, it will not be bit for bit what it would have been: %s", slots)
             return
-        forgotten = self._forget_best_if_gone(progress)
+        forgotten = self._forget_best_if_gone(type(trainer.agent), progress)
         for bad in problems:
             disk.remove(bad)
         self._log_of(trainer).cut()
@@ -279,11 +280,11 @@ class Store:
         if lost or forgotten or self._log_of(trainer).lost:
             self.commit(trainer, progress)  # what is gone is gone for good: nobody is to find it missing again
 
-    def _forget_best_if_gone(self, progress: Progress) -> list[str]:
+    def _forget_best_if_gone(self, algorithm: type[TD3], progress: Progress) -> list[str]:
         """Forget the best evaluation if its policy cannot be loaded: the next one then writes a new best policy."""
         try:
             policy = run_folder.policy_path(self.path, "best")
-            if progress.best is None or load(policy).info.run == self._record.run:
+            if progress.best is None or load(policy, algorithm).info.run == self._record.run:
                 return []
             problem = f"{policy} is another run's"
         except RunRefused as error:
@@ -301,7 +302,9 @@ def _usable(path: Path, record: RunRecord, problems: dict[Path, str]) -> list[tu
     Raises:
         RunRefused: there is none.
     """
-    least, n_envs = least_state_bytes(record.config), record.config.n_envs
+    # A changed algorithm may play with a smaller network.
+    least = least_state_bytes(record.config) if record.algorithm == name_of(TD3) else 1
+    n_envs = record.config.n_envs
 
     def look(checkpoint: Path, manifest: Manifest) -> None:
         file, streams = checkpoint / "state.safetensors", len(manifest.trainer.written)

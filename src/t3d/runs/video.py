@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from t3d.environments.make import make
 from t3d.environments.silence import quiet_pybullet
-from t3d.errors import Refused, T3DError, VideoFailed
+from t3d.errors import ConfigRefused, Refused, T3DError, VideoFailed
 from t3d.policy import policy
 from t3d.storage import disk
+from t3d.td3 import TD3
 from t3d.training.randomness import evaluation_seed
+from t3d.variants.address import address_of, class_at
 
 _TIMEOUT_S = 600
 # So that a report can show two films as they are: 600 kB for 300 frames, 480 wide.
@@ -30,7 +32,14 @@ _CRFS = (20, 26, 32, 38, 44, 51)
 
 
 def film(
-    env: str, policy_file: Path, out: Path, *, seed: int, frames: int, between: Callable[[], None] = lambda: None
+    env: str,
+    policy_file: Path,
+    out: Path,
+    *,
+    seed: int,
+    frames: int,
+    between: Callable[[], None] = lambda: None,
+    algorithm: type[TD3] | None = None,
 ) -> None:
     """Write a video of the first evaluation episode.
 
@@ -41,14 +50,20 @@ def film(
         seed: the run's seed.
         frames: at most so many, at the environment's own pace.
         between: called some times a second; what it raises ends the filming.
+        algorithm: the class that the policy was trained by, where it plays with a network of its own.
 
     Raises:
-        VideoFailed: PyAV is missing, or no renderer works here.
+        VideoFailed: PyAV is missing, no renderer works here, or the class cannot be given to another process.
     """
     if importlib.util.find_spec("av") is None:
         raise VideoFailed("PyAV is not installed", do='pip install "t3d[video]"')
+    try:
+        address = "" if algorithm is None else address_of(algorithm)
+    except ConfigRefused as error:
+        raise VideoFailed(error.what, **error.rows) from error
     disk.make_folder(out.parent)
-    command = [sys.executable, "-P", "-m", "t3d.runs.video", env, str(policy_file), str(out), str(seed), str(frames)]
+    command = [sys.executable, "-P", "-m", "t3d.runs.video"]
+    command += [env, str(policy_file), str(out), str(seed), str(frames), address]
     said = []
     for variables in _renderers():
         variables = {**os.environ, **variables}
@@ -100,8 +115,10 @@ def _renderers() -> list[dict[str, str]]:
     return [headless | {"MUJOCO_GL": gl} for gl in ("egl", "osmesa")]
 
 
-def _play(env_name: str, policy_file: str, seed: int, frames: int) -> tuple[list[NDArray[np.uint8]], int]:
-    acting = policy.load(policy_file)
+def _play(
+    env_name: str, policy_file: str, seed: int, frames: int, algorithm: type[TD3] | None
+) -> tuple[list[NDArray[np.uint8]], int]:
+    acting = policy.load(policy_file, algorithm)
     env = make(env_name, render=True)
     with quiet_pybullet():
         obs, _ = env.reset(seed=evaluation_seed(seed, 0))
@@ -153,8 +170,8 @@ def _encode(drawn: list[NDArray[np.uint8]], fps: int, crf: int, path: Path) -> N
 
 def main(arguments: list[str]) -> None:
     """Draw and write, in the child process."""
-    env, policy_file, out, seed, frames = arguments
-    drawn, fps = _play(env, policy_file, int(seed), int(frames))
+    env, policy_file, out, seed, frames, address = arguments
+    drawn, fps = _play(env, policy_file, int(seed), int(frames), class_at(address) if address else None)
     _write(drawn, fps, Path(out))
 
 

@@ -1,21 +1,17 @@
 """Changed algorithms, subclasses of TD3 given to the library: what a run must be able to rely on in them.
 
-A run keeps what `TD3.tensors` returns. Its health is looked at through `target_q`, `update_critic` and `update_actor`.
-Its policy is t3d's own actor.
+A run keeps what `TD3.tensors` returns, and its policy is what `TD3.policy_net` returns. Its health is looked at through
+`target_q`, `update_critic` and `update_actor`.
 """
 
 from __future__ import annotations
-
-import re
 
 import torch
 from torch import nn
 
 from t3d.errors import ConfigRefused
-from t3d.networks import Actor
+from t3d.formats import class_name
 from t3d.td3 import TD3
-
-_MAX_NAME = 150
 
 
 def name_of(algorithm: type[TD3]) -> str:
@@ -23,7 +19,7 @@ def name_of(algorithm: type[TD3]) -> str:
 
     Without the module: a class has another one in the script that is run than where that script is imported.
     """
-    name = re.sub(r"[^\w.<>]", "_", algorithm.__qualname__)[:_MAX_NAME]
+    name = class_name(algorithm)
     return f"<own>.{name}" if name == TD3.__qualname__ and algorithm is not TD3 else name
 
 
@@ -43,22 +39,35 @@ def refuse_what_is_not_kept(agent: TD3) -> None:
     """Refuse an agent of which a checkpoint or a policy would leave something out.
 
     Raises:
-        ConfigRefused: its actor is not t3d's own, or it learns what `tensors` does not return.
+        ConfigRefused: it has a network, a tensor or an optimiser that it does not declare, or an optimiser that no
+            checkpoint could bring back.
     """
-    if type(agent.actor) is not Actor:
-        raise ConfigRefused(
-            "a policy is saved and loaded as an actor of t3d",
-            got=f"{type(agent).__name__} with an actor of its own, {type(agent.actor).__name__}",
-            expected="another update, or another critic",
-            do="leave the actor as it is; or edit Actor in td3.py and policy.py together",
-        )
-    known = {*map(id, agent.networks().values()), id(agent.actor_optimizer), id(agent.critic_optimizer)}
+    networks, optimizers = agent.networks(), agent.optimizers()
+    modules = {id(module) for network in networks.values() for module in network.modules()}
+    weights = {id(weight) for network in networks.values() for weight in network.parameters()}
+    declared = modules | weights | {id(optimizer) for optimizer in optimizers.values()}
     learned = nn.Module | torch.Tensor | torch.optim.Optimizer
-    left_out = [name for name, part in vars(agent).items() if isinstance(part, learned) and id(part) not in known]
+    left_out = [name for name, part in vars(agent).items() if isinstance(part, learned) and id(part) not in declared]
     if left_out and type(agent).tensors is TD3.tensors:
         raise ConfigRefused(
             "a checkpoint would leave out a part of this algorithm",
             got=f"{type(agent).__name__} has {', '.join(left_out)}",
-            expected="that `tensors` returns everything it learns",
-            do="override tensors in the subclass: what TD3's returns, and these tensors by name",
+            expected="that networks and optimizers return all it has, or tensors everything it learns",
+            do="add it to what TD3's method of that name returns; or override tensors in the subclass",
         )
+    if not {id(weight) for weight in agent.policy_net().parameters()} <= weights:
+        raise ConfigRefused(
+            "a checkpoint would leave out a part of what plays",
+            got=f"policy_net of {type(agent).__name__} has weights of its own",
+            expected="that they are those of networks",
+            do="add its modules to what networks returns",
+        )
+    for name, optimizer in optimizers.items():
+        moved = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) or not moved <= weights:
+            raise ConfigRefused(
+                "a checkpoint cannot hold this optimiser",
+                got=f"{name}: {type(optimizer).__name__}, {len(moved - weights):,} of its tensors in no network",
+                expected="Adam or AdamW, over weights of what networks returns",
+                do="add the network to what networks returns",
+            )
