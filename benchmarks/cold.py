@@ -55,14 +55,14 @@ def measure(env: str, options: dict[str, Any]) -> dict[str, list[float]]:
         "replay.draw": lambda: replay.draw(streams.index, size),
         "replay.sample": lambda: replay.sample(index),
         "target noise": lambda: streams.target_noise.standard_normal(shape, np.float32),
-        "engine.act": lambda: trainer.engine.act(obs),
+        "engine.act": lambda: trainer.learner.engine.act(obs),
         "envs.step": step,
     }
     seen = {}
     for name, part in parts.items():
         calls: list[list[float]] = [[], [], []]
         for _ in range(TIMES):
-            trainer.engine.update(batch, noise)
+            trainer.learner.engine.update(batch, noise)
             for times in calls:
                 began = time.perf_counter()
                 part()

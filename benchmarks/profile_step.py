@@ -41,7 +41,7 @@ def profile(env: str, options: dict[str, Any]) -> dict[str, float]:
     trainer: Any = Trainer(env, config)
     while trainer.env_steps < config.random_steps + WARM_STEPS:
         trainer.step()
-    trainer.losses()
+    trainer.learner.losses()
     clocks: dict[str, _Clocked] = {}
 
     def clocked(inner: Any, **names: str) -> Any:
@@ -49,14 +49,15 @@ def profile(env: str, options: dict[str, Any]) -> dict[str, float]:
             inner = clocks[name] = _Clocked(inner, method)
         return inner
 
-    trainer.envs = clocked(trainer.envs, step="envs.step")
-    trainer.engine = clocked(trainer.engine, act="engine.act", update="engine.update")
-    trainer.replay = clocked(trainer.replay, add="replay.add", draw="replay.draw", sample="replay.sample")
+    trainer.collector.envs = clocked(trainer.envs, step="envs.step")
+    trainer.learner.engine = clocked(trainer.learner.engine, act="engine.act", update="engine.update")
+    replay = clocked(trainer.replay, add="replay.add", draw="replay.draw", sample="replay.sample")
+    trainer.collector.replay = trainer.learner.replay = replay
     noise = {
         name: clocked(getattr(trainer.streams, name), standard_normal=f"{name} noise")
         for name in ("exploration", "target_noise")
     }
-    trainer.streams = dataclasses.replace(trainer.streams, **noise)
+    trainer.collector._streams = trainer.learner._streams = dataclasses.replace(trainer.streams, **noise)
     seconds = []
     for _ in range(SECONDS):
         for clock in clocks.values():
@@ -67,7 +68,7 @@ def profile(env: str, options: dict[str, Any]) -> dict[str, float]:
         parts = {name: 1e3 * clock.seconds / wall for name, clock in clocks.items()}
         seconds.append({"env_steps": (trainer.env_steps - first) / wall, **parts, "rest": 1e3 - sum(parts.values())})
     trainer.envs.close()
-    chosen = {"threads": float(trainer.threads)}
+    chosen = {"threads": float(trainer.learner.threads)}
     return chosen | {name: statistics.median(second[name] for second in seconds) for name in seconds[0]}
 
 

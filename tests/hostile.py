@@ -178,7 +178,7 @@ def _add_manifests(add):
         add(f"return is {value}", RESUME, with_manifest("trainer", "envs", "episode_return", value=returns))
     changes = {
         "NaN weights": lambda t: t["actor.body.0.weight"].fill_(float("nan")),
-        "infinite moments": lambda t: t["critic_adam.q1_body.0.weight.exp_avg_sq"].fill_(float("inf")),
+        "infinite moments": lambda t: t["critic_adam.critic.q1_body.0.weight.exp_avg_sq"].fill_(float("inf")),
         "NaN observations": lambda t: t["obs"].fill_(float("nan")),
         "fewer": lambda t: t.pop("critic_target.q2_body.0.weight"),
         "more": lambda t: t.update(more=torch.zeros(3)),

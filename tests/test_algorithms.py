@@ -139,8 +139,8 @@ def test_a_run_records_the_class_and_runs_eagerly(trained):
 
 def test_auto_says_why_it_is_not_fused_and_fused_is_refused():
     made = Trainer(small_runs.PROBE, small_runs.choice(engine="auto").config, OneCritic)
-    assert made.chosen.name == "eager"
-    assert "OneCritic is not t3d's own TD3" in made.chosen.reason
+    assert made.learner.chosen.name == "eager"
+    assert "OneCritic is not t3d's own TD3" in made.learner.chosen.reason
     with pytest.raises(ConfigRefused, match="OneCritic is not t3d's own TD3"):
         Trainer(small_runs.PROBE, small_runs.choice(engine="fused").config, OneCritic)
 
@@ -153,7 +153,7 @@ def test_a_resumed_run_is_the_undisturbed_one(trained, tmp_path):
         if row["env_steps"] >= 33:
             rows.close()
             break
-    assert first.trainer.has_unlogged_updates
+    assert first.trainer.learner.has_unlogged_updates
     list((second := session(folder, resume=True)).run())
     assert second.resumed_at == first.trainer.env_steps < 58
     whole = session(trained, resume=True)

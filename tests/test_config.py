@@ -19,7 +19,8 @@ from t3d.runs import checkpoints
 from t3d.runs.session import Session
 from t3d.runs.store import _SPARE_STATE_BYTES
 from t3d.td3 import TD3, UpdateInfo
-from t3d.training.trainer import Trainer, _as_tensor
+from t3d.training.learner import _as_tensor
+from t3d.training.trainer import Trainer
 
 PROBE = f"{Path(probes.__file__).resolve()}:Counting"
 SMALL = {"steps": 40, "random_steps": 10, "batch_size": 8, "buffer_size": 100, "hidden": (8, 8), "eval_episodes": 2}
@@ -200,22 +201,22 @@ def device_is_where_the_networks_live(folder, monkeypatch):
 
 def engine_runs_the_updates(folder, monkeypatch):
     made = {engine: trained(engine=engine) for engine in ("eager", "fused", "auto")}
-    assert {engine: one.chosen.name for engine, one in made.items()} == {
+    assert {engine: one.learner.chosen.name for engine, one in made.items()} == {
         "eager": "eager",
         "fused": "fused",
         "auto": "fused",
     }
-    assert made["eager"].engine is made["eager"].agent
-    assert made["fused"].engine is not made["fused"].agent
+    assert made["eager"].learner.engine is made["eager"].agent
+    assert made["fused"].learner.engine is not made["fused"].agent
 
 
 def threads_are_set(folder, monkeypatch):
     for threads in (2, 1):
         made = trained(threads=threads)
-        assert (made.threads, torch.get_num_threads()) == (threads, threads)
-    monkeypatch.setattr("t3d.training.trainer.choose_threads", lambda *sizes: 2)
+        assert (made.learner.threads, torch.get_num_threads()) == (threads, threads)
+    monkeypatch.setattr("t3d.training.learner.choose_threads", lambda *sizes: 2)
     made = trained(threads="auto")
-    assert (made.threads, torch.get_num_threads()) == (2, 2)
+    assert (made.learner.threads, torch.get_num_threads()) == (2, 2)
 
 
 def layer_norm_is_where_it_says(folder, monkeypatch):
@@ -235,7 +236,7 @@ def explored(monkeypatch, steps, **options):
     """Return the standard deviation of what was added to the actor's actions at each vector step after the random."""
     options = SMALL | {"n_envs": 500, "random_steps": 1000, "buffer_size": 5_000, "updates_per_step": 0} | options
     made = Trainer(PROBE, Config().with_values(options))
-    monkeypatch.setattr(made.engine, "act", lambda obs: np.zeros((500, 1), np.float32))
+    monkeypatch.setattr(made.learner.engine, "act", lambda obs: np.zeros((500, 1), np.float32))
     found, step = [], made.envs.step
     monkeypatch.setattr(made.envs, "step", lambda action: found.append(action.std()) or step(action))
     while made.env_steps < steps:
@@ -393,7 +394,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_known_one():
 
 
 def test_a_memory_that_would_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr("t3d.training.trainer.usable_memory_bytes", lambda: 4_000_000)
+    monkeypatch.setattr("t3d.training.limits.usable_memory_bytes", lambda: 4_000_000)
     with pytest.raises(ConfigRefused, match=r"got: .*GB(.|\n)*expected: .*80%(.|\n)*--buffer-size"):
         Trainer(PROBE, Config(buffer_size=120_000))  # 28 bytes a slot: 84 %
     Trainer(PROBE, Config(buffer_size=100_000).with_values({"hidden": (8,)}))

@@ -174,11 +174,11 @@ def test_noise_and_random_actions_are_drawn_for_each_env():
     # With equal weights, env 0 and 1 differ by their noise alone where they see the same.
     config = Config(n_envs=3, random_steps=3, batch_size=1, buffer_size=100, exploration_noise=0.5)
     trainer = Trainer(f"{OWN}:Walk", config)
-    random = trainer._draw_action()
+    random = trainer.collector._draw_action(trainer.learner.engine.act)
     assert len(np.unique(random[:, 0])) == 3
     trainer.step()
     trainer.envs.obs = np.zeros_like(trainer.envs.obs)
-    action = trainer._draw_action()
+    action = trainer.collector._draw_action(trainer.learner.engine.act)
     noise = action - trainer.agent.act(trainer.envs.obs)
     assert len(np.unique(noise)) == noise.size == 9
     assert np.abs(action).max() <= 1
@@ -297,7 +297,8 @@ def test_a_bad_step_is_described_and_never_stored(name, says):
     trainer = Trainer(f"{OWN}:{name}", config)
     with pytest.raises(EnvFailed) as caught:
         for _ in range(100):
-            action = trainer._action = trainer._draw_action()
+            collector = trainer.collector
+            action = collector._action = collector._draw_action(trainer.learner.engine.act)
             trainer.step()
     text = str(caught.value)
     scaled = trainer.envs.spaces.to_env_units(action)

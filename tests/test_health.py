@@ -347,7 +347,7 @@ def test_looking_changes_no_weight_no_stream_and_nothing_global(engine):
         while made.env_steps < 60:
             made.step()
             if looks:
-                made.health()
+                made.learner.health(made.env_steps)
                 health.from_evaluation(made.agent, played(made, 1)[1])
         return made
 
@@ -364,8 +364,8 @@ def test_looking_changes_no_weight_no_stream_and_nothing_global(engine):
 def test_a_look_can_be_repeated_and_differs_from_step_to_step():
     made = trained(probes.Counting, 110)
     before = everything(made.agent)
-    first = made.health()
-    assert made.health() == first
+    first = made.learner.health(made.env_steps)
+    assert made.learner.health(made.env_steps) == first
     assert everything(made.agent) == before
     made.step()
-    assert made.health()["replay_age"] != first["replay_age"]
+    assert made.learner.health(made.env_steps)["replay_age"] != first["replay_age"]

@@ -51,10 +51,10 @@ def rows(env, steps, every, **options):
         made.step()
         if made.env_steps % every == 0 and made.agent.updates:
             played = []
-            evaluate(made.act, env, episodes=3, seed=0, fresh=False, trajectories=played)
+            evaluate(made.learner.act, env, episodes=3, seed=0, fresh=False, trajectories=played)
             for of, numbers in (
-                ("batch", made.health()),
-                ("evaluation", made.health_of(played)),
+                ("batch", made.learner.health(made.env_steps)),
+                ("evaluation", made.learner.health_of(played)),
             ):
                 found.append({"kind": "health", "of": of, "env_steps": made.env_steps, **numbers})
     made.envs.close()

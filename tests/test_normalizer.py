@@ -23,7 +23,7 @@ from t3d.cli.main import run as run_command
 from t3d.config import Config
 from t3d.diagnosis import health
 from t3d.errors import RunRefused
-from t3d.policy.normalizer import CLIP, EPSILON, Normalizer, normalize
+from t3d.policy.normalizer import CLIP, EPSILON, Normalizer, as_networks_see, normalize
 from t3d.presets import Choice
 from t3d.runs.session import Session
 from t3d.training.evaluation import evaluate
@@ -167,16 +167,18 @@ def test_the_replay_is_that_of_a_run_without_the_option():
     assert stored(made).tobytes() == stored(plain).tobytes()
     assert plain.normalizer is None
     obs = plain.envs.obs
-    assert plain.as_seen(obs) is obs
+    assert as_networks_see(obs, plain.normalizer) is obs
 
 
 def test_actor_and_updates_see_normalised_observations(monkeypatch):
     made = trainer(steps=150)
     acted, updated = [], []
-    act, update = made.engine.act, made.engine.update
-    monkeypatch.setattr(made.engine, "act", lambda obs: acted.append(obs.copy()) or act(obs))
-    monkeypatch.setattr(made.engine, "update", lambda batch, noise: updated.append(batch) or update(batch, noise))
-    before, sampled = made.as_seen(made.envs.obs), []
+    act, update = made.learner.engine.act, made.learner.engine.update
+    monkeypatch.setattr(made.learner.engine, "act", lambda obs: acted.append(obs.copy()) or act(obs))
+    monkeypatch.setattr(
+        made.learner.engine, "update", lambda batch, noise: updated.append(batch) or update(batch, noise)
+    )
+    before, sampled = made.normalizer(made.envs.obs), []
     sample = made.replay.sample
     monkeypatch.setattr(made.replay, "sample", lambda index: sampled.append(sample(index)) or sampled[-1])
     made.step()
@@ -192,31 +194,31 @@ def test_actor_and_updates_see_normalised_observations(monkeypatch):
 
 def test_both_engines_make_the_same_first_updates():
     eager, fused = (trainer(steps=108, engine=engine) for engine in ("eager", "fused"))
-    assert (eager.chosen.name, fused.chosen.name) == ("eager", "fused")
+    assert (eager.learner.chosen.name, fused.learner.chosen.name) == ("eager", "fused")
     assert eager.agent.updates == fused.agent.updates == 8
     one, other = eager.agent.tensors(), fused.agent.tensors()
     for name, tensor in one.items():
         np.testing.assert_allclose(other[name].numpy(), tensor.numpy(), rtol=1e-3, atol=2e-5, err_msg=name)
-    np.testing.assert_allclose(fused.act(fused.envs.obs), eager.act(eager.envs.obs), atol=1e-4)
+    np.testing.assert_allclose(fused.learner.act(fused.envs.obs), eager.learner.act(eager.envs.obs), atol=1e-4)
 
 
 def test_the_health_is_that_of_what_the_networks_see():
     made = trainer(steps=200)
-    assert made.health()["obs_scale"] < 3
-    assert made.health()["obs_mean_max"] < 1
-    assert trainer(steps=200, normalize_obs=False).health()["obs_scale"] > 1e4
+    assert made.learner.health(made.env_steps)["obs_scale"] < 3
+    assert made.learner.health(made.env_steps)["obs_mean_max"] < 1
+    assert trainer(steps=200, normalize_obs=False).learner.health(200)["obs_scale"] > 1e4
     played = []
-    evaluate(made.act, HUGE, episodes=1, seed=0, fresh=False, trajectories=played)
+    evaluate(made.learner.act, HUGE, episodes=1, seed=0, fresh=False, trajectories=played)
     assert np.abs(played[0].obs).max() > 1e3  # as the environment gave them
     seen = [p._replace(obs=made.normalizer(p.obs), final_obs=made.normalizer(p.final_obs)) for p in played]
-    assert made.health_of(played) == health.from_evaluation(made.agent, seen)
-    assert made.health_of(played) != health.from_evaluation(made.agent, played)
+    assert made.learner.health_of(played) == health.from_evaluation(made.agent, seen)
+    assert made.learner.health_of(played) != health.from_evaluation(made.agent, played)
 
 
 def learned(on):
     options = {"hidden": (64, 64), "lr": 1e-3, "batch_size": 100, "updates_per_step": 2, "random_steps": 1_000}
     made = trainer(steps=4_000, buffer_size=5_000, normalize_obs=on, **options)
-    return evaluate(made.act, HUGE, episodes=5, seed=0, fresh=False).return_mean
+    return evaluate(made.learner.act, HUGE, episodes=5, seed=0, fresh=False).return_mean
 
 
 @pytest.mark.slow
@@ -259,7 +261,7 @@ def test_the_best_policy_keeps_the_statistics_of_its_own_moment(tmp_path):
     assert mean.tobytes() == made.normalizer.mean.tobytes()
     assert std.tobytes() == made.normalizer.std.tobytes()
     obs = stored(made)
-    np.testing.assert_array_equal(best.act(obs), made.act(obs))
+    np.testing.assert_array_equal(best.act(obs), made.learner.act(obs))
     last = t3d.load(tmp_path / "run" / "policy" / "last.safetensors")
     assert (last.info.env_steps == best.info.env_steps) == (last._statistics[0].tobytes() == mean.tobytes())
 
@@ -268,9 +270,9 @@ def test_the_policy_in_the_environments_own_units_is_the_trainers(run):
     path, session, _ = run
     policy = t3d.load(path / "policy" / "last.safetensors")
     obs = stored(session.trainer)
-    np.testing.assert_array_equal(policy.act(obs), session.trainer.act(obs))
+    np.testing.assert_array_equal(policy.act(obs), session.trainer.learner.act(obs))
     spaces = session.trainer.envs.spaces
-    scaled = spaces.to_env_units(session.trainer.act(obs))
+    scaled = spaces.to_env_units(session.trainer.learner.act(obs))
     np.testing.assert_array_equal(policy(obs), scaled)
     assert np.abs(scaled).max() > 1
     assert policy(obs[0]).shape == (1,)

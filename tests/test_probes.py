@@ -122,8 +122,10 @@ def test_actions_are_stored_as_they_were_played_in_units_of_one():
 
 def updates_of(made, monkeypatch, steps):
     """Step on, and return the (batch, noise) of every update made meanwhile."""
-    seen, update = [], made.engine.update
-    monkeypatch.setattr(made.engine, "update", lambda batch, noise: seen.append((batch, noise)) or update(batch, noise))
+    seen, update = [], made.learner.engine.update
+    monkeypatch.setattr(
+        made.learner.engine, "update", lambda batch, noise: seen.append((batch, noise)) or update(batch, noise)
+    )
     for _ in range(steps):
         made.step()
     return seen
@@ -142,7 +144,7 @@ def test_every_update_gets_noise_of_its_own_for_each_transition_and_dimension(mo
 
 def test_every_environment_and_dimension_has_exploration_noise_of_its_own(monkeypatch):
     made = trainer(probes.RewardByAction, random_steps=0, n_envs=3, exploration_noise=0.1, updates_per_step=0)
-    monkeypatch.setattr(made.engine, "act", lambda obs: np.zeros((3, 2), np.float32))
+    monkeypatch.setattr(made.learner.engine, "act", lambda obs: np.zeros((3, 2), np.float32))
     for _ in range(400):
         made.step()
     noise = np.array([action for _, _, action, *_ in held(made)])
@@ -153,7 +155,7 @@ def test_every_environment_and_dimension_has_exploration_noise_of_its_own(monkey
 
 def test_noisy_actions_are_clipped_to_the_range(monkeypatch):
     made = trainer(probes.RewardByAction, random_steps=0, exploration_noise=5.0, updates_per_step=0)
-    monkeypatch.setattr(made.engine, "act", lambda obs: np.float32([[1, -1]]))
+    monkeypatch.setattr(made.learner.engine, "act", lambda obs: np.float32([[1, -1]]))
     for _ in range(50):
         made.step()
     assert np.abs([action for _, _, action, *_ in held(made)]).max() == 1

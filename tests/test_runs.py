@@ -273,7 +273,8 @@ def test_random_actions_last_as_long_as_asked_and_updates_begin_right_after():
     trainer = Trainer(f"{OWN}:Walk", Config().with_values({**SMALL, "exploration_noise": 0.0}))
     first_random = []
     for step in range(102):
-        action = trainer._action = trainer._draw_action()
+        collector = trainer.collector
+        action = collector._action = collector._draw_action(trainer.learner.engine.act)
         first_random.append(not np.allclose(action, trainer.agent.act(trainer.envs.obs), atol=1e-5))
         trainer.step()
         assert trainer.agent.updates == max(0, step + 1 - 100)

@@ -104,7 +104,7 @@ def test_it_learns_all_that_it_has():
         *("actor", "actor_target", "critic", "critic_target", "model"),
         *("actor_adam", "critic_adam", "model_adam"),
     }
-    assert trainer.chosen.name == "eager"
+    assert trainer.learner.chosen.name == "eager"
 
 
 def test_it_comes_back_to_the_bit(trained, tmp_path):
@@ -112,7 +112,7 @@ def test_it_comes_back_to_the_bit(trained, tmp_path):
     for row in rows:
         if row["env_steps"] >= 33:
             rows.close()
-    assert first.trainer.has_unlogged_updates
+    assert first.trainer.learner.has_unlogged_updates
     back = session(tmp_path / "run")
     assert 33 <= back.resumed_at < 58
     list(back.run())

@@ -26,11 +26,10 @@ def main() -> None:
     config = Config(**same, td3=TD3Config(hidden=job.hidden, lr=job.lr))
     trainer = Trainer(job.env, config.with_values({"engine": job.engine} if job.engine else {}))
     read = time_steps(trainer.step, job)
-    losses = trainer.losses()
+    losses = trainer.learner.losses()
     assert losses is not None and losses.updates == job.warm_updates + job.steps
-    engine = getattr(trainer, "engine", None)
-    chosen = getattr(trainer, "chosen", None)
-    name = "td3.py" if engine is None else f"{type(engine).__name__}: {chosen.reason if chosen else ''}"
+    chosen = trainer.learner.chosen
+    name = f"{type(chosen.engine).__name__}: {chosen.reason}"
     row = trainer.replay.full_bytes / job.buffer_size
     report("t3d", job, read, blas(), engine=name, torch=torch.__version__, replay_bytes_per_row=row)
 

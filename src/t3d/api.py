@@ -23,7 +23,7 @@ from t3d.spaces import Spaces
 from t3d.storage import disk
 from t3d.td3 import TD3
 from t3d.training.evaluation import Evaluation, evaluate
-from t3d.training.trainer import refuse_too_large
+from t3d.training.limits import refuse_too_large
 
 __all__ = ["train_seeds"]
 

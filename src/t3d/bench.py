@@ -151,9 +151,9 @@ def _train(env: str, config: Config) -> Loop:
     trainer = Trainer(env, config.with_values({"random_steps": max(config.batch_size, _RANDOM_STEPS)}))
     while trainer.env_steps < trainer.config.random_steps + _WARM_STEPS:
         trainer.step()
-    trainer.losses()
-    envs, engine = _Clocked(trainer.envs, "step"), _Clocked(trainer.engine, "update")
-    trainer.envs, trainer.engine = envs, engine  # type: ignore[assignment]
+    trainer.learner.losses()
+    envs, engine = _Clocked(trainer.envs, "step"), _Clocked(trainer.learner.engine, "update")
+    trainer.collector.envs, trainer.learner.engine = envs, engine  # type: ignore[assignment]
     first, began = trainer.env_steps, time.perf_counter()
     while trainer.env_steps < first + _TIMED_STEPS:
         trainer.step()

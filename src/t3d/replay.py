@@ -67,31 +67,26 @@ class Replay:
                 expected=f"{3 * n_envs} slots or more",
                 do="raise --buffer-size",
             )
-        # Step 1: a memory of 1e6 slots, all zero (NOTHING) at first; when full, the oldest is overwritten.
         # One slot more a ring mirrors the first one's observation, so that next_obs always stands one slot on.
-        self._ring = self._length + 1
-        self._slots = np.zeros(n_envs * self._ring, slot_dtype(spaces))
+        self._n_envs, self._ring, self.slot = n_envs, self._length + 1, slot_dtype(spaces)
+        self._forget()
+
+    def _forget(self) -> None:
+        # Step 1: a memory of 1e6 slots, all zero (NOTHING) at first; when full, the oldest is overwritten.
+        self._slots = np.zeros(self._n_envs * self._ring, self.slot)
         self._obs, self._action = self._slots["obs"], self._slots["action"]
         self._reward, self._ended = self._slots["reward"], self._slots["ended"]
         # A transition is a slot and the observation behind it; as plain bytes NumPy copies each in one piece.
-        slot = self._slots.dtype
-        self._transition = np.dtype([("slot", slot), ("next_obs", slot["obs"])])
+        self._transition = np.dtype([("slot", self.slot), ("next_obs", self.slot["obs"])])
         as_bytes = np.dtype((np.void, self._transition.itemsize))
-        self._rows = np.ndarray((len(self._slots) - 1,), as_bytes, self._slots, strides=(slot.itemsize,))
-        self._n_envs = n_envs
-        self.written = [0] * n_envs  # slots that each stream has ever opened; the last of them is still open
+        self._rows = np.ndarray((len(self._slots) - 1,), as_bytes, self._slots, strides=(self.slot.itemsize,))
+        self.written = [0] * self._n_envs  # slots that each stream has ever opened; the last of them is still open
         self._filled = 0  # slots in use, of the ring that has written most
         self._transitions = 0
 
     def __len__(self) -> int:
         """Return how many transitions can be sampled."""
         return self._transitions
-
-    @property
-    def slot(self) -> np.dtype[Any]:
-        """Return the layout of one slot."""
-        layout: np.dtype[Any] = self._slots.dtype
-        return layout
 
     @property
     def full_bytes(self) -> int:
@@ -191,16 +186,19 @@ class Replay:
         Returns:
             The batch: copies, each a field of gathered slots.
         """
-        # Whole transitions in one go: one read each, several times faster than five gathers by field.
-        rows = self._rows[index].view(self._transition)
-        slots = rows["slot"]
+        slots, next_obs = self._gather(index)  # slot i, and the observation of slot i + 1
         return Batch(
             obs=slots["obs"],
-            next_obs=rows["next_obs"],
+            next_obs=next_obs,
             action=slots["action"],
             reward=slots["reward"],
             terminated=(slots["ended"] == TERMINATED).astype(np.float32),
         )
+
+    def _gather(self, index: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Return slots[index] and slots["obs"][index + 1], whole transitions at a time: several times as fast."""
+        gathered = self._rows[index].view(self._transition)
+        return gathered["slot"], gathered["next_obs"]
 
     # For whoever saves and restores it. A position counts a stream's slots from its first one.
 
@@ -214,14 +212,14 @@ class Replay:
         return self._slots[env * self._ring + np.arange(start, stop) % self._length]
 
     def restore(self, written: Sequence[int], rows: Sequence[NDArray[Any]], obs: NDArray[np.float32]) -> None:
-        """Make this new memory what another was.
+        """Make this memory what another was.
 
         Args:
             written: what it had written.
             rows: of each stream the slots just before its open one; all the other still held, or more.
             obs: (N, S) the observations in the open slots.
         """
-        assert self.written == [0] * self._n_envs, "only a new memory can be restored"
+        self._forget()
         plain = np.dtype((np.void, self.slot.itemsize))  # three times as fast as field by field
         for env, (count, all_rows) in enumerate(zip(written, rows, strict=True)):
             kept = all_rows[max(0, len(all_rows) - (self._length - 1)) :]

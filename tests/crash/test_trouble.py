@@ -20,6 +20,7 @@ from crash_runs import TINY, Disk, ends_with, live, newest
 from t3d.environments.envs import Envs
 from t3d.errors import Diverged, EnvFailed
 from t3d.runs import checkpoints, session
+from t3d.training.collector import Collector
 from t3d.training.trainer import Trainer
 
 ENVS = str(Path(__file__).with_name("crash_envs.py"))
@@ -143,7 +144,7 @@ def poison_moment(trainer):
 
 
 def poison_loss(trainer):
-    trainer._seen[-1] = trainer._seen[-1]._replace(critic_loss=float("inf"))
+    trainer.learner._seen[-1] = trainer.learner._seen[-1]._replace(critic_loss=float("inf"))
 
 
 POISONS = {
@@ -226,15 +227,15 @@ def test_an_environment_that_failed_once_plays_the_same_action_again(monkeypatch
         raise EnvFailed("the cable came loose")
 
     trainer_obs = []
-    act = Trainer._draw_action
+    act = Collector._draw_action
 
-    def noting_action(trainer):
-        trainer_obs[:] = [trainer.envs.obs.copy()]
-        return act(trainer)
+    def noting_action(collector, play):
+        trainer_obs[:] = [collector.envs.obs.copy()]
+        return act(collector, play)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Envs, "step", failing_step)
-        patch.setattr(Trainer, "_draw_action", noting_action)
+        patch.setattr(Collector, "_draw_action", noting_action)
         ended = live(monkeypatch, folder / "run", Disk())
     assert (ended.code, ended.committed) == (1, 32)
     assert live(monkeypatch, folder / "run", Disk()).resumed_at == 32

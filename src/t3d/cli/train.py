@@ -91,13 +91,13 @@ def _opening(session: Session) -> str:
     import torch
 
     trainer, config = session.trainer, session.config
-    spaces, engine = trainer.envs.spaces, trainer.chosen
+    spaces, engine = trainer.envs.spaces, trainer.learner.chosen
     replay_mb = trainer.replay.full_bytes / 1e6
     lines = [
         f"{session.env}: {counted(spaces.obs_size, 'observation')}, {counted(spaces.action_size, 'action')}",
         f"preset {session.choice.preset} ({session.choice.reason}), seed {config.seed}",
         f"replay {config.buffer_size:,} slots, {replay_mb:,.0f} MB when full",
-        f"engine {engine.name} ({engine.reason}), {counted(trainer.threads, 'thread')}, "
+        f"engine {engine.name} ({engine.reason}), {counted(trainer.learner.threads, 'thread')}, "
         f"{config.device}, PyTorch {torch.__version__}",
         f"folder {session.path}",
     ]

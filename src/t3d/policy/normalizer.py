@@ -92,3 +92,8 @@ class Normalizer:
         if count < 1 or (m2 < 0).any():
             raise ValueError(f"{count} observations, sums of squares from {m2.min()}")
         self.count, self.mean, self._m2 = count, state["obs_mean"].copy(), m2.copy()
+
+
+def as_networks_see(obs: NDArray[np.float32], normalizer: Normalizer | None) -> NDArray[np.float32]:
+    """Return observations (B, S) as the networks take them: normalised, if that is asked for."""
+    return obs if normalizer is None else normalizer(obs)

@@ -62,8 +62,8 @@ def other_machine(record: RunRecord, trainer: Trainer) -> list[str]:
     """
     begun_on, machine = record.machine, describe()
     pairs = [
-        ("engine", record.engine.name, trainer.chosen.name),
-        ("threads", record.engine.threads, trainer.threads),
+        ("engine", record.engine.name, trainer.learner.chosen.name),
+        ("threads", record.engine.threads, trainer.learner.threads),
         *((name, getattr(begun_on, name), machine[name]) for name in ("system", "processor", "python", "versions")),
     ]
     return [f"{name} was {before}, is {now}" for name, before, now in pairs if before != now]

@@ -120,7 +120,7 @@ def _modes(folder: Path) -> Iterator[tuple[Path, int]]:
 
 def record_of(env: str, preset: str, config: Config, trainer: Trainer) -> RunRecord:
     """Return what config.json says: everything resolved, what was chosen, machine and versions; enough to repeat it."""
-    algorithm = name_of(type(trainer.agent))
+    algorithm, chosen = name_of(type(trainer.agent)), trainer.learner.chosen
     return RunRecord(
         run=run_id(env, algorithm, config),
         env=env,
@@ -128,7 +128,7 @@ def record_of(env: str, preset: str, config: Config, trainer: Trainer) -> RunRec
         algorithm=algorithm,
         obs=trainer.envs.spaces.obs,
         config=config,
-        engine=Engine(trainer.chosen.name, trainer.threads, trainer.chosen.reason),
+        engine=Engine(chosen.name, trainer.learner.threads, chosen.reason),
         machine=Machine(**describe()),
     )
 

@@ -113,7 +113,7 @@ class Session:
             raise recognised from error.__cause__
         except Diverged:
             # An action that is not finite has a cause: this names the update and the tensors.
-            self.trainer.refuse_non_finite()
+            self.trainer.learner.refuse_non_finite()
             raise
 
     def _loop(self, signals: Signals) -> Iterator[Row]:
@@ -155,13 +155,13 @@ class Session:
 
     def _log_update(self) -> Iterator[Row]:
         env_steps = self.trainer.env_steps
-        losses = self.trainer.losses()
+        losses = self.trainer.learner.losses()
         self.progress.logged(env_steps, self.config.log_every)
         if losses:
             metrics = self._store.metrics
             yield from [
                 metrics.write("update", env_steps, **losses._asdict()),
-                metrics.write("health", env_steps, of="batch", **self.trainer.health()),
+                metrics.write("health", env_steps, of="batch", **self.trainer.learner.health(env_steps)),
             ]
         if (unstable := self.trainer.envs.unstable) > self._unstable:
             self._unstable = unstable
@@ -172,7 +172,7 @@ class Session:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
         seen = evaluate(
-            self.trainer.act,
+            self.trainer.learner.act,
             self.env,
             episodes=config.eval_episodes,
             seed=config.seed,
@@ -188,7 +188,7 @@ class Session:
         means = {"return_mean": seen.return_mean, "return_std": seen.return_std}
         rows = [self._store.metrics.write("evaluation", env_steps, returns=seen.returns, lengths=seen.lengths, **means)]
         if self.trainer.agent.updates:  # before the first one the critics have promised nothing
-            promised = self.trainer.health_of(trajectories)
+            promised = self.trainer.learner.health_of(trajectories)
             rows.append(self._store.metrics.write("health", env_steps, of="evaluation", **promised))
         return rows
 
@@ -204,7 +204,7 @@ class Session:
             Diverged: what there is to save is not finite.
             SaveFailed: it could not be saved.
         """
-        self.trainer.refuse_non_finite()
+        self.trainer.learner.refuse_non_finite()
         self._store.metrics.write("event", self.trainer.env_steps, what=why)
         self._save("last")
         if not self._store.commit(self.trainer, self.progress):

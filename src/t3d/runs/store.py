@@ -23,7 +23,8 @@ from t3d.runs.resume_checks import other_machine, refuse_another_algorithm, refu
 from t3d.storage import disk
 from t3d.storage.lock import Lock
 from t3d.td3 import TD3
-from t3d.training.trainer import Trainer, least_state_bytes, slots_needed
+from t3d.training.limits import least_state_bytes
+from t3d.training.trainer import Trainer, slots_needed
 from t3d.variants.contract import name_of
 
 _log = logging.getLogger("t3d")
@@ -122,7 +123,7 @@ class Store:
     def ended(self, trainer: Trainer, progress: Progress) -> bool:
         """Return whether all steps are done, judged and logged."""
         judged = progress.evaluated_at == trainer.env_steps
-        return trainer.env_steps >= self._config.steps and judged and not trainer.has_unlogged_updates
+        return trainer.env_steps >= self._config.steps and judged and not trainer.learner.has_unlogged_updates
 
     def due(self, env_steps: int) -> bool:
         """Return whether it is time for a checkpoint."""
@@ -161,7 +162,7 @@ class Store:
         Raises:
             Diverged: a loss or a weight is not finite; that is never saved.
         """
-        trainer.refuse_non_finite()
+        trainer.learner.refuse_non_finite()
         if self.ended(trainer, progress):
             self.metrics.tensorboard.close()  # whoever looks at the run after that changes nothing
         tensors, rest = trainer.state()
