@@ -42,7 +42,7 @@ def measure(env: str, options: dict[str, Any]) -> dict[str, list[float]]:
     replay, streams, size = trainer.replay, trainer.streams, config.batch_size
     shape = size, trainer.envs.spaces.action_size
     index, obs = replay.draw(streams.index, size), trainer.envs.obs
-    batch, noise = replay.sample(index), streams.target_noise.standard_normal(shape, np.float32)
+    batch, noise = replay.sample(index, config.td3.gamma), streams.target_noise.standard_normal(shape, np.float32)
     action = np.zeros((1, shape[1]), np.float32)
 
     def step() -> None:
@@ -53,7 +53,7 @@ def measure(env: str, options: dict[str, Any]) -> dict[str, list[float]]:
     parts: dict[str, Callable[[], object]] = {
         "py loop": count,
         "replay.draw": lambda: replay.draw(streams.index, size),
-        "replay.sample": lambda: replay.sample(index),
+        "replay.sample": lambda: replay.sample(index, config.td3.gamma),
         "target noise": lambda: streams.target_noise.standard_normal(shape, np.float32),
         "engine.act": lambda: trainer.learner.engine.act(obs),
         "envs.step": step,

@@ -47,7 +47,8 @@ def drift(layer_norm: Any) -> dict[str, dict[str, float]]:
     for update in range(1, UPDATES + 1):
         shapes = (BATCH, OBS), (BATCH, OBS), (BATCH, ACTIONS), (BATCH,)
         obs, next_obs, action, reward = (rng.standard_normal(shape, np.float32) for shape in shapes)
-        batch = Batch(obs, next_obs, np.tanh(action), reward, (rng.random(BATCH) < 0.1).astype(np.float32))
+        discount = np.full(BATCH, 0.99, np.float32)
+        batch = Batch(obs, next_obs, np.tanh(action), reward, (rng.random(BATCH) < 0.1).astype(np.float32), discount)
         noise = rng.standard_normal((BATCH, ACTIONS), np.float32)
         for name, engine in engines.items():
             exact = name == "exact"

@@ -45,7 +45,7 @@ def main() -> None:
     rows = []
     for width in WIDTHS:
         for size in BATCHES:
-            shapes = (size, OBS), (size, OBS), (size, ACTIONS), (size,), (size,)
+            shapes = (size, OBS), (size, OBS), (size, ACTIONS), (size,), (size,), (size,)
             batch = Batch(*(rng.standard_normal(shape, np.float32) for shape in shapes))
             noise = rng.standard_normal((size, ACTIONS), np.float32)
             config = TD3Config(hidden=(width, width))

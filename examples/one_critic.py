@@ -35,13 +35,13 @@ class OneCritic(TD3):
     critic_class = OneOpinion
 
     @torch.no_grad()
-    def target_q(self, batch: t3d.Batch, noise: Tensor) -> Tensor:
+    def target_q(self, batch: t3d.Batch[Tensor], noise: Tensor) -> Tensor:
         next_action = self.actor_target(batch.next_obs)  # (B, A)
         next_action = smooth(next_action, noise, self.config.policy_noise, self.config.noise_clip)  # (B, A)
         next_q = self.critic_target.q1(batch.next_obs, next_action)  # (B,): there is no smaller one
-        return bellman(batch.reward, batch.terminated, next_q, self.config.gamma)  # (B,)
+        return bellman(batch.reward, batch.terminated, batch.discount, next_q)  # (B,)
 
-    def update_critic(self, batch: t3d.Batch, target_q: Tensor) -> tuple[Tensor, Tensor, None]:
+    def update_critic(self, batch: t3d.Batch[Tensor], target_q: Tensor) -> tuple[Tensor, Tensor, None]:
         q1 = self.critic.q1(batch.obs, batch.action)  # (B,)
         loss = F.mse_loss(q1, target_q)  # (): one error
         self.critic_optimizer.zero_grad()

@@ -69,13 +69,13 @@ class Oracle:
 
     Args:
         nets: actor, actor_target, q1, q2, q1_target, q2_target, each a Net.
-        lr, gamma, tau, policy_noise, noise_clip, policy_delay: as in the paper.
+        lr, tau, policy_noise, noise_clip, policy_delay: as in the paper.
     """
 
-    def __init__(self, nets, *, lr, gamma, tau, policy_noise, noise_clip, policy_delay):
+    def __init__(self, nets, *, lr, tau, policy_noise, noise_clip, policy_delay):
         self.nets = {name: net.copy() for name, net in nets.items()}
         self.adams = {name: Adam(lr) for name in ("actor", "q1", "q2")}
-        self.gamma, self.tau = gamma, tau
+        self.tau = tau
         self.policy_noise, self.noise_clip, self.policy_delay = policy_noise, noise_clip, policy_delay
         self.updates = 0
 
@@ -84,14 +84,14 @@ class Oracle:
         q, given = self.nets[name].forward(np.hstack([obs, action]))
         return q[:, 0], given
 
-    def target(self, next_obs, reward, terminated, noise):
-        """y = r + gamma (1 - terminated) min over i of Q_i'(s', clamp(pi'(s') + clip(epsilon)))."""
+    def target(self, next_obs, reward, terminated, discount, noise):
+        """y = r + discount (1 - terminated) min over i of Q_i'(s', clamp(pi'(s') + clip(epsilon)))."""
         next_action = np.tanh(self.nets["actor_target"].forward(next_obs)[0])
         epsilon = np.clip(self.policy_noise * noise, -self.noise_clip, self.noise_clip)
         next_action = np.clip(next_action + epsilon, -1, 1)
         q1 = self.value("q1_target", next_obs, next_action)[0]
         q2 = self.value("q2_target", next_obs, next_action)[0]
-        return reward + self.gamma * (1 - terminated) * np.where(q1 < q2, q1, q2)
+        return reward + discount * (1 - terminated) * np.where(q1 < q2, q1, q2)
 
     def critic_gradients(self, name, obs, action, y):
         """Return mean((Q - y)^2) and its gradients: d/dQ is 2 (Q - y) / B."""
@@ -110,10 +110,10 @@ class Oracle:
         gradients, _ = self.nets["actor"].backward(given_actor, by_action * (1 - action**2))
         return -np.mean(q), gradients
 
-    def update(self, obs, next_obs, action, reward, terminated, noise):
+    def update(self, obs, next_obs, action, reward, terminated, discount, noise):
         """Learn from one batch. Return the critic loss and the actor loss (None where it rested)."""
         self.updates += 1
-        y = self.target(next_obs, reward, terminated, noise)
+        y = self.target(next_obs, reward, terminated, discount, noise)
         loss_1, gradients_1 = self.critic_gradients("q1", obs, action, y)
         loss_2, gradients_2 = self.critic_gradients("q2", obs, action, y)
         self.adams["q1"].step(self.nets["q1"], gradients_1)

@@ -78,7 +78,8 @@ def batch_of(rows=16, seed=0):
     obs, next_obs = rng.standard_normal((2, rows, 3)).astype(np.float32)
     action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
     reward, ends = rng.standard_normal(rows).astype(np.float32), np.float32(rng.random(rows) < 0.2)
-    return t3d.Batch(obs, next_obs, action, reward, ends), rng.standard_normal((rows, 2)).astype(np.float32)
+    discount = np.full(rows, 0.99, np.float32)
+    return t3d.Batch(obs, next_obs, action, reward, ends, discount), rng.standard_normal((rows, 2)).astype(np.float32)
 
 
 def tensors(batch, noise):

@@ -306,7 +306,7 @@ def test_a_bad_step_is_described_and_never_stored(name, says):
     for part in [name, where, *says]:
         assert part in text
     assert trainer.env_steps == len(trainer.replay) == 29
-    batch = trainer.replay.sample(trainer.replay.draw(np.random.default_rng(0), 500))
+    batch = trainer.replay.sample(trainer.replay.draw(np.random.default_rng(0), 500), 0.99)
     assert all(np.isfinite(part).all() for part in batch)
 
 

@@ -39,7 +39,8 @@ def agent_of(obs_size=2, action_size=1, **options):
 def batch_of(obs, action, reward=0.0, terminated=0.0, next_obs=None):
     obs, action = np.array(obs, np.float32), np.array(action, np.float32)
     reward, terminated = (np.broadcast_to(np.float32(part), len(obs)).copy() for part in (reward, terminated))
-    return Batch(obs, obs if next_obs is None else np.array(next_obs, np.float32), action, reward, terminated)
+    next_obs, discount = obs if next_obs is None else np.array(next_obs, np.float32), np.full(len(obs), 0.9, np.float32)
+    return Batch(obs, next_obs, action, reward, terminated, discount)
 
 
 def random_batch(rows=32, obs_size=2, action_size=1, seed=0):
@@ -203,7 +204,7 @@ def test_age_is_counted_in_env_steps(n_envs):
         replay.add(action, reward, never, never, obs)
     index = replay.draw(np.random.default_rng(0), 500)
     ages = replay.age(index)
-    assert (ages == n_envs * (23 - replay.sample(index).reward)).all()
+    assert (ages == n_envs * (23 - replay.sample(index, 0.99).reward)).all()
     assert set(ages) == {n_envs * age for age in range(1, 10)}
 
 

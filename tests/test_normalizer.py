@@ -176,11 +176,11 @@ def test_actor_and_updates_see_normalised_observations(monkeypatch):
     act, update = made.learner.engine.act, made.learner.engine.update
     monkeypatch.setattr(made.learner.engine, "act", lambda obs: acted.append(obs.copy()) or act(obs))
     monkeypatch.setattr(
-        made.learner.engine, "update", lambda batch, noise: updated.append(batch) or update(batch, noise)
+        made.learner.engine, "update", lambda batch, *given: updated.append(batch) or update(batch, *given)
     )
     before, sampled = made.normalizer(made.envs.obs), []
     sample = made.replay.sample
-    monkeypatch.setattr(made.replay, "sample", lambda index: sampled.append(sample(index)) or sampled[-1])
+    monkeypatch.setattr(made.replay, "sample", lambda *given: sampled.append(sample(*given)) or sampled[-1])
     made.step()
     assert np.array_equal(acted[0], before)
     # The newest statistics, those of the step that was just made included.

@@ -29,7 +29,6 @@ def random_pair(seed):
     rng = np.random.default_rng(seed)
     options = {
         "lr": float(rng.uniform(1e-3, 1e-2)),
-        "gamma": float(rng.uniform(0.5, 1.0)),
         "tau": float(rng.uniform(0.01, 0.5)),
         "policy_noise": float(rng.uniform(0.1, 0.6)),
         "noise_clip": float(rng.uniform(0.2, 0.8)),
@@ -50,6 +49,7 @@ def random_batch(rng, spaces, size):
         action=rng.uniform(-1, 1, (size, spaces.action_size)),
         reward=rng.normal(size=size),
         terminated=np.float64(rng.uniform(size=size) < 0.3),
+        discount=rng.uniform(0.5, 1, size),
     )
     return batch, rng.standard_normal((size, spaces.action_size))
 
@@ -95,7 +95,7 @@ def slope_between(function, numbers, at):
 def test_the_oracles_own_gradients_are_slopes(seed):
     _, oracle, spaces, rng = random_pair(seed)
     batch, noise = random_batch(rng, spaces, size=6)
-    y = oracle.target(batch.next_obs, batch.reward, batch.terminated, noise)
+    y = oracle.target(batch.next_obs, batch.reward, batch.terminated, batch.discount, noise)
     losses = {
         "q1": lambda: oracle.critic_gradients("q1", batch.obs, batch.action, y),
         "q2": lambda: oracle.critic_gradients("q2", batch.obs, batch.action, y),

@@ -71,8 +71,9 @@ def transition(obs, next_obs, action, reward, terminated):
 
 def drawn(replay, size, seed=0):
     """Draw and sample, as a list of transitions."""
-    batch = replay.sample(replay.draw(np.random.default_rng(seed), size))
-    return [transition(*row) for row in zip(*batch, strict=True)]
+    batch = replay.sample(replay.draw(np.random.default_rng(seed), size), 0.99)
+    assert (batch.discount == np.float32(0.99)).all()
+    return [transition(*row) for row in zip(*batch[:5], strict=True)]
 
 
 @st.composite
@@ -108,7 +109,7 @@ def test_it_is_right_after_every_single_step(world, ends):
 def test_only_a_true_end_is_terminated_and_it_wins_over_the_time_limit(end, terminated):
     world = World(20, 1)
     world.step([end])
-    batch = world.replay.sample(np.array([0]))
+    batch = world.replay.sample(np.array([0]), 0.99)
     assert batch.terminated.tolist() == [terminated]
     assert batch.obs.tolist() == [[1, 2, 3]]
     assert batch.next_obs.tolist() == [[7, 8, 9]]  # the true one, not the next episode's first
@@ -129,14 +130,14 @@ def test_an_episode_by_hand():
     # Slots: 10, 11, 12 (final), and one never written.
     assert len(replay) == 2
     assert set(replay.draw(np.random.default_rng(0), 100).tolist()) == {0, 1}
-    batch = replay.sample(np.array([1, 0]))
-    assert [part.tolist() for part in batch] == [[[11], [10]], [[12], [11]], [[2], [1]], [1.0, 0.5], [1.0, 0.0]]
+    batch = replay.sample(np.array([1, 0]), 0.99)
+    assert [part.tolist() for part in batch[:5]] == [[[11], [10]], [[12], [11]], [[2], [1]], [1.0, 0.5], [1.0, 0.0]]
     # The next episode opens slot 3, then slot 0: the oldest transition is gone.
     replay.begin(np.array([[20.0]], np.float32), end)
     assert len(replay) == 2
     replay.add(np.array([[3]], np.float32), np.array([1.5], np.float32), go_on, go_on, np.array([[21]], np.float32))
     assert set(replay.draw(np.random.default_rng(0), 100).tolist()) == {1, 3}
-    assert replay.sample(np.array([3])).next_obs.tolist() == [[21]]
+    assert replay.sample(np.array([3]), 0.99).next_obs.tolist() == [[21]]
 
 
 def uneven_world():
@@ -175,14 +176,23 @@ def test_two_draws_differ_and_one_stream_repeats():
 def test_rows_of_a_batch_are_whole_and_belong_to_nobody_else():
     world = uneven_world()
     index = world.replay.draw(np.random.default_rng(0), 7)
-    batch = world.replay.sample(index)
-    assert [part.shape for part in batch] == [(7, OBS_SIZE), (7, OBS_SIZE), (7, ACTION_SIZE), (7,), (7,)]
+    batch = world.replay.sample(index, 0.99)
+    assert [part.shape for part in batch] == [(7, OBS_SIZE), (7, OBS_SIZE), (7, ACTION_SIZE), (7,), (7,), (7,)]
     assert {part.dtype for part in batch} == {np.dtype(np.float32)}
     kept = [part.copy() for part in batch]
     for part in batch:
         part[:] = -1
-    for part, before in zip(world.replay.sample(index), kept, strict=True):
+    for part, before in zip(world.replay.sample(index, 0.99), kept, strict=True):
         assert np.array_equal(part, before)
+
+
+def test_the_fast_gather_is_the_plain_one():
+    """Slot i, and the observation of slot i + 1, as NumPy would gather them field by field."""
+    replay = uneven_world().replay
+    index = replay.draw(np.random.default_rng(0), 500)
+    slots, next_obs = replay._gather(index)
+    assert slots.tobytes() == replay._slots[index].tobytes()
+    assert next_obs.tobytes() == replay._slots["obs"][index + 1].tobytes()
 
 
 def test_what_was_handed_over_may_change_afterwards():
@@ -193,7 +203,7 @@ def test_what_was_handed_over_may_change_afterwards():
     replay.add(action, reward, no, no, next_obs)
     for array in (obs, action, reward, next_obs):
         array[:] = -1
-    assert [part.tolist() for part in replay.sample(np.array([0]))] == [[[7]], [[7]], [[7]], [7], [0]]
+    assert [part.tolist() for part in replay.sample(np.array([0]), 0.5)] == [[[7]], [[7]], [[7]], [7], [0], [0.5]]
 
 
 def test_half_cheetahs_memory_is_a_third_of_stable_baselines_3s():

@@ -56,6 +56,7 @@ def hand_made_batch():
         action=torch.tensor([[0.0], [0.5], [-0.25]]),
         reward=torch.tensor([1.0, 2.0, 3.0]),
         terminated=torch.tensor([0.0, 0.0, 1.0]),
+        discount=torch.full((3,), 0.5),
     )
 
 
@@ -94,6 +95,7 @@ def random_batch(size=5, obs_size=3, action_size=2, seed=1):
         action=rng.uniform(-1, 1, (size, action_size)).astype(np.float32),
         reward=rng.normal(size=size).astype(np.float32),
         terminated=(rng.uniform(size=size) < 0.3).astype(np.float32),
+        discount=np.full(size, 0.99, np.float32),
     )
     return batch, rng.standard_normal((size, action_size), np.float32)
 
@@ -212,8 +214,11 @@ def test_step_6_every_row_and_every_dimension_has_its_own_noise():
 
 def test_step_9_by_hand_only_termination_stops_the_bootstrap():
     reward, terminated = torch.tensor([1.0, 1.0, -2.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
-    next_q = torch.tensor([10.0, 10.0, -4.0, 7.0])
-    assert numbers(bellman(reward, terminated, next_q, 0.9)) == near([10.0, 1.0, -5.6, 0.0])
+    next_q, discount = torch.tensor([10.0, 10.0, -4.0, 7.0]), torch.tensor([0.9, 0.9, 0.9, 0.9])
+    assert numbers(bellman(reward, terminated, discount, next_q)) == near([10.0, 1.0, -5.6, 0.0])
+    # Three steps ahead, one, none of it, and a true end.
+    discount = torch.tensor([0.729, 0.9, 0.0, 0.9])
+    assert numbers(bellman(reward, 0 * terminated, discount, next_q)) == near([8.29, 10.0, -2.0, 6.3])
 
 
 def test_steps_5_to_9_by_hand():
@@ -363,8 +368,9 @@ def test_every_value_is_a_flat_row_of_the_batch(size, action_size):
     assert {tuple(value.shape) for value in seen} == {()}
     assert not any(value.requires_grad for value in seen)
     info = agent.update(batch, noise)
-    assert {tuple(value.shape) for value in info} == {()}
-    assert not any(value.requires_grad for value in info)
+    assert {tuple(value.shape) for value in info[:5]} == {()}
+    assert info.td_error is None
+    assert not any(value.requires_grad for value in info[:5])
 
 
 @pytest.mark.parametrize("field", ["reward", "terminated"])

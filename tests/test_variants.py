@@ -4,10 +4,12 @@ It trains, is saved, comes back to the bit, evaluates, reports, loads and is fil
 """
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
+import own_envs
 import pytest
 import small_runs
 import torch
@@ -18,11 +20,16 @@ from torch import nn
 import t3d
 from t3d import api
 from t3d.cli.main import run as command
+from t3d.environments.make import spaces_of
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.networks import linear, mlp
 from t3d.policy.policy import architecture_of
+from t3d.replay import NOTHING, Replay
 from t3d.reports import write_report
 from t3d.runs.session import Session
+from t3d.spaces import ObsPart, Spaces
+from t3d.training.learner import Learner
+from t3d.training.randomness import Streams
 from t3d.training.trainer import Trainer
 from t3d.variants.address import address_of, class_at
 
@@ -199,6 +206,125 @@ def test_a_class_has_an_address_for_other_processes(tmp_path, monkeypatch):
     script = tmp_path / "script.py"
     script.write_text("import t3d\nclass Mine(t3d.TD3):\n    'In a script.'\n")
     assert class_at(f"{script}:Mine").__doc__ == "In a script."
+
+
+# ---- A second kind of observation: let in where spaces are read, and looked at by networks of one's own
+
+
+class Bytes(own_envs.Walk):
+    """Shows where it stands as a byte a number."""
+
+    def reset(self, **options):
+        obs, info = super().reset(**options)
+        return self.as_bytes(obs), info
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return self.as_bytes(obs), *rest
+
+    @staticmethod
+    def as_bytes(obs):
+        return (128 + 127 * np.tanh(obs)).astype(np.uint8)
+
+
+class Sees(nn.Module):
+    """Bring bytes to [0, 1] before a network."""
+
+    def forward(self, obs, *action):
+        return super().forward(obs / 255, *action)
+
+
+class BytesActor(Sees, t3d.Actor):
+    pass
+
+
+class BytesCritic(Sees, t3d.Critic):
+    def q1(self, obs, action):
+        return super().q1(obs / 255, action)
+
+
+class BytesTD3(t3d.TD3):
+    actor_class, critic_class = BytesActor, BytesCritic
+
+
+def test_a_second_kind_of_observation_goes_through_the_house(tmp_path, monkeypatch):
+    def as_bytes(env, name):
+        spaces = spaces_of(env, name)
+        return dataclasses.replace(spaces, obs=(ObsPart(shape=spaces.obs_shape, dtype="uint8"),))
+
+    monkeypatch.setattr("t3d.environments.in_process.spaces_of", as_bytes)
+    env, options = f"{__file__}:Bytes", {"steps": 90, "checkpoint_every": 30, "n_envs": 1}
+    whole = Session(env, small_runs.choice(**options), tmp_path / "whole", algorithm=BytesTD3)
+    list(whole.run())
+    rows = Session(env, small_runs.choice(**options), tmp_path / "run", algorithm=BytesTD3).run()
+    for row in rows:
+        if row["env_steps"] >= 50:
+            rows.close()
+    back = Session(env, small_runs.choice(**options), tmp_path / "run", resume=True, algorithm=BytesTD3)
+    assert back.trainer.replay.slot["obs"] == np.dtype((np.uint8, (4,)))
+    assert back.trainer.envs.obs.dtype == np.uint8
+    list(back.run())
+    for name, tensor in whole.trainer.agent.tensors().items():
+        assert torch.equal(tensor, back.trainer.agent.tensors()[name]), name
+    policy = t3d.load(back.path, algorithm=BytesTD3)
+    assert policy.info.obs[0].dtype == "uint8"
+    assert policy(np.full(4, 200)).shape == (3,)
+
+
+# ---- Other memories, each of a few lines
+
+
+class Newest(Replay):
+    """What the critics were most wrong about is drawn again, as in a prioritised memory."""
+
+    wants_td_error = True
+
+    def note_td_error(self, index, td_error):
+        self.noted = getattr(self, "noted", 0) + 1
+        self.worst = index[np.abs(td_error).max(axis=0).argmax()]
+        assert td_error.shape == (2, len(index))
+
+    def draw(self, rng, batch_size):
+        index = super().draw(rng, batch_size)
+        index[0] = getattr(self, "worst", index[0])
+        return index
+
+
+class TwoSteps(Replay):
+    """Every transition that goes on is two steps long."""
+
+    def sample(self, index, gamma):
+        one, behind = super().sample(index, gamma), index + 1
+        on = self._ended[behind] != NOTHING  # neither the episode's end nor its open step
+        two = super().sample(np.where(on, behind, index), gamma)
+        return one._replace(
+            next_obs=two.next_obs,
+            reward=one.reward + on * one.discount * two.reward,
+            terminated=two.terminated,
+            discount=np.where(on, one.discount * two.discount, one.discount),
+        )
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+@pytest.mark.parametrize("memory", [Newest, TwoSteps])
+def test_a_learner_takes_another_memory_and_needs_no_environment(memory, engine):
+    spaces = Spaces.of_vectors(2, 1)
+    config = small_runs.choice(engine=engine).config
+    replay = memory(100, 1, spaces)
+    rng, no = np.random.default_rng(0), np.array([False])
+    replay.begin(rng.standard_normal((1, 2)).astype(np.float32), ~no)
+    for _ in range(50):
+        action, obs = np.float32([[rng.uniform(-1, 1)]]), rng.standard_normal((1, 2)).astype(np.float32)
+        replay.add(action, np.float32([1]), no, no, obs)
+    learner = Learner(spaces, config, replay, None, Streams.from_seed(0))
+    for _ in range(10):
+        learner.update()
+    assert learner.losses().updates == 10
+    assert learner.chosen.name == engine
+    assert getattr(replay, "noted", 0) == (10 if memory is Newest else 0)
+    batch = replay.sample(np.array([3, 48, 49]), 0.5)
+    expected = ([1.5, 1.5, 1], [0.25, 0.25, 0.5]) if memory is TwoSteps else ([1, 1, 1], [0.5, 0.5, 0.5])
+    assert (batch.reward.tolist(), batch.discount.tolist()) == expected
 
 
 # ---- What is not declared is refused before anything is written

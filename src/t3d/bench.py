@@ -96,7 +96,7 @@ def bench(what: str | Spaces, config: Config, engines: tuple[str, ...] = ("eager
     return Bench(env, spaces, config, slot, slot * config.buffer_size, timings)
 
 
-def _draw(spaces: Spaces, batch_size: int) -> tuple[Batch, NDArray[np.float32]]:
+def _draw(spaces: Spaces, batch_size: int) -> tuple[Batch[NDArray[np.float32]], NDArray[np.float32]]:
     rng, obs_size, action_size = np.random.default_rng(0), spaces.obs_size, spaces.action_size
 
     def normal(*shape: int) -> NDArray[np.float32]:
@@ -108,11 +108,14 @@ def _draw(spaces: Spaces, batch_size: int) -> tuple[Batch, NDArray[np.float32]]:
         action=np.tanh(normal(batch_size, action_size)),
         reward=normal(batch_size),
         terminated=np.zeros(batch_size, np.float32),
+        discount=np.full(batch_size, 0.99, np.float32),
     )
     return batch, normal(batch_size, action_size)
 
 
-def _update_ms(engine: Engine, batch: Batch, noise: NDArray[np.float32], delay: int) -> list[float]:
+def _update_ms(
+    engine: Engine, batch: Batch[NDArray[np.float32]], noise: NDArray[np.float32], delay: int
+) -> list[float]:
     """Return the ms of one update, many times over: spans of policy_delay updates, divided by it."""
     spans = []
     end = time.perf_counter() + _SPAN_S

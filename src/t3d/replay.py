@@ -12,7 +12,7 @@ the slot after it, and an episode's end takes one extra slot for its final obser
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,25 +20,27 @@ from numpy.typing import NDArray
 from t3d.errors import ConfigRefused
 from t3d.spaces import Spaces
 
+T = TypeVar("T")
 # What a slot's `ended` says. NOTHING: no transition begins here (never written, final, or still open).
 NOTHING, STEP, TERMINATED, TRUNCATED = range(4)
 
 
-class Batch(NamedTuple):
-    """B transitions: (s, s', a, r, terminated). All float32."""
+class Batch(NamedTuple, Generic[T]):
+    """B transitions: (s, s', a, r, terminated), and what s' counts for. All float32; all arrays, or all tensors."""
 
-    obs: Any  # (B, S)
-    next_obs: Any  # (B, S)
-    action: Any  # (B, A) in [-1, 1]
-    reward: Any  # (B,)
-    terminated: Any  # (B,) 1 where the episode truly ended, 0 elsewhere, also where a time limit cut it
+    obs: T  # (B, S)
+    next_obs: T  # (B, S)
+    action: T  # (B, A) in [-1, 1]
+    reward: T  # (B,)
+    terminated: T  # (B,) 1 where the episode truly ended, 0 elsewhere, also where a time limit cut it
+    discount: T  # (B,) gamma to the number of steps from s to s'
 
 
 def slot_dtype(spaces: Spaces) -> np.dtype[Any]:
-    """Return the layout of one slot. Another kind of observation (image frames, say) changes its first field only."""
+    """Return the layout of one slot; its first field is as the observations are."""
     return np.dtype(
         [
-            ("obs", np.float32, (spaces.obs_size,)),
+            ("obs", spaces.obs_dtype, (spaces.obs_size,)),
             ("action", np.float32, (spaces.action_size,)),
             ("reward", np.float32),
             ("ended", np.int32),
@@ -177,11 +179,12 @@ class Replay:
         behind: NDArray[np.intp] = (np.array(self.written)[env] - 1 - slot) % self._length
         return behind * self._n_envs
 
-    def sample(self, index: NDArray[np.intp]) -> Batch:
+    def sample(self, index: NDArray[np.intp], gamma: float) -> Batch[NDArray[np.float32]]:
         """Gather transitions.
 
         Args:
             index: (B,) slot numbers from `draw`.
+            gamma: the discount per step.
 
         Returns:
             The batch: copies, each a field of gathered slots.
@@ -193,7 +196,19 @@ class Replay:
             action=slots["action"],
             reward=slots["reward"],
             terminated=(slots["ended"] == TERMINATED).astype(np.float32),
+            discount=np.full(len(index), gamma, np.float32),
         )
+
+    # A memory that draws by how wrong the critics were sets this, and notes it below.
+    wants_td_error = False
+
+    def note_td_error(self, index: NDArray[np.intp], td_error: NDArray[np.float32]) -> None:
+        """Take note of how wrong the critics were: nothing to do where every transition is equally likely.
+
+        Args:
+            index: (B,) slot numbers from `draw`.
+            td_error: (critics, B) target_q - Q(s, a), before the update.
+        """
 
     def _gather(self, index: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Return slots[index] and slots["obs"][index + 1], whole transitions at a time: several times as fast."""

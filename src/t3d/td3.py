@@ -42,13 +42,13 @@ def smooth(action: Tensor, noise: Tensor, policy_noise: float, noise_clip: float
     return (action + (policy_noise * noise).clamp(-noise_clip, noise_clip)).clamp(-1, 1)
 
 
-def bellman(reward: Tensor, terminated: Tensor, next_q: Tensor, gamma: float) -> Tensor:
-    """Return r + gamma * (1 - terminated) * Q', all (B,).
+def bellman(reward: Tensor, terminated: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
+    """Return r + discount * (1 - terminated) * Q', all (B,); the discount is gamma where s' is one step away.
 
     Source:
         Fujimoto et al. 2018, section 4.2, equation 10.
     """
-    return reward + gamma * (1 - terminated) * next_q
+    return reward + discount * (1 - terminated) * next_q
 
 
 @torch.no_grad()
@@ -62,6 +62,10 @@ def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
         slow.lerp_(fast, tau)
 
 
+# What a caller may bring: NumPy's, or PyTorch's on any device.
+Array = NDArray[np.float32] | Tensor
+
+
 class UpdateInfo(NamedTuple):
     """What one update saw: numbers, or detached tensors () on the agent's device, so that nobody waits for them."""
 
@@ -70,6 +74,7 @@ class UpdateInfo(NamedTuple):
     q2: Tensor | float | None  # mean over the batch; None for a subclass without a second critic
     target_q: Tensor | float  # mean over the batch
     actor_loss: Tensor | float | None  # None where the actor rested
+    td_error: Array | None = None  # (critics, B) target_q - Q(s, a) before the update, if it was asked for
 
 
 class TD3:
@@ -106,12 +111,15 @@ class TD3:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.lr, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.lr, fused=True)
 
-    def update(self, batch: Batch, noise: Any) -> UpdateInfo:
+    def update(
+        self, batch: Batch[NDArray[np.float32]] | Batch[Tensor], noise: Array, td_error: bool = False
+    ) -> UpdateInfo:
         """Learn from one batch: steps 5 to 15.
 
         Args:
             batch: B transitions, as arrays or tensors.
             noise: (B, A) standard normal; its scale and clip are step 6.
+            td_error: say how wrong the critics were of each transition, for a memory that draws by it.
 
         Returns:
             What the update saw.
@@ -120,19 +128,19 @@ class TD3:
             ValueError: the shapes of batch and noise do not fit together.
         """
         check_shapes(batch, noise, self.spaces)
-        batch = Batch(*(torch.as_tensor(part, device=self.device) for part in batch))
-        noise = torch.as_tensor(noise, device=self.device)
+        on_device = Batch(*(torch.as_tensor(part, device=self.device) for part in batch))
         self.updates += 1
-        target_q = self.target_q(batch, noise)  # (B,)
-        critic_loss, q1, q2 = self.update_critic(batch, target_q)
+        target_q = self.target_q(on_device, torch.as_tensor(noise, device=self.device))  # (B,)
+        errors = self.td_error(on_device, target_q) if td_error else None
+        critic_loss, q1, q2 = self.update_critic(on_device, target_q)
         actor_loss = None
         if self.updates % self.config.policy_delay == 0:
-            actor_loss = self.update_actor(batch)
+            actor_loss = self.update_actor(on_device)
             self.update_targets()
-        return UpdateInfo(critic_loss, q1, q2, target_q.mean(), actor_loss)
+        return UpdateInfo(critic_loss, q1, q2, target_q.mean(), actor_loss, errors)
 
     @torch.no_grad()
-    def target_q(self, batch: Batch, noise: Tensor) -> Tensor:
+    def target_q(self, batch: Batch[Tensor], noise: Tensor) -> Tensor:
         """Return what the critics should say of the batch, (B,): steps 5 to 9."""
         # Step 5: the actor target plays a' from s'.
         next_action = self.actor_target(batch.next_obs)  # (B, A)
@@ -143,9 +151,9 @@ class TD3:
         # Step 8: keep the smaller of the two.
         next_q = torch.minimum(next_q1, next_q2)  # (B,)
         # Step 9: the Bellman target, detached from the graph by no_grad. Only a true end stops the bootstrap.
-        return bellman(batch.reward, batch.terminated, next_q, self.config.gamma)  # (B,)
+        return bellman(batch.reward, batch.terminated, batch.discount, next_q)  # (B,)
 
-    def update_critic(self, batch: Batch, target_q: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def update_critic(self, batch: Batch[Tensor], target_q: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Move both critics towards target_q (B,): steps 10 to 12. Return the loss, the means of Q1 and Q2, all ()."""
         # Step 10: the two critics value (s, a).
         q1, q2 = self.critic(batch.obs, batch.action)  # (B,), (B,)
@@ -157,7 +165,7 @@ class TD3:
         self.critic_optimizer.step()
         return loss.detach(), q1.detach().mean(), q2.detach().mean()
 
-    def update_actor(self, batch: Batch) -> Tensor:
+    def update_actor(self, batch: Batch[Tensor]) -> Tensor:
         """Move the actor uphill on Q1: step 13. Return the loss (), detached."""
         # Step 13: gradient ascent on the mean of Q1(s, actor(s)); the critic is differentiated, not moved.
         loss = -self.critic.q1(batch.obs, self.actor(batch.obs)).mean()  # ()
@@ -172,6 +180,11 @@ class TD3:
         polyak(self.actor_target, self.actor, self.config.tau)
         # Step 15: the critic target follows the critic.
         polyak(self.critic_target, self.critic, self.config.tau)
+
+    @torch.no_grad()
+    def td_error(self, batch: Batch[Tensor], target_q: Tensor) -> Tensor:
+        """Return target_q - Q(s, a) of each critic, (critics, B)."""
+        return target_q - torch.stack(tuple(self.critic(batch.obs, batch.action)))
 
     @torch.no_grad()
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -221,7 +234,7 @@ class TD3:
         return learned
 
 
-def check_shapes(batch: Batch, noise: Any, spaces: Spaces) -> None:
+def check_shapes(batch: Batch[Any], noise: Array, spaces: Spaces) -> None:
     """Refuse what would broadcast in silence: one row of noise for the whole batch, or Q against a (B, 1) reward.
 
     Raises:
@@ -231,11 +244,11 @@ def check_shapes(batch: Batch, noise: Any, spaces: Spaces) -> None:
     fits = (
         batch.obs.shape == batch.next_obs.shape == (rows, obs_size)
         and batch.action.shape == noise.shape == (rows, action_size)
-        and batch.reward.shape == batch.terminated.shape == (rows,)
+        and batch.reward.shape == batch.terminated.shape == batch.discount.shape == (rows,)
     )
     if not fits:
         got = {name: tuple(part.shape) for name, part in batch._asdict().items()} | {"noise": tuple(noise.shape)}
         raise ValueError(
             f"batch and noise do not fit together: got {got}; expected obs and next_obs (B, {obs_size}), "
-            f"action and noise (B, {action_size}), reward and terminated (B,)"
+            f"action and noise (B, {action_size}), reward, terminated and discount (B,)"
         )

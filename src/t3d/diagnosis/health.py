@@ -11,7 +11,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from t3d.replay import Batch
-from t3d.td3 import TD3, smooth
+from t3d.td3 import TD3, Array, smooth
 
 # Names to finite numbers; None where a number is not finite, or has no meaning.
 Numbers = dict[str, float | None]
@@ -43,7 +43,9 @@ class Trajectory(NamedTuple):
     terminated: bool  # whether it truly ended there; False: a time limit cut it
 
 
-def from_batch(agent: TD3, batch: Batch, noise: Any, age: NDArray[np.intp]) -> Numbers:
+def from_batch(
+    agent: TD3, batch: Batch[NDArray[np.float32]] | Batch[Tensor], noise: Array, age: NDArray[np.intp]
+) -> Numbers:
     """Look at an agent through one batch, as if its next update were made from that.
 
     Args:
@@ -55,12 +57,13 @@ def from_batch(agent: TD3, batch: Batch, noise: Any, age: NDArray[np.intp]) -> N
     Returns:
         The numbers that docs/health.md explains under "From a batch".
     """
-    batch = Batch(*(torch.as_tensor(part, device=agent.device) for part in batch))
-    noise = torch.as_tensor(noise, device=agent.device)
+    on_device = Batch(*(torch.as_tensor(part, device=agent.device) for part in batch))
+    drawn = torch.as_tensor(noise, device=agent.device)
     looked_at = copy.deepcopy(agent)
     with torch.no_grad(), _still(*looked_at.networks().values()):
-        found = _data(batch, agent.config.gamma) | _networks(looked_at, batch) | _targets(looked_at, batch, noise)
-    found |= _moves(agent, looked_at, batch, noise)
+        found = _data(on_device, agent.config.gamma) | _networks(looked_at, on_device)
+        found |= _targets(looked_at, on_device, drawn)
+    found |= _moves(agent, looked_at, on_device, drawn)
     found["replay_age"] = torch.as_tensor(age, dtype=torch.float64).mean()
     return _finite({name: float(value) for name, value in found.items()})
 
@@ -82,7 +85,7 @@ def _finite(numbers: dict[str, float]) -> Numbers:
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
-def _data(batch: Batch, gamma: float) -> dict[str, Tensor]:
+def _data(batch: Batch[Tensor], gamma: float) -> dict[str, Tensor]:
     """Return what the batch itself is like: the scale of its observations, its rewards, its ends."""
     obs, reward = batch.obs.double(), batch.reward.double()  # (B, S), (B,)
     mean, std = obs.mean(0), obs.std(0, correction=0)  # (S,), (S,)
@@ -103,41 +106,47 @@ def _data(batch: Batch, gamma: float) -> dict[str, Tensor]:
     }
 
 
-def _networks(agent: TD3, batch: Batch) -> dict[str, Tensor]:
+def _networks(agent: TD3, batch: Batch[Tensor]) -> dict[str, Tensor]:
     """Return what the actor and the critics answer to the batch, and how many of their units never do."""
-    body = getattr(agent.actor, "body", None)
-    pre_tanh, dead_actor = NO_NUMBER, NO_NUMBER  # of an actor built in another way
-    if isinstance(body, nn.Sequential):
-        pre_tanh, dead_actor = _through(body, batch.obs)  # (B, A), ()
-    obs_action = torch.cat([batch.obs, batch.action], dim=1)  # (B, S + A)
-    critics = {name: getattr(agent.critic, f"{name}_body", None) for name in ("q1", "q2")}
+    bodies = [
+        getattr(agent.actor, "body", None),
+        *(getattr(agent.critic, f"{name}_body", None) for name in ("q1", "q2")),
+    ]
+    with contextlib.ExitStack() as stack:
+        (pre_tanh, actor), (_, q1), (_, q2) = (stack.enter_context(_layers_of(body)) for body in bodies)
+        action = agent.policy_net()(batch.obs)  # (B, A)
+        agent.critic(batch.obs, batch.action)
     return {
-        "saturated_share": (agent.policy_net()(batch.obs).abs() > AT_THE_BOUND).double().mean(),
-        "pre_tanh": pre_tanh.double().abs().mean(),
-        "dead_actor": dead_actor,
-        **{f"dead_{name}": _dead(body, obs_action) for name, body in critics.items()},
+        "saturated_share": (action.abs() > AT_THE_BOUND).double().mean(),
+        "pre_tanh": pre_tanh[-1].double().abs().mean() if pre_tanh else NO_NUMBER,
+        "dead_actor": _dead(actor),
+        "dead_q1": _dead(q1),
+        "dead_q2": _dead(q2),
     }
 
 
-def _through(body: nn.Sequential, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a network answers to the rows, and of its worst hidden layer the share of units 0 at every row."""
-    # By layer: where a single one is dead all through, the network answers the same to everything.
-    dead = []
-    for layer in body:
-        rows = layer(rows)
+@contextlib.contextmanager
+def _layers_of(body: object) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Keep what every layer of an MLP answers, and what its ReLUs do; of a network built in another way nothing."""
+    answers: list[Tensor] = []
+    units: list[Tensor] = []
+    hooks = []
+    for layer in body if isinstance(body, nn.Sequential) else ():
+        hooks.append(layer.register_forward_hook(lambda module, given, answer: answers.append(answer)))
         if isinstance(layer, nn.ReLU):
-            dead.append((rows == 0).all(0).double().mean())
-    return rows, torch.stack(dead).max() if dead else NO_NUMBER
+            hooks.append(layer.register_forward_hook(lambda module, given, answer: units.append(answer)))
+    yield answers, units
+    for hook in hooks:
+        hook.remove()
 
 
-def _dead(body: object, obs_action: Tensor) -> Tensor:
-    """Return what `_through` says of a critic's dead units; no number if it is missing, or built in another way."""
-    if not isinstance(body, nn.Sequential) or getattr(body[0], "in_features", None) != obs_action.shape[1]:
-        return NO_NUMBER
-    return _through(body, obs_action)[1]
+def _dead(units: list[Tensor]) -> Tensor:
+    """Return, of the worst hidden layer, the share of units that are 0 at every row; no number if there is none."""
+    # By layer: where a single one is dead all through, the network answers the same to everything.
+    return torch.stack([(layer == 0).all(0).double().mean() for layer in units]).max() if units else NO_NUMBER
 
 
-def _targets(agent: TD3, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+def _targets(agent: TD3, batch: Batch[Tensor], noise: Tensor) -> dict[str, Tensor]:
     """Return how often steps 6 and 8 of the batch's update bite."""
     config = agent.config
     next_action = smooth(agent.actor_target(batch.next_obs), noise, config.policy_noise, config.noise_clip)  # (B, A)
@@ -154,7 +163,7 @@ def _opinions(critic: nn.Module, obs: Tensor, action: Tensor) -> tuple[Tensor, .
     return (said,) if isinstance(said, Tensor) else tuple(said)
 
 
-def _moves(agent: TD3, moved: TD3, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+def _moves(agent: TD3, moved: TD3, batch: Batch[Tensor], noise: Tensor) -> dict[str, Tensor]:
     """Let a copy of the agent make the update; return what its critics said, and how far its weights moved."""
     with torch.no_grad():
         said = [q.double() for q in _opinions(moved.critic, batch.obs, batch.action)]  # each (B,)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from t3d.errors import ConfigRefused
 from t3d.replay import Batch
 from t3d.spaces import Spaces
-from t3d.td3 import TD3, UpdateInfo
+from t3d.td3 import TD3, Array, UpdateInfo
 
 # Multiply-adds of an update from which on a second thread makes it 1.5 times as fast or more (measured, see
 # docs/performance.md), and how many each further thread has to itself (not measured: that took two cores).
@@ -29,8 +30,10 @@ class Engine(Protocol):
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the actor's actions (N, A), without noise, for obs (N, S)."""
 
-    def update(self, batch: Batch, noise: Any) -> UpdateInfo:
-        """Learn from a batch with noise (B, A), standard normal; return what the update saw."""
+    def update(
+        self, batch: Batch[NDArray[np.float32]] | Batch[Tensor], noise: Array, td_error: bool = False
+    ) -> UpdateInfo:
+        """Learn from a batch with noise (B, A), standard normal; return what the update saw, as `TD3.update` does."""
 
 
 class Chosen(NamedTuple):

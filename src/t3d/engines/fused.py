@@ -18,7 +18,7 @@ from t3d.engines import kernels as k
 from t3d.engines import native
 from t3d.networks import Actor, Critic, Linear
 from t3d.replay import Batch
-from t3d.td3 import TD3, UpdateInfo, check_shapes
+from t3d.td3 import TD3, Array, UpdateInfo, check_shapes
 
 # Every tensor starts here: another alignment gives other bits, and slower loads.
 ALIGNMENT_BYTES = 64
@@ -111,15 +111,15 @@ def _plan(
     layers = len(net) // 3
     size, actions = int(net[0, k.INPUTS]), int(net[layers - 1, k.OUTPUTS])
     space = _Space(dtype)
-    at = np.zeros(14, np.int64)
+    at = np.zeros(16, np.int64)
     # An even number of threads forms two crews with a critic each, an odd one a single crew.
     crews = 2 - threads % 2
     at[[k.S, k.A, k.B, k.LAYERS, k.THREADS, k.CREWS]] = size, actions, batch, layers, threads, crews
     for entry in (k.OBS_ACTION, k.NEXT):
         at[entry] = space.take(batch * (size + actions))
-    for entry in (k.REWARD, k.TERMINATED):
+    for entry in (k.REWARD, k.TERMINATED, k.DISCOUNT):
         at[entry] = space.take(batch)
-    at[k.NEXT_Q] = space.take(2 * batch)
+    at[k.NEXT_Q], at[k.ERRORS] = space.take(2 * batch), space.take(2 * batch)
     at[k.NOISE] = space.take(batch * actions)
     largest = max(int(row[k.INPUTS]) * -(-int(row[k.OUTPUTS]) // (threads // crews)) for row in net)
     at[k.GRAD_SIZE] = space.round(largest)
@@ -191,7 +191,7 @@ class Fused:
         assert reason is None, reason
         self.agent = agent
         self.threads = threads
-        self._control = np.zeros(2, np.int64)
+        self._control = np.zeros(3, np.int64)
         self._means = np.zeros(5)
         self._learn: k.Memory | None = None
         self._play: k.Memory | None = None
@@ -223,7 +223,7 @@ class Fused:
             optimizer.state[online] = {"step": step, "exp_avg": views[2], "exp_avg_sq": views[3]}
         self._actor_tensors = len(list(agent.actor.parameters()))
         config = agent.config
-        values = config.gamma, config.policy_noise, config.noise_clip, config.tau
+        values = config.policy_noise, config.noise_clip, config.tau
         self._hyper = np.array(values, self._dtype)
         self._rates = np.zeros((2, 6), self._dtype)
         self._settings: list[object] = [None, None]  # what stands in `rates` apart from the two that change
@@ -234,7 +234,7 @@ class Fused:
     def _get_ready(self) -> None:
         memory = self._memory(1, self.threads)
         two, one = np.zeros((1, 1), self._dtype), np.zeros(1, self._dtype)
-        batch = two, two, two, one, one, two
+        batch = two, two, two, one, one, one, two
         update = k.update, (memory, np.zeros(0, np.int64), *batch, self._means)
         calls = [update, (k.act, (memory, two, two)), (k.serve, (memory, 0, 0))]
         self._compiled_update, self._compiled_act, _ = native.get_ready(self._say, calls)
@@ -276,12 +276,15 @@ class Fused:
         native.run(self._compiled_act, memory, np.ascontiguousarray(obs, self._dtype), action)
         return action
 
-    def update(self, batch: Batch, noise: Any) -> UpdateInfo:
+    def update(
+        self, batch: Batch[NDArray[np.float32]] | Batch[Tensor], noise: Array, td_error: bool = False
+    ) -> UpdateInfo:
         """Learn from one batch, as `TD3.update` does: steps 5 to 15.
 
         Args:
             batch: B transitions, as arrays or tensors.
             noise: (B, A) standard normal.
+            td_error: say how wrong the critics were of each transition.
 
         Returns:
             What the update saw.
@@ -294,8 +297,8 @@ class Fused:
             self.adopt()
         check_shapes(batch, noise, agent.spaces)
         dtype = self._dtype
-        obs, next_obs, action, reward, terminated = (np.ascontiguousarray(part, dtype) for part in batch)
-        noise = np.ascontiguousarray(noise, dtype)
+        obs, next_obs, action, *rest = (np.ascontiguousarray(part, dtype) for part in batch)
+        plain_noise = np.ascontiguousarray(noise, dtype)
         if self._learn is None or self._learn.at[k.B] != len(obs):
             self._release_team()
             self._learn = self._memory(len(obs), self.threads)
@@ -303,14 +306,16 @@ class Fused:
         assert self._team is not None
         agent.updates += 1
         delayed = agent.updates % agent.config.policy_delay == 0
-        self._control[k.DELAYED] = delayed
+        self._control[k.DELAYED], self._control[k.TD_ERROR] = delayed, td_error
         self._advance(k.CRITIC, agent.critic_optimizer, self._steps[self._actor_tensors :])
         if delayed:
             self._advance(k.ACTOR, agent.actor_optimizer, self._steps[: self._actor_tensors])
         locks, means = self._team.locks, self._means
-        native.run(self._compiled_update, self._learn, locks, obs, next_obs, action, reward, terminated, noise, means)
+        native.run(self._compiled_update, self._learn, locks, obs, next_obs, action, *rest, plain_noise, means)
         critic_loss, q1, q2, target_q, actor_loss = means.tolist()
-        return UpdateInfo(critic_loss, q1, q2, target_q, actor_loss if delayed else None)
+        start, rows = int(self._learn.at[k.ERRORS]), len(obs)
+        errors = self._learn.work[start : start + 2 * rows].reshape(2, rows).copy() if td_error else None
+        return UpdateInfo(critic_loss, q1, q2, target_q, actor_loss if delayed else None, errors)
 
     def _memory(self, batch: int, threads: int) -> k.Memory:
         """Make room for batches of a size, beside the adopted weights."""

@@ -29,11 +29,12 @@ NATIVE_VERSION = 2
 INPUTS, OUTPUTS, WEIGHT, BIAS, GAIN, SHIFT, OUT, NORMED, RSTD, DELTA, PARTIAL, PARTIAL_SIZE = range(12)
 # Entries of `at`: sizes, then offsets in `work`. OBS_ACTION and NEXT are (B, S + A), what the critics read.
 S, A, B, LAYERS, THREADS, CREWS, OBS_ACTION, NEXT, REWARD, TERMINATED, NOISE, NEXT_Q, GRAD, GRAD_SIZE = range(14)
+DISCOUNT, ERRORS = 14, 15
 # Entries of `hyper`; rows and entries of `rates`; entries of `control`; entries of a row of `sums`.
-GAMMA, POLICY_NOISE, NOISE_CLIP, TAU = range(4)
+POLICY_NOISE, NOISE_CLIP, TAU = range(3)
 ACTOR, CRITIC = range(2)
 GRAD_SHARE, KEEP_SQ, GRAD_SQ_SHARE, STEP_SIZE, INVERSE_CORRECTION, EPS = range(6)
-DELAYED, STOP = range(2)
+DELAYED, STOP, TD_ERROR = range(3)
 CRITIC_LOSS, Q1, Q2, TARGET, ACTOR_LOSS = range(5)
 
 SPINS = 4000  # about 10 us; then the core is offered to others, in case the awaited thread has none
@@ -347,19 +348,25 @@ def foresee(m: Memory, critic: int, lo: int, hi: int) -> None:
 @compiled
 def judge(m: Memory, critic: int, sums: NDArray[np.float64], lo: int, hi: int) -> None:
     """Rows lo to hi of steps 8 to 11 for one critic, and the loss's gradient with respect to what it said."""
-    at, net, work, hyper = m.at, m.net, m.work, m.hyper
+    at, net, work = m.at, m.net, m.work
     one, scale = work.dtype.type(1), work.dtype.type(2 / at[B])
     first = critic * at[LAYERS]
     last = first + at[LAYERS] - 1
     forward(m, first, m.weights[0], at[OBS_ACTION], at[S] + at[A], lo, hi, OUT)
     for i in range(lo, hi):
-        bootstrap = hyper[GAMMA] * (one - work[at[TERMINATED] + i])
+        bootstrap = work[at[DISCOUNT] + i] * (one - work[at[TERMINATED] + i])
         next_q = min_of(work[at[NEXT_Q] + i], work[at[NEXT_Q] + at[B] + i])
         target_q, q = work[at[REWARD] + i] + bootstrap * next_q, work[net[last, OUT] + i]
         work[net[last, DELTA] + i] = scale * (q - target_q)
         sums[CRITIC_LOSS] += (q - target_q) * (q - target_q)
         sums[Q1 + critic - 1] += q
         sums[TARGET] += target_q / 2  # both critics add it
+    if m.control[TD_ERROR] != 0:
+        for i in range(lo, hi):
+            bootstrap = work[at[DISCOUNT] + i] * (one - work[at[TERMINATED] + i])
+            next_q = min_of(work[at[NEXT_Q] + i], work[at[NEXT_Q] + at[B] + i])
+            target_q, q = work[at[REWARD] + i] + bootstrap * next_q, work[net[last, OUT] + i]
+            work[at[ERRORS] + (critic - 1) * at[B] + i] = target_q - q
 
 
 @compiled
@@ -447,6 +454,7 @@ def update(
     action: Floats,
     reward: Floats,
     terminated: Floats,
+    discount: Floats,
     noise: Floats,
     means: NDArray[np.float64],
 ) -> None:
@@ -463,6 +471,7 @@ def update(
             work[at[NOISE] + i * actions + j] = noise[i, j]
         work[at[REWARD] + i] = reward[i]
         work[at[TERMINATED] + i] = terminated[i]
+        work[at[DISCOUNT] + i] = discount[i]
     for lock in locks:
         release(lock)
     share(m, 0)

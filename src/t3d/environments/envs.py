@@ -77,7 +77,7 @@ class Envs:
         self._fresh = fresh
         self._envs = Workers(env, n_envs, workers, timeout_s) if workers else Instances(env, n_envs)
         self.spaces = self._envs.spaces
-        self.obs = np.zeros((n_envs, self.spaces.obs_size), np.float32)  # where each environment stands
+        self.obs = np.zeros((n_envs, self.spaces.obs_size), self.spaces.obs_dtype)  # where each environment stands
         self._episode = np.full(n_envs, -1)
         self._return = np.zeros(n_envs)
         self._length = np.zeros(n_envs, int)

@@ -35,7 +35,7 @@ def row_dtype(spaces: Spaces) -> np.dtype[np.void]:
     """Return the layout of one environment's row: the action it is given, and all that it answers."""
     return np.dtype(
         [
-            ("obs", np.float32, spaces.obs_shape),
+            ("obs", spaces.obs_dtype, spaces.obs_shape),
             ("action", np.float32, spaces.action_shape),
             ("reward", np.float32),
             ("terminated", np.bool_),
@@ -49,7 +49,7 @@ def row_dtype(spaces: Spaces) -> np.dtype[np.void]:
 class Rows(NamedTuple):
     """The rows of N environments, as columns: a field of a structured array takes longer to find than to read."""
 
-    obs: NDArray[np.float32]  # (N, *obs_shape)
+    obs: NDArray[Any]  # (N, *obs_shape), as the space says
     action: NDArray[np.float32]  # (N, *action_shape)
     reward: NDArray[np.float32]  # (N,)
     terminated: NDArray[np.bool_]  # (N,)
@@ -98,7 +98,7 @@ class Instances:
                 obs, _ = self._envs[i].reset(seed=seed)
         except Exception as error:
             raise _raised(error, i, "reset") from error
-        self.rows.obs[i] = _numbers(i, "observation", obs, self.spaces.obs_shape)
+        self.rows.obs[i] = _numbers(i, "observation", obs, self.spaces.obs_shape, self.spaces.obs_dtype)
 
     def begin_step(self, i: int, action: NDArray[np.float32]) -> None:
         """Step environment i; what it answers will stand in row i.
@@ -118,8 +118,8 @@ class Instances:
             raise _raised(error, i, "step") from error
         if silence.unstable_simulations != unstable:
             rows.unstable[i] += silence.unstable_simulations - unstable
-        rows.obs[i] = _numbers(i, "observation", obs, self.spaces.obs_shape)
-        rows.reward[i] = _numbers(i, "reward", reward, ())
+        rows.obs[i] = _numbers(i, "observation", obs, self.spaces.obs_shape, self.spaces.obs_dtype)
+        rows.reward[i] = _numbers(i, "reward", reward, (), np.dtype(np.float32))
 
     def wait(self) -> None:
         """Return at once: what was begun is over."""
@@ -130,9 +130,9 @@ class Instances:
             env.close()
 
 
-def _numbers(i: int, field: str, given: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _numbers(i: int, field: str, given: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     try:
-        array = np.asarray(given, np.float32)
+        array = np.asarray(given, dtype)
     except (TypeError, ValueError):
         array = None
     if array is not None and array.shape == shape:

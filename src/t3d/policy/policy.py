@@ -87,7 +87,7 @@ class Policy:
         Raises:
             ValueError: obs has another shape.
         """
-        array = np.asarray(obs, np.float32)
+        array = np.asarray(obs, self._spaces.obs_dtype)
         shape = self._spaces.obs_shape
         if array.shape != shape and array.shape[1:] != shape:
             raise ValueError(f"this policy takes observations of shape {shape} or (N, *{shape}), got {array.shape}")
@@ -189,6 +189,8 @@ def _load(path: Path, header: PolicyHeader, content: bytes, algorithm: Algorithm
     if (found := _checksum(header.description, tensors)) != header.sha256:
         raise ValueError(f"description and tensors have the checksum {found}, not {header.sha256[:64]}")
     statistics = _take_statistics(tensors, info.spaces.obs_size)
+    if ours and info.spaces.obs_dtype != np.float32:
+        raise ValueError(f"{info.architecture} takes float32 numbers, not {info.spaces.obs_dtype}")
     # Compared before the network is built: a description alone makes nobody allocate.
     if ours and sum(tensor.numel() for tensor in tensors.values()) != info.weights:
         raise ValueError(f"{sum(tensor.numel() for tensor in tensors.values()):,} weights, not {info.weights:,}")

@@ -22,6 +22,8 @@ from t3d.td3 import TD3, UpdateInfo
 from t3d.training.randomness import Streams, health_generator
 from t3d.variants.contract import refuse_what_is_not_kept
 
+_LOSSES = UpdateInfo._fields[:-1]  # what is kept of an update; the TD errors are the memory's alone
+
 
 class Losses(NamedTuple):
     """Means over the updates since they were last asked for. actor_loss is None where the actor never moved."""
@@ -74,10 +76,13 @@ class Learner:
         size = self._config.batch_size
         index = self.replay.draw(self._streams.index, size)
         noise = self._streams.target_noise.standard_normal((size, self.agent.spaces.action_size), np.float32)
-        self._seen.append(self.engine.update(self._batch(index), noise))
+        info = self.engine.update(self._batch(index), noise, self.replay.wants_td_error)
+        if info.td_error is not None:
+            self.replay.note_td_error(index, np.asarray(torch.as_tensor(info.td_error).cpu()))
+        self._seen.append(info._replace(td_error=None))
 
-    def _batch(self, index: NDArray[np.intp]) -> Batch:
-        batch = self.replay.sample(index)
+    def _batch(self, index: NDArray[np.intp]) -> Batch[NDArray[np.float32]]:
+        batch = self.replay.sample(index, self._config.td3.gamma)
         if self.normalizer is None:
             return batch
         return batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
@@ -143,15 +148,15 @@ class Learner:
             Diverged: one is not finite. It names the first such update and the tensors.
         """
         losses = _as_tensor(self._seen)
-        absent = [[value is None for value in info] for info in self._seen]
-        wrong = ~torch.isfinite(losses) & ~torch.tensor(absent, dtype=torch.bool).reshape(-1, 5)
+        absent = [[value is None for value in info[: len(_LOSSES)]] for info in self._seen]
+        wrong = ~torch.isfinite(losses) & ~torch.tensor(absent, dtype=torch.bool).reshape(-1, len(_LOSSES))
         bad = torch.nonzero(wrong.any(dim=1))
         tensors = [name for name, tensor in self.agent.tensors().items() if not torch.isfinite(tensor).all()]
         if not len(bad) and not tensors:
             return
         if len(bad):
             update = self.agent.updates - len(losses) + 1 + int(bad[0])
-            names = [name for name, is_wrong in zip(UpdateInfo._fields, wrong[int(bad[0])], strict=True) if is_wrong]
+            names = [name for name, is_wrong in zip(_LOSSES, wrong[int(bad[0])], strict=True) if is_wrong]
             where = f"update {update:,} is the first bad one: its {', '.join(names)}"
         else:
             where = f"update {self.agent.updates:,}, the last one, left bad weights"
@@ -185,8 +190,8 @@ class Learner:
 
 def _as_tensor(seen: Sequence[UpdateInfo]) -> torch.Tensor:
     """Return (updates, 5) float64; NaN where there was no such number, as where the actor rested."""
-    rows = [[float("nan") if value is None else float(value) for value in info] for info in seen]
-    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
+    rows = [[float("nan") if value is None else float(value) for value in info[: len(_LOSSES)]] for info in seen]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, len(_LOSSES))
 
 
 def _mean(values: Sequence[torch.Tensor | float]) -> float:
