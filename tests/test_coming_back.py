@@ -331,7 +331,7 @@ def test_a_failure_that_comes_back_at_the_same_step_is_recognised_and_named(tmp_
         assert "the motor is stuck" in str(failed.value)
         assert "episode 0, episode step 13" in str(failed.value)
         assert manifest(run)["trainer"]["envs"]["env_steps"] == 12
-    assert failed.value.rows["do"] == "mend the environment, or begin a new run"
+    assert failed.value.rows["do"] == "fix the environment, or begin a new run"
     # And so says the command, in a process that knows of the others by the folder alone.
     assert command(["resume", str(run), "--env", env, "--no-video"]) == 1
     assert "(time 4 at this very step: resuming alone will not help)" in capsys.readouterr().err

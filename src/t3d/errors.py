@@ -25,7 +25,7 @@ _MOST_CHARACTERS = 5_000
 
 def plain(text: str) -> str:
     """Return text whose control characters are spelled out: what a stranger's file says may be shown in a terminal."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
 
 class T3DError(Exception):

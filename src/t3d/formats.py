@@ -80,8 +80,8 @@ def run_id(env: str, algorithm: str, config: Config) -> str:
         config: options that may change in a run that goes on are left out.
     """
     options = {name: value for name, value in msgspec.to_builtins(config).items() if name not in {*IDLE, "steps"}}
-    said = json.dumps([env_name(env), algorithm, options], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(said.encode()).hexdigest()
+    identity = json.dumps([env_name(env), algorithm, options], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(identity.encode()).hexdigest()
 
 
 class RunRecord(Record, frozen=True, kw_only=True):

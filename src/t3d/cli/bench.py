@@ -36,30 +36,30 @@ class Arguments:
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    asked = parse(Arguments, "bench", arguments)
-    if asked.env and asked.sizes:
+    given = parse(Arguments, "bench", arguments)
+    if given.env and given.sizes:
         raise ConfigRefused(
             "an environment and sizes were given",
-            got=f"{asked.env} and --sizes {asked.sizes[0]} {asked.sizes[1]}",
+            got=f"{given.env} and --sizes {given.sizes[0]} {given.sizes[1]}",
             expected="one of them",
             do="leave one of them out",
         )
-    if asked.sizes and min(asked.sizes) < 1:
+    if given.sizes and min(given.sizes) < 1:
         raise ConfigRefused(
             "sizes below 1",
-            got=f"--sizes {asked.sizes[0]} {asked.sizes[1]}",
+            got=f"--sizes {given.sizes[0]} {given.sizes[1]}",
             expected="1 or more each",
             do="raise them",
         )
-    env = "" if asked.sizes else asked.env or "HalfCheetah-v5"
-    chosen = presets.choose(env, asked.preset)
-    args = parse(Arguments, "bench", arguments, dataclasses.replace(asked, config=chosen.config))
+    env = "" if given.sizes else given.env or "HalfCheetah-v5"
+    chosen = presets.choose(env, given.preset)
+    args = parse(Arguments, "bench", arguments, dataclasses.replace(given, config=chosen.config))
 
     from t3d.bench import bench
     from t3d.machine import describe
     from t3d.spaces import Spaces
 
-    seen = bench(Spaces.of_vectors(*asked.sizes) if asked.sizes else env, args.config)
+    seen = bench(Spaces.of_vectors(*given.sizes) if given.sizes else env, args.config)
     sizes = {"obs_size": seen.spaces.obs_size, "action_size": seen.spaces.action_size}
     if args.json:
         values = seen._asdict()

@@ -38,8 +38,8 @@ class _Steps(ProgressColumn):
 def watch(session: Session) -> None:
     """Run a session to its end, showing env steps, their rate, time left, last episode and last evaluation.
 
-    What is wrong is named as long as it is, and told in full when it is first seen. Where stderr is no terminal, one
-    line is printed at every evaluation instead of the live one.
+    What is wrong is named as long as it is, and reported in full when it is first seen. Where stderr is no terminal,
+    one line is printed at every evaluation instead of the live one.
     """
     console = Console(stderr=True)
     columns = (BarColumn(), _Steps(), TimeRemainingColumn(), TextColumn("{task.fields[seen]}"))
@@ -49,7 +49,7 @@ def watch(session: Session) -> None:
         task = progress.add_task("train", total=session.config.steps, seen="random actions")
         episode = evaluation = wrong = ""
         health = session.rows("health")
-        told: set[str] = set()
+        shown: set[str] = set()
         for row in rows:
             if row["kind"] == "episode":
                 episode = f"episode {row['return']:,.0f}"
@@ -59,12 +59,12 @@ def watch(session: Session) -> None:
                     print(_plain(row), file=sys.stderr, flush=True)
             elif row["kind"] == "health":
                 health.append(row)
-                found = hints(health)
-                wrong = "! " + ", ".join(hint.name for hint in found) if found else ""
-                for hint in found:
-                    if hint.name not in told:
+                wrong_now = hints(health)
+                wrong = "! " + ", ".join(hint.name for hint in wrong_now) if wrong_now else ""
+                for hint in wrong_now:
+                    if hint.name not in shown:
                         console.print(_full(row, hint), markup=False, highlight=False, soft_wrap=True)
-                told |= {hint.name for hint in found}
+                shown |= {hint.name for hint in wrong_now}
             seen = "  ".join(text for text in (episode, evaluation, wrong) if text)
             progress.update(task, seen=seen)
 

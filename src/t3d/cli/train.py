@@ -47,9 +47,9 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     """Train, showing progress on stderr and the result on stdout."""
     # The flags' defaults depend on the environment and the preset, so these two are read first.
-    asked = parse(Arguments, "train", arguments)
-    chosen = presets.choose(asked.env, asked.preset)
-    parsed = parse(Arguments, "train", arguments, dataclasses.replace(asked, config=chosen.config))
+    given = parse(Arguments, "train", arguments)
+    chosen = presets.choose(given.env, given.preset)
+    parsed = parse(Arguments, "train", arguments, dataclasses.replace(given, config=chosen.config))
     choice = chosen._replace(config=parsed.config)
     parsed.config.check_together()
 

@@ -61,11 +61,11 @@ def from_batch(
     drawn = torch.as_tensor(noise, device=agent.device)
     looked_at = copy.deepcopy(agent)
     with torch.no_grad(), _still(*looked_at.networks().values()):
-        found = _data(on_device, agent.config.gamma) | _networks(looked_at, on_device)
-        found |= _targets(looked_at, on_device, drawn)
-    found |= _moves(agent, looked_at, on_device, drawn)
-    found["replay_age"] = torch.as_tensor(age, dtype=torch.float64).mean()
-    return _finite({name: float(value) for name, value in found.items()})
+        numbers = _data(on_device, agent.config.gamma) | _networks(looked_at, on_device)
+        numbers |= _targets(looked_at, on_device, drawn)
+    numbers |= _moves(agent, looked_at, on_device, drawn)
+    numbers["replay_age"] = torch.as_tensor(age, dtype=torch.float64).mean()
+    return _finite({name: float(value) for name, value in numbers.items()})
 
 
 @contextlib.contextmanager
@@ -159,21 +159,21 @@ def _targets(agent: TD3, batch: Batch[Tensor], noise: Tensor) -> dict[str, Tenso
 
 def _opinions(critic: nn.Module, obs: Tensor, action: Tensor) -> tuple[Tensor, ...]:
     """Return what each of the critics says, (B,): two in TD3 itself, one or more in a changed algorithm."""
-    said = critic(obs, action)
-    return (said,) if isinstance(said, Tensor) else tuple(said)
+    values = critic(obs, action)
+    return (values,) if isinstance(values, Tensor) else tuple(values)
 
 
 def _moves(agent: TD3, moved: TD3, batch: Batch[Tensor], noise: Tensor) -> dict[str, Tensor]:
     """Let a copy of the agent make the update; return what its critics said, and how far its weights moved."""
     with torch.no_grad():
-        said = [q.double() for q in _opinions(moved.critic, batch.obs, batch.action)]  # each (B,)
+        values = [q.double() for q in _opinions(moved.critic, batch.obs, batch.action)]  # each (B,)
     moved.update_critic(batch, moved.target_q(batch, noise))
     moved.update_actor(batch)
-    q_scale = torch.stack(said).abs().mean()  # ()
+    q_scale = torch.stack(values).abs().mean()  # ()
     return {
         "q_scale": q_scale,
         # 0 / 0 where both say 0 of everything: no number.
-        "disagreement": (said[0] - said[1]).abs().mean() / q_scale if len(said) == 2 else NO_NUMBER,
+        "disagreement": (values[0] - values[1]).abs().mean() / q_scale if len(values) == 2 else NO_NUMBER,
         **_move("critic", agent.critic, moved.critic),
         **_move("actor", agent.actor, moved.actor),
     }
@@ -224,7 +224,7 @@ def from_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
     obtained, q1, min_q, played = rows.sum(axis=0)
     size = np.abs(rows[:, 0]).sum()
     with np.errstate(divide="ignore", invalid="ignore"):  # no state, or nothing obtained: no number
-        found = {
+        numbers = {
             "states": np.float64(len(rows)),
             "obtained": obtained / played,
             "q1_bias": (q1 - obtained) / played,
@@ -232,7 +232,7 @@ def from_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
             "q1_bias_ratio": (q1 - obtained) / size,
             "min_q_bias_ratio": (min_q - obtained) / size,
         }
-    return _finite({name: float(value) for name, value in found.items()})
+    return _finite({name: float(value) for name, value in numbers.items()})
 
 
 def _states(agent: TD3, critic: nn.Module, actor: nn.Module, played: Trajectory) -> NDArray[np.float64]:

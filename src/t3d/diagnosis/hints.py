@@ -55,7 +55,7 @@ def hints(rows: Sequence[Row]) -> list[Hint]:
     health = [row for row in rows if row["kind"] == "health"]
     batches = [row for row in health if row["of"] == "batch"]
     evaluations = [row for row in health if row["of"] == "evaluation"]
-    found = [
+    noticed = [
         _ends_at_once(batches),
         _nothing_to_learn(batches),
         _exploding(batches),
@@ -63,7 +63,7 @@ def hints(rows: Sequence[Row]) -> list[Hint]:
         _dead(batches),
         _over_estimating(evaluations),
     ]
-    return [hint for hint in found if hint is not None]
+    return [hint for hint in noticed if hint is not None]
 
 
 def _lasting(rows: Sequence[Row], wrong: Callable[[Row], bool]) -> Sequence[Row]:

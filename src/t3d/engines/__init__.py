@@ -51,7 +51,7 @@ def choose(name: str, agent: TD3, threads: int, say: Callable[[str], None] | Non
         name: eager, fused, or auto: the fastest that supports the agent.
         agent: what it shall run; the engine may move its numbers.
         threads: threads of one update.
-        say: told in a line when something takes long; None prints to the error stream.
+        say: called with a line when something takes long; None prints to the error stream.
 
     Raises:
         ConfigRefused: an engine that does not support the agent was asked for.
@@ -93,5 +93,5 @@ def choose_threads(spaces: Spaces, hidden: Sequence[int], batch_size: int, cores
         cores: cores this process may use.
     """
     amount = multiply_adds(spaces, hidden, batch_size)
-    wanted = max(2 if amount >= WORTH_TWO else 1, round(amount / WORTH_A_THREAD))
-    return max(1, min(cores, batch_size, wanted))
+    threads = max(2 if amount >= WORTH_TWO else 1, round(amount / WORTH_A_THREAD))
+    return max(1, min(cores, batch_size, threads))

@@ -183,7 +183,7 @@ class Fused:
     Args:
         agent: the agent, see `refusal`.
         threads: threads that share an update, the caller's among them.
-        say: told in a line when something takes long: the first run on a machine compiles.
+        say: called with a line when something takes long: the first run on a machine compiles.
     """
 
     def __init__(self, agent: TD3, threads: int = 1, say: Callable[[str], None] = warn) -> None:

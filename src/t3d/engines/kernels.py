@@ -282,8 +282,8 @@ def backward(m: Memory, layer: int, part: int, lo: int, hi: int) -> None:
 
 
 @compiled
-def move(m: Memory, layer: int, x: int, x_stride: int, rates: Floats, t: int, part: int, parts: int) -> None:
-    """Give a part of a layer's weights their gradients and let Adam move them. x: offset of the layer's input."""
+def adam_and_polyak(m: Memory, layer: int, x: int, x_stride: int, rates: Floats, t: int, part: int, parts: int) -> None:
+    """Steps 12, 13 and, if delayed, 14 and 15 for a part of a layer: gradients, Adam, Polyak. x: offset of its input."""
     net, at, work = m.net, m.at, m.work
     follow, tau = m.control[DELAYED] != 0, m.hyper[TAU]
     grad = work[at[GRAD] + t * at[GRAD_SIZE] : at[GRAD] + (t + 1) * at[GRAD_SIZE]]
@@ -301,8 +301,8 @@ def move(m: Memory, layer: int, x: int, x_stride: int, rates: Floats, t: int, pa
 
 
 @compiled
-def learn(m: Memory, first: int, rates: Floats, t: int, crew: Crew, lo: int, hi: int) -> None:
-    """Carry rows lo to hi of the gradient of a network's output downwards, and move each layer once it is passed."""
+def backpropagate(m: Memory, first: int, rates: Floats, t: int, crew: Crew, lo: int, hi: int) -> None:
+    """Steps 12 and 13: carry the gradient of rows lo to hi down a network, and move each layer once it is passed."""
     net, at, work = m.net, m.at, m.work
     last = first + at[LAYERS] - 1
     n_out = net[last, OUTPUTS]
@@ -314,14 +314,14 @@ def learn(m: Memory, first: int, rates: Floats, t: int, crew: Crew, lo: int, hi:
             backward(m, layer, crew.part, lo, hi)
             x, x_stride = net[layer - 1, OUT], net[layer, INPUTS]
             wait_for_all(m.sync, crew.bell, crew.parts)
-        move(m, layer, x, x_stride, rates, t, crew.part, crew.parts)
+        adam_and_polyak(m, layer, x, x_stride, rates, t, crew.part, crew.parts)
 
 
 # TD3, step by step as in `td3.py`.
 
 
 @compiled
-def look_ahead(m: Memory, lo: int, hi: int) -> None:
+def next_action(m: Memory, lo: int, hi: int) -> None:
     """Rows lo to hi of steps 5 and 6: the next action, behind the next observation."""
     at, net, work, hyper = m.at, m.net, m.work, m.hyper
     size, actions, width = at[S], at[A], at[S] + at[A]
@@ -335,19 +335,19 @@ def look_ahead(m: Memory, lo: int, hi: int) -> None:
 
 
 @compiled
-def foresee(m: Memory, critic: int, lo: int, hi: int) -> None:
-    """Rows lo to hi of step 7: what a critic's target says of the next observation and action."""
+def next_q_of(m: Memory, critic: int, lo: int, hi: int) -> None:
+    """Rows lo to hi of step 7: how a critic's target values the next observation and action."""
     at, net, work = m.at, m.net, m.work
     forward(m, critic * at[LAYERS], m.weights[1], at[NEXT], at[S] + at[A], lo, hi, DELTA)
     # Its own place: the gradient that comes where it stands now may be there before the other critic's crew has read.
-    said, place = net[(critic + 1) * at[LAYERS] - 1, DELTA], at[NEXT_Q] + (critic - 1) * at[B]
+    answer, place = net[(critic + 1) * at[LAYERS] - 1, DELTA], at[NEXT_Q] + (critic - 1) * at[B]
     for i in range(lo, hi):
-        work[place + i] = work[said + i]
+        work[place + i] = work[answer + i]
 
 
 @compiled
-def judge(m: Memory, critic: int, sums: NDArray[np.float64], lo: int, hi: int) -> None:
-    """Rows lo to hi of steps 8 to 11 for one critic, and the loss's gradient with respect to what it said."""
+def critic_loss(m: Memory, critic: int, sums: NDArray[np.float64], lo: int, hi: int) -> None:
+    """Rows lo to hi of steps 8 to 11 for one critic, and the loss's gradient with respect to its answer."""
     at, net, work = m.at, m.net, m.work
     one, scale = work.dtype.type(1), work.dtype.type(2 / at[B])
     first = critic * at[LAYERS]
@@ -370,8 +370,8 @@ def judge(m: Memory, critic: int, sums: NDArray[np.float64], lo: int, hi: int) -
 
 
 @compiled
-def climb(m: Memory, t: int, lo: int, hi: int) -> None:
-    """Rows lo to hi of step 13, and the loss's gradient with respect to what the actor said."""
+def actor_loss(m: Memory, t: int, lo: int, hi: int) -> None:
+    """Rows lo to hi of step 13, and the loss's gradient with respect to the actor's answer."""
     at, net, work, online = m.at, m.net, m.work, m.weights[0]
     layers, size, actions, width = at[LAYERS], at[S], at[A], at[S] + at[A]
     one = work.dtype.type(1)
@@ -398,7 +398,7 @@ def climb(m: Memory, t: int, lo: int, hi: int) -> None:
 
 
 @compiled
-def share(m: Memory, t: int) -> None:
+def update_rows(m: Memory, t: int) -> None:
     """Thread t's share of an update. Where threads form two crews, each has a critic of its own."""
     at, layers, threads, crews = m.at, m.at[LAYERS], m.at[THREADS], m.at[CREWS]
     everyone = Crew(0, t, threads)
@@ -408,20 +408,20 @@ def share(m: Memory, t: int) -> None:
     # Read now: once the last wait is over the caller may be preparing the next update.
     delayed = m.control[DELAYED] != 0
     m.sums[t, :] = 0.0
-    look_ahead(m, lo, hi)
+    next_action(m, lo, hi)
     if crews == 2:
         wait_for_all(m.sync, 0, threads)
     for critic in range(1 + t % crews, 3, crews):
-        foresee(m, critic, crew_lo, crew_hi)
+        next_q_of(m, critic, crew_lo, crew_hi)
     if crews == 2:
         wait_for_all(m.sync, 0, threads)
     for critic in range(1 + t % crews, 3, crews):
-        judge(m, critic, m.sums[t], crew_lo, crew_hi)
-        learn(m, critic * layers, m.rates[CRITIC], t, crew, crew_lo, crew_hi)
+        critic_loss(m, critic, m.sums[t], crew_lo, crew_hi)
+        backpropagate(m, critic * layers, m.rates[CRITIC], t, crew, crew_lo, crew_hi)
     wait_for_all(m.sync, 0, threads)
     if delayed:
-        climb(m, t, lo, hi)
-        learn(m, 0, m.rates[ACTOR], t, everyone, lo, hi)
+        actor_loss(m, t, lo, hi)
+        backpropagate(m, 0, m.rates[ACTOR], t, everyone, lo, hi)
         wait_for_all(m.sync, 0, threads)
 
 
@@ -430,7 +430,7 @@ def share(m: Memory, t: int) -> None:
 
 @entry
 def serve(m: Memory, t: int, lock: int) -> None:
-    """Be thread t: whenever the lock is released, do a share of an update, until told to stop."""
+    """Be thread t: whenever the lock is released, do a share of an update, until it is to stop."""
     set_blas_threads(1)
     while True:
         tries = 0
@@ -442,7 +442,7 @@ def serve(m: Memory, t: int, lock: int) -> None:
                 break
         if m.control[STOP] != 0:
             break
-        share(m, t)
+        update_rows(m, t)
 
 
 @entry
@@ -474,7 +474,7 @@ def update(
         work[at[DISCOUNT] + i] = discount[i]
     for lock in locks:
         release(lock)
-    share(m, 0)
+    update_rows(m, 0)
     for kind in range(means.size):
         means[kind] = m.sums[:, kind].sum() / batch
     set_blas_threads(blas_threads)

@@ -58,7 +58,7 @@ def get_ready(
     """Compile functions, or read them from the cache, before they are first called.
 
     Args:
-        say: told in one line if compiling begins, as it takes some seconds.
+        say: called with a line if compiling begins, as it takes some seconds.
         calls: functions that `entry` returned, each with arguments of the types it will be called with.
 
     Returns:
@@ -91,8 +91,8 @@ def _torch_library() -> ctypes.CDLL | None:
     if not path.exists():
         return None
     library = ctypes.CDLL(str(path))
-    wanted = ("sgemm_", "dgemm_", "MKL_Set_Num_Threads_Local")
-    return library if all(hasattr(library, name) for name in wanted) else None
+    needed = ("sgemm_", "dgemm_", "MKL_Set_Num_Threads_Local")
+    return library if all(hasattr(library, name) for name in needed) else None
 
 
 def _address(function: object) -> int:
@@ -112,7 +112,7 @@ def _bind() -> tuple[str, bool]:
     llvm.add_symbol("t3d_yield", _address(system.SwitchToThread if sys.platform == "win32" else system.sched_yield))
     llvm.add_symbol("t3d_acquire", _address(ctypes.pythonapi.PyThread_acquire_lock))
     llvm.add_symbol("t3d_release", _address(ctypes.pythonapi.PyThread_release_lock))
-    # OpenBLAS cannot be told for one thread alone: there the call goes to something that changes nothing.
+    # OpenBLAS cannot be set for one thread alone: there the call goes to something that changes nothing.
     setter = ctypes.pythonapi.Py_IsInitialized if library is None else library.MKL_Set_Num_Threads_Local
     llvm.add_symbol("t3d_set_blas_threads", _address(setter))
     return ("OpenBLAS of scipy", False) if library is None else ("MKL of PyTorch", True)

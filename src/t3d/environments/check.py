@@ -25,7 +25,7 @@ class Finding(NamedTuple):
     text: str
 
 
-_UNTOLD = Finding("forgets", False, "cannot be told: fresh instances differ already")
+_UNKNOWN = Finding("forgets", False, "not known: fresh instances differ already")
 
 
 class _Trace(NamedTuple):
@@ -71,7 +71,7 @@ def check(env: str, steps: int = 1_000) -> list[Finding]:
         _time_limit(first, trace),
         _numbers(trace, spaces.obs_shape),
         repeats,
-        _forgets(trace, used, presets.choose(env).config.fresh_envs) if repeats.fine else _UNTOLD,
+        _forgets(trace, used, presets.choose(env).config.fresh_envs) if repeats.fine else _UNKNOWN,
         Finding("speed", True, f"{speed:,.0f} steps/s with random actions, resets included"),
     ]
 

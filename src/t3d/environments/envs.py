@@ -246,7 +246,7 @@ class Envs:
             f"the environment gave a non-finite {field}",
             got=f"{self._where(i, scaled)}: {field} at index {bad.tolist()} is {values[i, bad].tolist()}",
             expected="finite float32 numbers",
-            do="mend the environment, or end the episode before it diverges; this step was not stored",
+            do="fix the environment, or end the episode before it diverges; this step was not stored",
         )
 
 

@@ -141,7 +141,7 @@ def _numbers(i: int, field: str, given: Any, shape: tuple[int, ...], dtype: np.d
         f"the environment's {field} is of the wrong kind",
         got=type(given).__name__ + ("" if array is None else f" of shape {array.shape}"),
         expected=f"numbers of shape {shape}" if shape else "one number",
-        do="mend the environment's spaces, or what its reset and step return",
+        do="fix the environment's spaces, or what its reset and step return",
     )
     raise Broken(i, failed)
 
@@ -149,6 +149,6 @@ def _numbers(i: int, field: str, given: Any, shape: tuple[int, ...], dtype: np.d
 def _raised(error: Exception, i: int, doing: str) -> Broken:
     failed = EnvFailed(
         f"the environment raised {type(error).__name__} in {doing}: {error}",
-        do="mend the environment; its own traceback is above",
+        do="fix the environment; its own traceback is above",
     )
     return Broken(i, failed)

@@ -76,17 +76,17 @@ def make(env: str, *, render: bool = False) -> Env:
         raise EnvRefused(
             "the environment cannot be made: its own code raised",
             got=f"{env}: {type(error).__name__}: {error}",
-            do=_mend_where(error),
+            do=_fix_where(error),
         ) from error
 
 
-def _mend_where(error: Exception) -> str:
+def _fix_where(error: Exception) -> str:
     if isinstance(error, SyntaxError):
-        return f"mend {error.filename}, line {error.lineno}"
-    # Where the user can mend it, not where a library noticed it.
+        return f"fix {error.filename}, line {error.lineno}"
+    # Where the user can fix it, not where a library noticed it.
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if "site-packages" not in frame.filename and frame.filename[0] != "<" and frame.filename != __file__:
-            return f"mend {frame.filename}, line {frame.lineno}"
+            return f"fix {frame.filename}, line {frame.lineno}"
     return "its class is called without arguments (render_mode alone for a video): see whether it can be"
 
 
@@ -135,8 +135,8 @@ def _class_in_file(file: str, name: str) -> Callable[..., Env]:
     sys.modules[spec.name] = module
     _importable_from(path.parent)  # as `python file.py` does: a file may import its neighbours
     spec.loader.exec_module(module)
-    found = getattr(module, name, None)
-    if not (isinstance(found, type) and issubclass(found, gym.Env)):
+    loaded = getattr(module, name, None)
+    if not (isinstance(loaded, type) and issubclass(loaded, gym.Env)):
         classes = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, gym.Env)]
         raise EnvRefused(
             "the file has no such environment class",
@@ -144,7 +144,7 @@ def _class_in_file(file: str, name: str) -> Callable[..., Env]:
             expected=f"a subclass of gymnasium.Env: {', '.join(classes) or 'there is none in it'}",
             do="check the name behind the colon",
         )
-    return found
+    return loaded
 
 
 def _nearest(env: str) -> str:

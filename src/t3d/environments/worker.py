@@ -96,8 +96,8 @@ def _serve(connection: Connection, instances: Instances) -> None:
 def _message(error: EnvFailed | EnvRefused, cause: BaseException | None) -> bytes:
     trace = "" if cause is None else "".join(traceback.format_exception(cause))
     refused = isinstance(error, EnvRefused)
-    said = {"refused": refused, "what": error.what, "rows": error.rows, "traceback": trace[-_MAX_TRACEBACK:]}
-    return json.dumps(said).encode()
+    message = {"refused": refused, "what": error.what, "rows": error.rows, "traceback": trace[-_MAX_TRACEBACK:]}
+    return json.dumps(message).encode()
 
 
 def _end_with_parent(task: Task) -> None:

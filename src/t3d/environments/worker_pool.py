@@ -202,7 +202,7 @@ class Workers:
                 worker.waited_s += waited
                 if worker.waited_s >= limit_s:
                     _kill(worker)
-                    do = "raise --env-timeout if it may take that long, or mend the environment"
+                    do = "raise --env-timeout if it may take that long, or fix the environment"
                     raise self._break(
                         worker.due[0],
                         EnvFailed(f"{overdue} within {limit_s:g} s, and its worker process was killed", do=do),
@@ -213,7 +213,7 @@ class Workers:
             i,
             EnvFailed(
                 f"the environment's worker process {_end_of(worker)}",
-                do="mend the environment; after SIGKILL look whether memory ran out, and lower --env-workers",
+                do="fix the environment; after SIGKILL look whether memory ran out, and lower --env-workers",
             ),
         )
 
@@ -264,10 +264,10 @@ def _start(env: str, first: int, n_envs: int, memory: int) -> _Worker:
 
 def _failure(message: bytes) -> tuple[T3DError, InWorker | None]:
     """Return the error that a worker described, and its cause."""
-    said = json.loads(message)
-    cause = InWorker("\n" + said["traceback"]) if said["traceback"] else None
-    kind = EnvRefused if said["refused"] else EnvFailed
-    return kind(said["what"], **said["rows"]), cause
+    failure = json.loads(message)
+    cause = InWorker("\n" + failure["traceback"]) if failure["traceback"] else None
+    kind = EnvRefused if failure["refused"] else EnvFailed
+    return kind(failure["what"], **failure["rows"]), cause
 
 
 def _hinted(error: T3DError, env: str) -> T3DError:

@@ -186,8 +186,8 @@ def _load(path: Path, header: PolicyHeader, content: bytes, algorithm: Algorithm
             do=f"in Python, t3d.load(..., algorithm={info.algorithm}) if you trust that class",
         )
     tensors = safetensors.torch.load(content)
-    if (found := _checksum(header.description, tensors)) != header.sha256:
-        raise ValueError(f"description and tensors have the checksum {found}, not {header.sha256[:64]}")
+    if (actual := _checksum(header.description, tensors)) != header.sha256:
+        raise ValueError(f"description and tensors have the checksum {actual}, not {header.sha256[:64]}")
     statistics = _take_statistics(tensors, info.spaces.obs_size)
     if ours and info.spaces.obs_dtype != np.float32:
         raise ValueError(f"{info.architecture} takes float32 numbers, not {info.spaces.obs_dtype}")
@@ -214,11 +214,11 @@ def _take_statistics(
     tensors: dict[str, torch.Tensor], obs_size: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Take what observations are normalised by out of a file's tensors, and return it; None if there is nothing."""
-    found = [tensors.pop(name) for name in STATISTICS if name in tensors]
-    if not found:
+    taken = [tensors.pop(name) for name in STATISTICS if name in tensors]
+    if not taken:
         return None
-    fit = all(t.dtype == torch.float64 and t.shape == (obs_size,) and torch.isfinite(t).all() for t in found)
-    if len(found) != len(STATISTICS) or not fit or not (found[1] > 0).all():
+    fit = all(t.dtype == torch.float64 and t.shape == (obs_size,) and torch.isfinite(t).all() for t in taken)
+    if len(taken) != len(STATISTICS) or not fit or not (taken[1] > 0).all():
         raise ValueError(f"{' and '.join(STATISTICS)} are not {obs_size} finite float64 numbers each, obs_std above 0")
-    mean, std = found
+    mean, std = taken
     return mean.numpy(), std.numpy()

@@ -37,7 +37,7 @@ def learning(groups: Sequence[Group], counted: Sequence[dict[str, Any]]) -> dict
         counted: their numbers, in the same order.
     """
     last = max(max(run.evaluations) for group in groups for run in group.runs)
-    references = [_reference(found, last) for found in counted[0]["references"]]
+    references = [_reference(reference, last) for reference in counted[0]["references"]]
     overlapping = [reference for reference in references if reference["shown"]]
     for reference in overlapping[_REFERENCES_SHOWN:]:
         reference["shown"] = False
@@ -88,21 +88,22 @@ def _joined(parts: Sequence[Points]) -> Line:
     return line
 
 
-def _reference(found: dict[str, Any], last: int) -> dict[str, Any]:
+def _reference(reference: dict[str, Any], last: int) -> dict[str, Any]:
     """Return a published curve up to the step `last`; one that begins later is a level line, at first not shown."""
-    points = [(steps, mean) for steps, mean, _ in found["points"]]
+    points = [(steps, mean) for steps, mean, _ in reference["points"]]
     inside = [(x, y) for x, y in points if x <= last]
     after = [(x, y) for x, y in points if x > last]
-    told = [found["algorithm"], found["env"], found["statistic"]]
+    label_parts = [reference["algorithm"], reference["env"], reference["statistic"]]
     if not inside:
         (steps, level) = after[0]
-        told.insert(2, f"{number(level)} after {steps:,} steps")
+        label_parts.insert(2, f"{number(level)} after {steps:,} steps")
         inside = [(0, level), (last, level)]
     elif after:
         (x0, y0), (x1, y1) = inside[-1], after[0]
         inside.append((last, y0 + (y1 - y0) * (last - x0) / (x1 - x0)))
     overlaps = points[0][0] <= last
-    return {"label": found["source"], "told": " \N{MIDDLE DOT} ".join(told), "points": inside, "shown": overlaps}
+    detail = " \N{MIDDLE DOT} ".join(label_parts)
+    return {"label": reference["source"], "detail": detail, "points": inside, "shown": overlaps}
 
 
 def small(groups: Sequence[Group], kinds: Sequence[str]) -> list[dict[str, Any]]:
@@ -144,8 +145,8 @@ def _fields(run: Run, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
     order = list(_TITLES)
     for kind in kinds:
         names = {name for row in run.rows[kind] for name, value in row.items() if isinstance(value, int | float)}
-        found = [(kind, name) for name in sorted(names - _NO_QUANTITIES)]
-        yield from sorted(found, key=lambda entry: order.index(entry) if entry in order else len(order))
+        quantities = [(kind, name) for name in sorted(names - _NO_QUANTITIES)]
+        yield from sorted(quantities, key=lambda entry: order.index(entry) if entry in order else len(order))
 
 
 def _points(rows: Sequence[Row], name: str) -> Points:

@@ -47,7 +47,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     split: list[tuple[list[Run], str]] = []
     for together in by_options.values():
         split += _by_folder(together) if _repeated(together) else [(together, "")]
-    groups = [_group(members, folder, [found for found, _ in split]) for members, folder in split]
+    groups = [_group(members, folder, [name for name, _ in split]) for members, folder in split]
     evaluated = [group for group in groups if group.runs]
     if not evaluated:
         raise RunRefused(

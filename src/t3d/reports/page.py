@@ -110,7 +110,7 @@ def _asset(name: str) -> str:
 
 def _policy(scripts: Sequence[str], style: str) -> str:
     allowed = {"script-src": scripts, "style-src": [style]}
-    hashes = [" ".join([kind, *(f"'sha256-{_hash(text)}'" for text in found)]) for kind, found in allowed.items()]
+    hashes = [" ".join([kind, *(f"'sha256-{_hash(text)}'" for text in texts)]) for kind, texts in allowed.items()]
     return "; ".join(["default-src 'none'", *hashes, "media-src data:", "base-uri 'none'", "form-action 'none'"])
 
 
@@ -157,14 +157,14 @@ def _hints(run: Run) -> list[str]:
 def _nearest(group: dict[str, Any]) -> dict[str, Any] | None:
     """Return the published return to hold the final one against: of TD3, at the same step or the nearest known."""
     last = group["env_steps"][-1]
-    found = []
+    texts = []
     for reference in group["references"]:
         if reference["algorithm"] == "TD3":
             steps, level, _ = min(reference["points"], key=lambda point: abs(point[0] - last))
             if reference["there"] is not None:
                 steps, level = last, reference["there"]
-            found.append({**reference, "at": steps, "level": level})
-    return min(found, key=lambda entry: (abs(entry["at"] - last), entry["warning"] != ""), default=None)
+            texts.append({**reference, "at": steps, "level": level})
+    return min(texts, key=lambda entry: (abs(entry["at"] - last), entry["warning"] != ""), default=None)
 
 
 def _options(groups: Sequence[Group]) -> list[tuple[str, list[Any], bool]]:
@@ -176,10 +176,10 @@ def _options(groups: Sequence[Group]) -> list[tuple[str, list[Any], bool]]:
 
 def _machines(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Return the machines that the runs were made on, each once, with its versions and the engine used."""
-    found: list[dict[str, Any]] = []
+    texts: list[dict[str, Any]] = []
     for group in groups:
         for run in group.runs:
             entry = structs.asdict(run.machine) | {"engine": run.engine.name, "threads": run.engine.threads}
-            if entry not in found:
-                found.append(entry)
-    return found
+            if entry not in texts:
+                texts.append(entry)
+    return texts

@@ -37,8 +37,8 @@ def find(env: str) -> list[Reference]:
         if _family(row["env_id"]) == _family(env_id):
             key = tuple(row[name] for name in ("source", "algorithm", "env_id", "statistic", "note"))
             sources.setdefault(key, []).append(row)
-    found = [_reference(rows, env_id) for rows in sources.values()]
-    return sorted(found, key=lambda reference: (reference.warning != "", reference.algorithm != "TD3"))
+    references = [_reference(rows, env_id) for rows in sources.values()]
+    return sorted(references, key=lambda reference: (reference.warning != "", reference.algorithm != "TD3"))
 
 
 def at(reference: Reference, env_steps: int) -> float | None:
@@ -50,7 +50,7 @@ def at(reference: Reference, env_steps: int) -> float | None:
     return first[1] if first[0] == env_steps else None
 
 
-def _reference(rows: list[dict[str, str]], asked: str) -> Reference:
+def _reference(rows: list[dict[str, str]], env_id: str) -> Reference:
     first = rows[0]
     points = [(int(r["env_steps"]), float(r["mean"]), float(r["spread"]) if r["spread"] else None) for r in rows]
     return Reference(
@@ -61,7 +61,7 @@ def _reference(rows: list[dict[str, str]], asked: str) -> Reference:
         note=first["note"],
         seeds=int(first["n_seeds"]),
         points=tuple(sorted(points, key=lambda point: point[0])),
-        warning="" if first["env_id"] == asked else f"measured in {first['env_id']}, not in {asked}",
+        warning="" if first["env_id"] == env_id else f"measured in {first['env_id']}, not in {env_id}",
     )
 
 

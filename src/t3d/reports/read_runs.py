@@ -141,15 +141,15 @@ def read(folder: Path) -> Run:
 
 def _vouched(checkpoints: Path) -> int:
     """Return how long metrics.jsonl was when the newest checkpoint that can be read was written."""
-    found = [(-1, 0)]
+    sizes = [(-1, 0)]
     for path in itertools.islice(checkpoints.glob("*/manifest.json"), _MAX_CHECKPOINTS):
         try:
             manifest = checked_files.read(path, Manifest)
         except (RunRefused, OSError):
             continue  # damaged, or just removed
         if path.parent.suffix != ".new":  # begun, and not committed
-            found.append((manifest.number, manifest.metrics.bytes))
-    return max(found)[1]
+            sizes.append((manifest.number, manifest.metrics.bytes))
+    return max(sizes)[1]
 
 
 def _metrics(path: Path, run: str, vouched: int) -> tuple[dict[str, list[Row]], list[str]]:

@@ -110,12 +110,12 @@ def _verdict(n: int, m: int, p_value: float | None, called: bool, needed: int | 
     if p_value is None and min(n, m) > 1:
         return "No difference can be called: no group shows any spread, and Welch's test is undefined."
     few = f"{n} and {m} seeds are too few: {FEWEST_SEEDS} in each group are the least."
-    wanted = (
+    advice = (
         f"more than {MOST_SEEDS:,} seeds in each group would be needed"
         if needed is None
         else f"{needed:,} seeds in each group would show it in 4 of 5 studies"
     )
-    would = "" if p_value is None else f" If the means truly differ as much as they seem to, {wanted}."
+    would = "" if p_value is None else f" If the means truly differ as much as they seem to, {advice}."
     if min(n, m) < FEWEST_SEEDS:
         return f"No difference is called: {few}{would}"
     return f"No difference is called (p = {p_value:.2g}): the seeds spread too widely.{would}"

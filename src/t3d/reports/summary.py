@@ -62,7 +62,7 @@ def _group(group: Group) -> dict[str, Any]:
         "scores": {name: _score(values) for name, values in scores.items()},
         "baseline": _baseline(group),
         "coverage": coverage(len(group.runs)),
-        "references": [_reference(found, group) for found in published.find(group.env)],
+        "references": [_reference(reference, group) for reference in published.find(group.env)],
         "notes": [*(f"Seed {run.seed}: {note}" for run in group.runs for note in run.notes), *group.notes],
     }
 
@@ -97,24 +97,24 @@ def _baseline(group: Group) -> dict[str, Any] | None:
     That is what random actions got while the replay was filled, or an evaluation before the first update: whichever
     was the better over all seeds. None unless every seed has one of them.
     """
-    found: dict[str, statistics.Floats] = {}
+    baselines: dict[str, statistics.Floats] = {}
     if all(run.random_returns for run in group.runs):
-        found["random actions"] = np.array([np.mean(run.random_returns) for run in group.runs])
+        baselines["random actions"] = np.array([np.mean(run.random_returns) for run in group.runs])
     if all(run.untrained_returns for run in group.runs):
-        found["the untrained policy"] = np.array([np.mean(run.untrained_returns) for run in group.runs])
-    if not found:
+        baselines["the untrained policy"] = np.array([np.mean(run.untrained_returns) for run in group.runs])
+    if not baselines:
         return None
-    what = max(found, key=lambda name: float(found[name].mean()))
+    what = max(baselines, key=lambda name: float(baselines[name].mean()))
     return {
         "what": what,
-        "mean": _interval(statistics.mean(found[what][:, None])),
-        "gain": _interval(statistics.mean((group.returns[:, -1] - found[what])[:, None])),
+        "mean": _interval(statistics.mean(baselines[what][:, None])),
+        "gain": _interval(statistics.mean((group.returns[:, -1] - baselines[what])[:, None])),
     }
 
 
-def _reference(found: published.Reference, group: Group) -> dict[str, Any]:
+def _reference(reference: published.Reference, group: Group) -> dict[str, Any]:
     last = group.env_steps[-1]
-    return {**found._asdict(), "env_steps": last, "there": published.at(found, last)}
+    return {**reference._asdict(), "env_steps": last, "there": published.at(reference, last)}
 
 
 def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -144,13 +144,13 @@ def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:
             )
     pooled = [
         {
-            "envs": [env for env, _ in found],
+            "envs": [env for env, _ in pairs],
             "first": first,
             "second": second,
-            "improvement": statistics.pooled_improvement([part for _, part in found])._asdict(),
+            "improvement": statistics.pooled_improvement([part for _, part in pairs])._asdict(),
         }
-        for (first, second), found in parts.items()
-        if len(found) > 1
+        for (first, second), pairs in parts.items()
+        if len(pairs) > 1
     ]
     return compared + pooled
 
@@ -171,7 +171,7 @@ def coverage(seeds: int) -> dict[str, Any] | None:
         return None
     nearest = max(rows)
     shares = {name: list(rows[nearest][name].values()) for name in ("mean", "iqm")}
-    return {"seeds": nearest, **{name: [min(found), max(found)] for name, found in shares.items()}}
+    return {"seeds": nearest, **{name: [min(values), max(values)] for name, values in shares.items()}}
 
 
 def _lists(band: statistics.Band | None) -> dict[str, list[float] | None] | None:

@@ -34,12 +34,12 @@ def choose(groups: Sequence[Group]) -> tuple[list[Clip], list[tuple[str, str]]]:
     Args:
         groups: all of the page.
     """
-    found = [(group, run, which, file) for group in groups for run, which, file in _files(group)]
-    found.sort(key=lambda entry: entry[2] != "best")
+    films = [(group, run, which, file) for group in groups for run, which, file in _files(group)]
+    films.sort(key=lambda entry: entry[2] != "best")
     clips: list[Clip] = []
     notes: list[tuple[str, str]] = []
     left = BUDGET_BYTES
-    for group, run, which, file in found:
+    for group, run, which, file in films:
         if len(clips) == MOST_CLIPS:
             notes.append((group.env, f"{file} is not shown: a page has {MOST_CLIPS} videos at most."))
             continue
@@ -66,8 +66,8 @@ def _files(group: Group) -> list[tuple[Run, str, Path]]:
     for i in nearest_the_median(group.returns[:, -1].tolist()):
         run = group.runs[i]
         files = [(run, which, run.path / "video" / f"{which}.mp4") for which in ("best", "last")]
-        if found := [entry for entry in files if entry[2].is_file()]:
-            return found
+        if films := [entry for entry in files if entry[2].is_file()]:
+            return films
     return []
 
 

@@ -91,10 +91,11 @@ def folders(folder: Path) -> list[Path]:
     """Return the folders of committed checkpoints, in no order that means anything."""
     if not folder.is_dir():
         return []
-    found = sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
-    if len(found) > _MAX_FOLDERS:
-        raise RunRefused("too many checkpoints", got=f"{len(found):,} in {folder}", expected=f"{KEPT}, a few at most")
-    return found
+    committed = sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
+    if len(committed) > _MAX_FOLDERS:
+        got = f"{len(committed):,} in {folder}"
+        raise RunRefused("too many checkpoints", got=got, expected=f"{KEPT}, a few at most")
+    return committed
 
 
 def newest_first(
@@ -107,15 +108,15 @@ def newest_first(
         problems: gets, of each of the others, what is wrong with it.
         look: called with each; raises RunRefused if it cannot be one of this run.
     """
-    found = []
+    readable = []
     for path in folders(folder):
         try:
             manifest = checked_files.read(path / "manifest.json", Manifest)
             look(path, manifest)
-            found.append((path, manifest))
+            readable.append((path, manifest))
         except RunRefused as error:
             problems[path] = error.one_line()
-    return sorted(found, key=lambda entry: (entry[1].number, entry[1].trainer.envs.env_steps), reverse=True)
+    return sorted(readable, key=lambda entry: (entry[1].number, entry[1].trainer.envs.env_steps), reverse=True)
 
 
 def read(path: Path, state: FileState, max_bytes: int) -> dict[str, Tensor]:
@@ -136,8 +137,8 @@ def read(path: Path, state: FileState, max_bytes: int) -> dict[str, Tensor]:
         most = f", and at most {max_bytes:,} of this run"
         raise RunRefused("a checkpoint is damaged", got=f"{file}: {was}", expected=f"{state.bytes:,} bytes{most}")
     content = file.read_bytes()
-    if (found := checksum(content)) != state.sha256:
-        got = f"{file}: bytes 0 to {size:,} have the checksum {found}"
+    if (actual := checksum(content)) != state.sha256:
+        got = f"{file}: bytes 0 to {size:,} have the checksum {actual}"
         raise RunRefused("a checkpoint is damaged", got=got, expected=state.sha256)
     try:
         return safetensors.torch.load(content)

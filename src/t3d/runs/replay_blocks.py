@@ -84,7 +84,7 @@ def read(segment: bytes, kind: Kind, *, sound: bool) -> tuple[list[Block], list[
         sound: whether the segment is known to be as it was written.
     """
     at = _HEAD.size + _CRC.size
-    found: list[Block] = []
+    blocks: list[Block] = []
     bad = [(0, at)] if segment[:at] != encode_head(kind) else []
     left = _SEARCHED * len(segment)
     while at < len(segment):
@@ -97,13 +97,13 @@ def read(segment: bytes, kind: Kind, *, sound: bool) -> tuple[list[Block], list[
                 break
             at, layout = segment.find(_BLOCK_MAGIC, at + 1), None
         if layout is None:
-            return found, [*bad, (begin, len(segment))]
+            return blocks, [*bad, (begin, len(segment))]
         if at > begin:
             bad.append((begin, at))
         slots = [memoryview(segment)[a:b] for a, b in itertools.pairwise(layout.bounds)]
-        found.append(Block(layout.number, layout.starts, slots))
+        blocks.append(Block(layout.number, layout.starts, slots))
         at = layout.end
-    return found, bad
+    return blocks, bad
 
 
 class _Layout(NamedTuple):

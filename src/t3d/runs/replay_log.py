@@ -114,22 +114,22 @@ class ReplayLog:
         on_disk = sum(path.stat().st_size for path in paths if path.is_file())
         most = on_disk // self._slot.itemsize + self._kind.most_slots
         first = [max(start, end - most) for start, end in zip(first, self._ends, strict=True)]
-        found = [np.zeros(end - start, self._slot) for start, end in zip(first, self._ends, strict=True)]
-        there = [np.zeros(len(slots) + 1, bool) for slots in found]
+        slots_of = [np.zeros(end - start, self._slot) for start, end in zip(first, self._ends, strict=True)]
+        there = [np.zeros(len(slots) + 1, bool) for slots in slots_of]
         problems: list[str] = []
         for segment in state.segments:
             # One that is not needed may have been removed.
             if any(end > start for end, start in zip(segment.ends, first, strict=True)):
-                problems += self._read(segment, first, found, there)
-        for slots, is_there in zip(found, there, strict=True):
+                problems += self._read(segment, first, slots_of, there)
+        for slots, is_there in zip(slots_of, there, strict=True):
             is_there[-1] = True  # the open slot: it stands in the state
             slots["ended"][~(is_there[:-1] & is_there[1:])] = NOTHING
         count = sum(int(np.count_nonzero(~is_there)) for is_there in there)
         self.lost = f"{count:,} slots of the replay memory are lost: {'; '.join(problems)}"[:1000] if count else ""
-        return found
+        return slots_of
 
     def _read(
-        self, segment: SegmentState, first: list[int], found: list[NDArray[Any]], there: list[NDArray[np.bool_]]
+        self, segment: SegmentState, first: list[int], slots_of: list[NDArray[Any]], there: list[NDArray[np.bool_]]
     ) -> list[str]:
         """Copy a segment's slots to where they belong, note which are there, and return what is wrong with it."""
         log = AppendLog(self._folder / segment.name)
@@ -153,7 +153,7 @@ class ReplayLog:
                 slots = np.frombuffer(part, self._slot)
                 begin, end = max(start, first[env]), min(start + len(slots), segment.ends[env], self._ends[env])
                 if begin < end:
-                    found[env][begin - first[env] : end - first[env]] = slots[begin - start : end - start]
+                    slots_of[env][begin - first[env] : end - first[env]] = slots[begin - start : end - start]
                     there[env][begin - first[env] : end - first[env]] = True
         if log.length < segment.bytes:
             begin, _ = bad.pop() if bad and bad[-1][1] == log.length else (log.length, 0)

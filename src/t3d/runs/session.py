@@ -42,21 +42,21 @@ class Session:
     ) -> None:
         self.env, self.algorithm = env, algorithm
         self.choice, self.config = choice, choice.config
-        found = None
+        store = None
         try:
             refuse_other_than_td3(algorithm)
-            found = Store.find(env, choice, out, algorithm) if resume else None
+            store = Store.find(env, choice, out, algorithm) if resume else None
             self.trainer = Trainer(env, self.config, algorithm)
             self.progress = Progress()
-            if found is None:
+            if store is None:
                 self._store = Store.create(env, choice, out, self.trainer, exist_ok=resume)
                 self.resumed_at: int | None = None  # env steps
             else:
-                self._store = found
-                self.resumed_at = found.restore(self.trainer, self.progress)
+                self._store = store
+                self.resumed_at = store.restore(self.trainer, self.progress)
         except BaseException as error:
-            if found is not None:
-                found.close()
+            if store is not None:
+                store.close()
             if isinstance(error, OSError):
                 raise RunRefused("the run folder cannot be used", got=str(error)) from error
             raise
@@ -222,5 +222,5 @@ class Session:
         return EnvFailed(
             f"{error.what} (time {times} at this very step: resuming alone will not help)",
             got=error.one_line(),
-            do="mend the environment, or begin a new run",
+            do="fix the environment, or begin a new run",
         )

@@ -317,8 +317,8 @@ def _usable(path: Path, record: RunRecord, problems: dict[Path, str]) -> list[tu
                 expected=f"{least:,} bytes or more, {n_envs} environments, run {record.run}",
             )
 
-    if found := checkpoints.newest_first(path / "checkpoints", problems, look):
-        return found
+    if usable := checkpoints.newest_first(path / "checkpoints", problems, look):
+        return usable
     raise _none_left(problems)
 
 

@@ -64,16 +64,16 @@ def film(
     disk.make_folder(out.parent)
     command = [sys.executable, "-P", "-m", "t3d.runs.video"]
     command += [env, str(policy_file), str(out), str(seed), str(frames), address]
-    said = []
+    problems = []
     for variables in _renderers():
         variables = {**os.environ, **variables}
         problem = _run(command, variables, between)
         if problem is None and out.is_file():
             return
-        said.append(f"{problem} (MUJOCO_GL={variables.get('MUJOCO_GL')})")
+        problems.append(f"{problem} (MUJOCO_GL={variables.get('MUJOCO_GL')})")
     raise VideoFailed(
         "nothing on this machine could draw the environment",
-        got="; ".join(said),
+        got="; ".join(problems),
         do="unset MUJOCO_GL, then t3d video RUN"
         if "MUJOCO_GL" in os.environ
         else "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri, then t3d video RUN",
@@ -99,12 +99,12 @@ def _run(command: list[str], variables: dict[str, str], between: Callable[[], No
             child.kill()
             child.wait()
         words.seek(0)
-        said = words.read().strip()
+        output = words.read().strip()
     if child.returncode == 0:
         return None
-    if child.returncode == Refused.exit_code and "MUJOCO_GL" not in said:
-        raise VideoFailed("the environment cannot be drawn", got=said)
-    return (said.splitlines() or [f"exit code {child.returncode}"])[-1]
+    if child.returncode == Refused.exit_code and "MUJOCO_GL" not in output:
+        raise VideoFailed("the environment cannot be drawn", got=output)
+    return (output.splitlines() or [f"exit code {child.returncode}"])[-1]
 
 
 def _renderers() -> list[dict[str, str]]:

@@ -73,10 +73,10 @@ def refuse_other_format(path: Path, plain: Any, kind: type[Record]) -> None:
     Raises:
         FormatRefused: with its format.
     """
-    if "format" in kind.__struct_fields__ and isinstance(plain, dict) and (found := plain.get("format")) != FORMAT:
+    if "format" in kind.__struct_fields__ and isinstance(plain, dict) and (version := plain.get("format")) != FORMAT:
         raise FormatRefused(
             "this is of a format that this version of t3d does not read",
-            got=f"{path}: format {str(found)[:100]}",
+            got=f"{path}: format {str(version)[:100]}",
             expected=f"format {FORMAT}",
             do="use the version of t3d that wrote it",
         )

@@ -26,8 +26,8 @@ def address_of(algorithm: type[TD3]) -> str:
     where = algorithm.__module__
     if where == "__main__":
         where = str(Path(getattr(module, "__file__", None) or "").resolve())
-    found = _within(module, algorithm.__qualname__)
-    if found is not algorithm or (algorithm.__module__ == "__main__" and not where.endswith(".py")):
+    named = _within(module, algorithm.__qualname__)
+    if named is not algorithm or (algorithm.__module__ == "__main__" and not where.endswith(".py")):
         raise ConfigRefused(
             "another process cannot be given this algorithm",
             got=f"{algorithm.__module__}.{algorithm.__qualname__}",

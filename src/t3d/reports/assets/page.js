@@ -148,7 +148,7 @@
     references.forEach((reference, i) => {
       datasets.push(line(reference.label, xy(reference.points), colour("muted"), {
         borderWidth: 1.5, borderDash: dashes[i % 3], key: `${study.id}-reference-${i}`, legend: reference.label,
-        told: reference.told, off: !reference.shown, mark: i % 3 === 1 ? "dotted" : "dashed",
+        detail: reference.detail, off: !reference.shown, mark: i % 3 === 1 ? "dotted" : "dashed",
       }));
     });
     return datasets;
@@ -160,7 +160,7 @@
     mark.className = dataset.mark ?? "";
     mark.style.color = dataset.borderColor;
     text.textContent = dataset.legend;
-    if (dataset.told) text.append(Object.assign(document.createElement("small"), { textContent: dataset.told }));
+    if (dataset.detail) text.append(Object.assign(document.createElement("small"), { textContent: dataset.detail }));
     button.append(mark, text);
     const show = () => button.setAttribute("aria-pressed", String(!hidden.has(dataset.key)));
     show();
@@ -180,7 +180,7 @@
       return row;
     });
     document.getElementById("legend-" + study.id).replaceChildren(...rows);
-    document.getElementById("published-" + study.id).replaceChildren(...entries((one) => one.told));
+    document.getElementById("published-" + study.id).replaceChildren(...entries((one) => one.detail));
   }
 
   function learning(study) {
