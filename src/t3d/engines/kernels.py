@@ -283,7 +283,7 @@ def backward(m: Memory, layer: int, part: int, lo: int, hi: int) -> None:
 
 @compiled
 def adam_and_polyak(m: Memory, layer: int, x: int, x_stride: int, rates: Floats, t: int, part: int, parts: int) -> None:
-    """Steps 12, 13 and, if delayed, 14 and 15 for a part of a layer: gradients, Adam, Polyak. x: offset of its input."""
+    """Steps 12 to 15 for a part of a layer: its gradients, Adam, Polyak if delayed. x: offset of its input."""
     net, at, work = m.net, m.at, m.work
     follow, tau = m.control[DELAYED] != 0, m.hyper[TAU]
     grad = work[at[GRAD] + t * at[GRAD_SIZE] : at[GRAD] + (t + 1) * at[GRAD_SIZE]]
