@@ -72,13 +72,14 @@ class Opener:
         self.trainer.agent.tensors = lambda: tensors
         self.store = Store.find(env, choice(**options), folder)
         self.store.close()
-        self.store._tidy = lambda path, trainer, progress, problems: self.said.update(problems)
+        self.store._tidy = lambda path, trainer, progress: None
         self.lost = None  # rows of metrics.jsonl, by env steps, in the folder that was opened last
         self.lost_slots = ""  # of the replay memory, in words
 
     def open(self):
         """Return the digest of what the run is brought back as, and what was said of checkpoints that were not used."""
-        self.said, progress = {}, Progress()
+        progress = Progress()
+        self.store._find_checkpoints()
         self.store.restore(self.trainer, progress)
         self.lost, self.lost_slots = self.store.metrics.lost, self.store._log_of(self.trainer).lost
-        return digest(self.trainer, progress), list(self.said.values())
+        return digest(self.trainer, progress), list(self.store._checkpoints.problems.values())

@@ -14,7 +14,7 @@ from t3d import api
 from t3d.cli.main import run as command
 from t3d.errors import EnvFailed, FormatRefused, RunRefused
 from t3d.formats import FORMAT
-from t3d.runs import checkpoints
+from t3d.runs.checkpoints import Checkpoints
 from t3d.runs.progress import Progress
 from t3d.runs.session import Session
 from t3d.storage import disk
@@ -80,14 +80,14 @@ def test_slots_behind_the_checkpoint_are_cut(tmp_path, monkeypatch, segment_byte
     whole = train(tmp_path / "whole").trainer.agent.tensors()
     with monkeypatch.context() as patch:
         # The slots reach the disk, the checkpoint that would tell of them does not.
-        commit = checkpoints.commit
+        commit = Checkpoints.commit
 
-        def failing(folder, env_steps, tensors, facts):
-            if env_steps > 30:
+        def failing(self, content, manifest):
+            if manifest.trainer.envs.env_steps > 30:
                 raise OSError("the disk is gone")
-            return commit(folder, env_steps, tensors, facts)
+            return commit(self, content, manifest)
 
-        patch.setattr(checkpoints, "commit", failing)
+        patch.setattr(Checkpoints, "commit", failing)
         gone_at(tmp_path / "run", 56)
     _, told, _ = position(tmp_path / "run")
     assert sum(sizes(tmp_path / "run").values()) > sum(told.values())

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from t3d.config import MAX_UNLOGGED_UPDATES, Config, TD3Config
 from t3d.environments import in_process, worker_pool
 from t3d.errors import ConfigRefused
 from t3d.presets import Choice
-from t3d.runs import checkpoints
+from t3d.runs.checkpoints import Checkpoints
 from t3d.runs.session import Session
 from t3d.runs.store import _SPARE_STATE_BYTES
 from t3d.td3 import TD3, UpdateInfo
@@ -146,8 +147,9 @@ def log_every_many_steps(folder, monkeypatch):
 
 def commits(monkeypatch, path, **options):
     """Return the env steps at which a run of 40 steps made checkpoints."""
-    made, commit = [], checkpoints.commit
-    monkeypatch.setattr(checkpoints, "commit", lambda *args: made.append(args[1]) or commit(*args))
+    made, commit = [], Checkpoints.commit
+    steps = attrgetter("trainer.envs.env_steps")
+    monkeypatch.setattr(Checkpoints, "commit", lambda *args: made.append(steps(args[2])) or commit(*args))
     rows(path, "update", **options)
     monkeypatch.undo()
     return made

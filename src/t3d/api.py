@@ -92,7 +92,7 @@ def resume(run: Path, *, env: str | None = None, steps: int | None = None) -> Se
     info = _recorded(run)
     config = info.config if steps is None else info.config.with_values({"steps": steps})
     choice = presets.Choice(info.preset, config, "as recorded")
-    return Session(_environment(info.env, env), choice, run, resume=True)
+    return Session(_environment(info.env, env), choice, run, resume=True, recorded=info)
 
 
 def plan_seeds(

@@ -37,43 +37,94 @@ def as_state(tensors: dict[str, Tensor]) -> tuple[bytes, FileState]:
     return content, FileState(len(content), checksum(content))
 
 
-def commit(folder: Path, env_steps: int, content: bytes, manifest: Manifest) -> None:
-    """Write a checkpoint beside the others, flush it, and give it its name.
+class Checkpoints:
+    """The checkpoints of one run. What stands in its folder is read once, and known from then on.
 
     Args:
-        folder: where checkpoints are.
-        env_steps: its name.
-        content: of state.safetensors.
-        manifest: which tells of that.
-
-    Raises:
-        OSError: it could not be written; what was begun is removed, and no other checkpoint has been touched.
+        folder: where they are, or will be.
     """
-    described = checked_files.encode(manifest)
-    if len(described) > checked_files.MAX_BYTES:
-        raise OSError(
-            f"a manifest of {len(described):,} bytes could not be read again: use fewer environments, or eval_episodes"
-        )
-    path, beside = folder / str(env_steps), folder / f"{env_steps}.new"
-    disk.make_folder(folder)
-    if beside.exists():
-        disk.remove(beside)
-    try:
-        disk.make_new_folder(beside)
-        disk.create(beside / "state.safetensors", content)
-        disk.create(beside / "manifest.json", described)
-        disk.flush(beside)
-        if path.exists():
-            # Committed again without a step between: the older one keeps another name until the newer has this one.
-            older = folder / f"{env_steps}.old"
-            if older.exists():
-                disk.remove(older)
-            disk.rename(path, older)
-        disk.rename(beside, path)
-    except OSError:
-        with contextlib.suppress(OSError):  # the first error is the one to report
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: dict[Path, str] = {}  # of those that were found and cannot be taken
+        self._kept: list[Manifest] = []  # the newest last
+
+    def find(self, look: Callable[[Path, Manifest], None]) -> list[tuple[Path, Manifest]]:
+        """Return the checkpoints whose manifests can be read, and those manifests, the newest first.
+
+        Args:
+            look: called with each; raises RunRefused if it cannot be one of this run.
+        """
+        self.problems, readable = {}, []
+        for path in folders(self.folder):
+            try:
+                manifest = checked_files.read(path / "manifest.json", Manifest)
+                look(path, manifest)
+                readable.append((path, manifest))
+            except RunRefused as error:
+                self.problems[path] = error.one_line()
+        readable.sort(key=lambda entry: (entry[1].number, _env_steps(entry[1])), reverse=True)
+        self._kept = [manifest for _, manifest in reversed(readable)]
+        return readable
+
+    def commit(self, content: bytes, manifest: Manifest) -> None:
+        """Write a checkpoint beside the others, flush it, and give it its name.
+
+        Args:
+            content: of state.safetensors.
+            manifest: which tells of that.
+
+        Raises:
+            OSError: it could not be written; what was begun is removed, and no other checkpoint has been touched.
+        """
+        described = checked_files.encode(manifest)
+        if len(described) > checked_files.MAX_BYTES:
+            too_large = f"a manifest of {len(described):,} bytes could not be read again"
+            raise OSError(f"{too_large}: use fewer environments, or eval_episodes")
+        path, beside, older = (self.folder / f"{_env_steps(manifest)}{end}" for end in ("", ".new", ".old"))
+        disk.make_folder(self.folder)
+        if beside.exists():
             disk.remove(beside)
-        raise
+        try:
+            disk.make_new_folder(beside)
+            disk.create(beside / "state.safetensors", content)
+            disk.create(beside / "manifest.json", described)
+            disk.flush(beside)
+            if path.exists():
+                # Committed again without a step between: the older one keeps another name until the newer has this one.
+                if older.exists():
+                    disk.remove(older)
+                disk.rename(path, older)
+            disk.rename(beside, path)
+        except OSError:
+            with contextlib.suppress(OSError):  # the first error is the one to report
+                disk.remove(beside)
+            raise
+        self._kept.append(manifest)
+
+    def prune(self) -> list[Manifest]:
+        """Remove all but the newest; return the manifests of those that are left."""
+        self.remove_begun()
+        self._kept = self._kept[-KEPT:]
+        names = [str(_env_steps(manifest)) for manifest in self._kept]
+        for path in folders(self.folder):
+            name, newer = path.stem, path.with_suffix("")
+            if names.count(name) > (path != newer and newer.exists()):
+                continue
+            # Under this name nobody takes what is left of it for a damaged one.
+            gone = path.with_name(f"{path.name}.new")
+            disk.rename(path, gone)
+            disk.remove(gone)
+        return self._kept
+
+    def remove_begun(self) -> None:
+        """Remove what is left of attempts to write a checkpoint, or to remove one."""
+        for path in sorted(self.folder.glob("*.new")):
+            disk.remove(path)
+
+
+def _env_steps(manifest: Manifest) -> int:
+    return manifest.trainer.envs.env_steps
 
 
 def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
@@ -96,27 +147,6 @@ def folders(folder: Path) -> list[Path]:
         got = f"{len(committed):,} in {folder}"
         raise RunRefused("too many checkpoints", got=got, expected=f"{KEPT}, a few at most")
     return committed
-
-
-def newest_first(
-    folder: Path, problems: dict[Path, str], look: Callable[[Path, Manifest], None]
-) -> list[tuple[Path, Manifest]]:
-    """Return the checkpoints whose manifests can be read, and those manifests.
-
-    Args:
-        folder: where they are.
-        problems: gets, of each of the others, what is wrong with it.
-        look: called with each; raises RunRefused if it cannot be one of this run.
-    """
-    readable = []
-    for path in folders(folder):
-        try:
-            manifest = checked_files.read(path / "manifest.json", Manifest)
-            look(path, manifest)
-            readable.append((path, manifest))
-        except RunRefused as error:
-            problems[path] = error.one_line()
-    return sorted(readable, key=lambda entry: (entry[1].number, entry[1].trainer.envs.env_steps), reverse=True)
 
 
 def read(path: Path, state: FileState, max_bytes: int) -> dict[str, Tensor]:
@@ -144,34 +174,3 @@ def read(path: Path, state: FileState, max_bytes: int) -> dict[str, Tensor]:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise RunRefused("a checkpoint cannot be read", got=f"{file}: {error}") from error
-
-
-def remove_begun(folder: Path) -> None:
-    """Remove what is left of attempts to write a checkpoint, or to remove one."""
-    for path in sorted(folder.glob("*.new")):
-        disk.remove(path)
-
-
-def prune(folder: Path, newest: int) -> list[Manifest]:
-    """Remove all but the newest checkpoints.
-
-    Args:
-        folder: where they are.
-        newest: the number of the one just committed.
-
-    Returns:
-        The manifests of those that are left.
-    """
-    remove_begun(folder)
-    kept = []
-    for path in folders(folder):
-        with contextlib.suppress(RunRefused):  # damaged: nothing can be brought back from it
-            manifest = checked_files.read(path / "manifest.json", Manifest)
-            if newest - KEPT < manifest.number <= newest:
-                kept.append(manifest)
-                continue
-        # Under this name nobody takes what is left of it for a damaged one.
-        gone = path.with_name(f"{path.name}.new")
-        disk.rename(path, gone)
-        disk.remove(gone)
-    return kept

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed, Stopped
-from t3d.formats import Row
+from t3d.formats import Row, RunRecord
 from t3d.presets import Choice
 from t3d.runs.progress import Progress
 from t3d.runs.signals import Signals
@@ -26,6 +26,7 @@ class Session:
         out: the run folder; None takes the usual place.
         resume: continue the run that is there, if one is.
         algorithm: TD3, or a subclass that changes it.
+        recorded: what the config.json of the run to continue says, if whoever calls has read it.
 
     Raises:
         Refused: before anything is written.
@@ -39,13 +40,14 @@ class Session:
         *,
         resume: bool = False,
         algorithm: type[TD3] = TD3,
+        recorded: RunRecord | None = None,
     ) -> None:
         self.env, self.algorithm = env, algorithm
         self.choice, self.config = choice, choice.config
         store = None
         try:
             refuse_other_than_td3(algorithm)
-            store = Store.find(env, choice, out, algorithm) if resume else None
+            store = Store.find(env, choice, out, algorithm, recorded) if resume else None
             self.trainer = Trainer(env, self.config, algorithm)
             self.progress = Progress()
             if store is None:

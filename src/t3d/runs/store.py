@@ -16,6 +16,7 @@ from t3d.formats import Manifest, RunRecord
 from t3d.policy.policy import load
 from t3d.presets import Choice
 from t3d.runs import checkpoints, run_folder
+from t3d.runs.checkpoints import Checkpoints
 from t3d.runs.metrics import Metrics, last_env_steps
 from t3d.runs.progress import Progress
 from t3d.runs.replay_log import ReplayLog
@@ -49,6 +50,8 @@ class Store:
         self.problem = ""  # why the last commit failed
         self._record, self._config = record, record.config
         self._lock = Lock(path)
+        self._checkpoints = Checkpoints(path / "checkpoints")
+        self._usable: list[tuple[Path, Manifest]] = []  # checkpoints that may be this run's, the newest first
         self._replay: ReplayLog | None = None
         self._waiting: dict[Path, bytes] = {}  # policies that could not be written yet
         self._number = 0  # of the next checkpoint
@@ -91,29 +94,76 @@ class Store:
         return store
 
     @classmethod
-    def find(cls, env: str, choice: Choice, out: Path | None, algorithm: type[TD3] = TD3) -> Self | None:
+    def find(
+        cls,
+        env: str,
+        choice: Choice,
+        out: Path | None,
+        algorithm: type[TD3] = TD3,
+        recorded: RunRecord | None = None,
+    ) -> Self | None:
         """Open the folder of a run that can be continued; None if there is none, or one without a checkpoint.
+
+        Args:
+            env: which environment.
+            choice: preset and configuration.
+            out: the folder; None takes the usual one.
+            algorithm: what trains.
+            recorded: what config.json says, if whoever calls has read it.
 
         Raises:
             RunRefused: it holds something else, a run with other options or of another algorithm, or is held by
                 another process.
         """
         path = out or run_folder.usual(env, choice.preset, choice.config.seed)
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            return None
-        run_folder.refuse_odd_files(path)
-        if not checkpoints.folders(path / "checkpoints") and run_folder.only_begun(path):
-            return None
-        recorded = run_folder.read_config(path)
+        if recorded is None:
+            if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+                return None
+            run_folder.refuse_odd_files(path)
+            if run_folder.only_begun(path):
+                return None
+            recorded = run_folder.read_config(path)
         refuse_another_algorithm(path, recorded, algorithm)
         refuse_changes(path, recorded, env, choice.config)
-        if not checkpoints.folders(path / "checkpoints"):
-            _refuse_if_checkpoints_are_gone(path, recorded.config)
-            return None
-        # Before networks are built and memory is taken: these files may be a stranger's.
-        _usable(path, recorded, {})
         config = replace(recorded.config, steps=choice.config.steps)  # it may go on for longer
-        return cls(path, structs.replace(recorded, config=config))
+        store = cls(path, structs.replace(recorded, config=config))
+        try:
+            # Before networks are built and memory is taken: these files may be a stranger's.
+            if store._find_checkpoints():
+                return store
+            _refuse_if_checkpoints_are_gone(path, recorded.config)
+        except BaseException:
+            store.close()
+            raise
+        store.close()
+        return None
+
+    def _find_checkpoints(self) -> bool:
+        self._usable = self._checkpoints.find(self._look)
+        if self._checkpoints.problems and not self._usable:
+            raise self._none_left()
+        return bool(self._usable)
+
+    def _look(self, checkpoint: Path, manifest: Manifest) -> None:
+        """Refuse a checkpoint that cannot be this run's."""
+        file, streams = checkpoint / "state.safetensors", len(manifest.trainer.written)
+        size, n_envs = file.stat().st_size if file.is_file() else -1, self._config.n_envs
+        # A changed algorithm may play with a smaller network.
+        least = least_state_bytes(self._config) if self._record.algorithm == name_of(TD3) else 1
+        if manifest.run != self._record.run or size < least or streams != n_envs:
+            raise RunRefused(
+                "a checkpoint is not of this run",
+                got=f"{file}: {size:,} bytes, {streams} environments, run {manifest.run}",
+                expected=f"{least:,} bytes or more, {n_envs} environments, run {self._record.run}",
+            )
+
+    def _none_left(self) -> RunRefused:
+        problems = self._checkpoints.problems.items()
+        return RunRefused(
+            "no checkpoint of this run can be used",
+            got="; ".join(f"{path.name}: {problem}" for path, problem in problems),
+            do="copy the run again if you can, or begin a new one with another --out",
+        )
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -184,15 +234,14 @@ class Store:
                 trainer=rest,
                 progress=progress.state,
             )
-            checkpoints.commit(self.path / "checkpoints", trainer.env_steps, content, manifest)
+            self._checkpoints.commit(content, manifest)
         except OSError as error:
             self.problem = str(error)
             _log.warning("env step %s: no checkpoint: %s", f"{trainer.env_steps:,}", error)
             return False
         self._number += 1
         try:
-            kept = checkpoints.prune(self.path / "checkpoints", manifest.number)
-            needs = [slots_needed(self._config, of.trainer) for of in kept]
+            needs = [slots_needed(self._config, kept.trainer) for kept in self._checkpoints.prune()]
             replay.trim([min(positions) for positions in zip(*needs, strict=True)])
         except OSError as error:
             _log.warning("what is no longer needed could not be removed: %s", error)
@@ -217,16 +266,15 @@ class Store:
             ) from error
 
     def _restore_newest(self, trainer: Trainer, progress: Progress) -> int:
-        problems: dict[Path, str] = {}
-        for path, manifest in _usable(self.path, self._record, problems):
+        for path, manifest in self._usable:
             try:
                 self._restore(path, manifest, trainer, progress)
             except RunRefused as error:
-                problems[path] = error.one_line()
+                self._checkpoints.problems[path] = error.one_line()
             else:
-                self._tidy(path, trainer, progress, problems)
+                self._tidy(path, trainer, progress)
                 return trainer.env_steps
-        raise _none_left(problems)
+        raise self._none_left()
 
     def _restore(self, path: Path, manifest: Manifest, trainer: Trainer, progress: Progress) -> None:
         log = self._log_of(trainer)
@@ -250,14 +298,15 @@ class Store:
         not_exact += [log.lost] * bool(log.lost) + other_machine(self._record, trainer)
         progress.not_exact += [what for what in not_exact if what not in progress.not_exact]
 
-    def _tidy(self, path: Path, trainer: Trainer, progress: Progress, problems: dict[Path, str]) -> None:
+    def _tidy(self, path: Path, trainer: Trainer, progress: Progress) -> None:
         """Remove what lies behind the checkpoint that was taken, and say what happened."""
+        problems = self._checkpoints.problems
         over, lost = self.ended(trainer, progress), self.metrics.lost
         for problem in problems.values():
             _log.warning("a checkpoint cannot be used%s: %s", "" if over else ", and is removed", problem)
         if lost:
             _log.warning("rows are gone from env step %s to %s: %s", *lost, self.metrics.problem)
-        checkpoints.remove_begun(self.path / "checkpoints")
+        self._checkpoints.remove_begun()
         if over:
             # Whoever looks at a result changes nothing.
             if slots := self._log_of(trainer).lost:
@@ -295,39 +344,6 @@ class Store:
         progress.best = None
         _log.warning("the best policy so far is lost, and with it what it scored: %s", problem)
         return [f"the best policy so far is lost: {problem}"]
-
-
-def _usable(path: Path, record: RunRecord, problems: dict[Path, str]) -> list[tuple[Path, Manifest]]:
-    """Return the checkpoints that may be this run's and their manifests, the newest first.
-
-    Raises:
-        RunRefused: there is none.
-    """
-    # A changed algorithm may play with a smaller network.
-    least = least_state_bytes(record.config) if record.algorithm == name_of(TD3) else 1
-    n_envs = record.config.n_envs
-
-    def look(checkpoint: Path, manifest: Manifest) -> None:
-        file, streams = checkpoint / "state.safetensors", len(manifest.trainer.written)
-        size = file.stat().st_size if file.is_file() else -1
-        if manifest.run != record.run or size < least or streams != n_envs:
-            raise RunRefused(
-                "a checkpoint is not of this run",
-                got=f"{file}: {size:,} bytes, {streams} environments, run {manifest.run}",
-                expected=f"{least:,} bytes or more, {n_envs} environments, run {record.run}",
-            )
-
-    if usable := checkpoints.newest_first(path / "checkpoints", problems, look):
-        return usable
-    raise _none_left(problems)
-
-
-def _none_left(problems: dict[Path, str]) -> RunRefused:
-    return RunRefused(
-        "no checkpoint of this run can be used",
-        got="; ".join(f"{path.name}: {problem}" for path, problem in problems.items()),
-        do="copy the run again if you can, or begin a new one with another --out",
-    )
 
 
 def _steps_between(config: Config) -> int:
