@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from t3d.engines import native
+from t3d.engines import blas_and_threads
 from t3d.engines.kernels import dense, dense_input_gradient, dense_weight_gradient, set_blas_threads
 
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
 
 
 # Not kept on disk: Numba's cache would not notice that one of these kernels has changed.
-@numba.njit(nogil=True, fastmath=native.FASTMATH, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, fastmath=blas_and_threads.FASTMATH, error_model="numpy")  # type: ignore[untyped-decorator]
 def repeat_product(
     kind: int,
     times: int,
@@ -133,7 +133,7 @@ def _ways(product: Product, threads: int) -> Iterator[Callable[[int], None]]:
     flat_x, flat_w, flat_y = matrix(share_rows, n_in).ravel(), w.ravel(), matrix(share_rows, n_out).ravel()
 
     def by_kernel(times: int) -> None:
-        native.run(repeat_product, kind, times, flat_x, flat_w, flat_y, share_rows, n_in, share_outputs)
+        blas_and_threads.run(repeat_product, kind, times, flat_x, flat_w, flat_y, share_rows, n_in, share_outputs)
 
     yield by_torch
     yield by_kernel

@@ -23,7 +23,7 @@ from typing import Any
 
 import tyro
 
-from t3d.engines import choose_threads
+from t3d.engines.choose import choose_threads
 from t3d.machine import describe, usable_cores
 from t3d.spaces import Spaces
 

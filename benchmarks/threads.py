@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from t3d.config import TD3Config
-from t3d.engines import multiply_adds
+from t3d.engines.choose import multiply_adds
 from t3d.engines.fused import Fused
 from t3d.machine import describe
 from t3d.replay import Batch

@@ -16,10 +16,10 @@ OPENBLAS = f"""
 import sys, torch
 sys.path.insert(0, {str(TESTS)!r})
 torch_file, torch.__file__ = torch.__file__, "/nowhere/torch/__init__.py"
-from t3d.engines import native
+from t3d.engines import blas_and_threads
 torch.__file__ = torch_file
 import numpy as np, test_engines as t
-assert native.blas == "OpenBLAS of scipy", native.blas
+assert blas_and_threads.blas == "OpenBLAS of scipy", blas_and_threads.blas
 for threads in (1, 2):
     agent, eager = (t.make_agent(dtype=torch.float64) for _ in range(2))
     engine = t.Fused(agent, threads)

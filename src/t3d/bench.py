@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from t3d.config import Config
-from t3d.engines import Engine, choose, choose_threads
+from t3d.engines.choose import Engine, choose, choose_threads
 from t3d.environments.make import make, spaces_of
 from t3d.machine import usable_cores
 from t3d.replay import Batch, slot_dtype

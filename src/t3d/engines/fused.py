@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from t3d.engines import blas_and_threads
 from t3d.engines import kernels as k
-from t3d.engines import native
 from t3d.networks import Actor, Critic, Linear
 from t3d.replay import Batch
 from t3d.td3 import TD3, Array, UpdateInfo, check_shapes
@@ -150,7 +150,7 @@ class _Team:
     def __init__(self, memory: k.Memory, threads: int) -> None:
         memory.control[k.STOP] = 0
         memory.sync[:] = 0
-        self.locks = np.array([native.new_lock() for _ in range(threads - 1)], np.int64)
+        self.locks = np.array([blas_and_threads.new_lock() for _ in range(threads - 1)], np.int64)
         workers = [
             threading.Thread(target=_serve, args=(memory, t, int(lock)), daemon=True)
             for t, lock in enumerate(self.locks, start=1)
@@ -161,13 +161,13 @@ class _Team:
 
 
 def _serve(memory: k.Memory, thread: int, lock: int) -> None:
-    native.run(k.serve, memory, thread, lock)
+    blas_and_threads.run(k.serve, memory, thread, lock)
 
 
 def _stop(control: NDArray[np.int64], locks: NDArray[np.int64], workers: list[threading.Thread]) -> None:
     control[k.STOP] = 1
     for lock in locks:
-        native.let_go(int(lock))
+        blas_and_threads.let_go(int(lock))
     for worker in workers:
         worker.join()
 
@@ -237,7 +237,7 @@ class Fused:
         batch = two, two, two, one, one, one, two
         update = k.update, (memory, np.zeros(0, np.int64), *batch, self._means)
         calls = [update, (k.act, (memory, two, two)), (k.serve, (memory, 0, 0))]
-        self._compiled_update, self._compiled_act, _ = native.get_ready(self._say, calls)
+        self._compiled_update, self._compiled_act, _ = blas_and_threads.get_ready(self._say, calls)
 
     def _shown(self) -> tuple[object, ...]:
         """Return objects of which one is another when somebody has replaced what was adopted, and two addresses."""
@@ -273,7 +273,7 @@ class Fused:
             self._play = self._memory(len(obs), 1)
         memory = self._play
         action = np.empty((len(obs), int(memory.at[k.A])), self._dtype)
-        native.run(self._compiled_act, memory, np.ascontiguousarray(obs, self._dtype), action)
+        blas_and_threads.run(self._compiled_act, memory, np.ascontiguousarray(obs, self._dtype), action)
         return action
 
     def update(
@@ -311,7 +311,9 @@ class Fused:
         if delayed:
             self._advance(k.ACTOR, agent.actor_optimizer, self._steps[: self._actor_tensors])
         locks, means = self._team.locks, self._means
-        native.run(self._compiled_update, self._learn, locks, obs, next_obs, action, *rest, plain_noise, means)
+        blas_and_threads.run(
+            self._compiled_update, self._learn, locks, obs, next_obs, action, *rest, plain_noise, means
+        )
         critic_loss, q1, q2, target_q, actor_loss = means.tolist()
         start, rows = int(self._learn.at[k.ERRORS]), len(obs)
         errors = self._learn.work[start : start + 2 * rows].reshape(2, rows).copy() if td_error else None

@@ -16,13 +16,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.engines.native import acquire, add_and_get, compiled, entry, gemm, get, release, set_blas_threads, yield_core
+from t3d.engines.blas_and_threads import (
+    acquire,
+    add_and_get,
+    compiled,
+    entry,
+    gemm,
+    get,
+    release,
+    set_blas_threads,
+    yield_core,
+)
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
-# Numba's cache looks at this file alone: raise this when the compiled parts of native.py change.
-NATIVE_VERSION = 2
+# Numba's cache looks at this file alone: raise this when the compiled parts of blas_and_threads.py change.
+BLAS_AND_THREADS_VERSION = 2
 
 # Columns of `net`. GAIN is -1 where a layer is not normalised. PARTIAL: each thread's sums, over its rows, of the
 # gradients of bias, gain and shift, PARTIAL_SIZE apart.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from t3d.config import Config
 from t3d.diagnosis import health
-from t3d.engines import choose, choose_threads
+from t3d.engines.choose import choose, choose_threads
 from t3d.errors import Diverged
 from t3d.machine import usable_cores
 from t3d.policy.normalizer import Normalizer, as_networks_see

@@ -1,0 +1,97 @@
+"""Ways to run one update on an agent's own memory.
+
+`TD3` itself is the engine `eager`: it has both methods. `fused` does the same in compiled code.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from t3d.errors import ConfigRefused
+from t3d.replay import Batch
+from t3d.spaces import Spaces
+from t3d.td3 import TD3, Array, UpdateInfo
+
+# Multiply-adds of an update from which on a second thread makes it 1.5 times as fast or more (measured, see
+# docs/performance.md), and how many each further thread has to itself (not measured: that took two cores).
+WORTH_TWO = 12_000_000
+WORTH_A_THREAD = 25_000_000
+
+
+class Engine(Protocol):
+    """Plays and learns with an agent's numbers, wherever it keeps them."""
+
+    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the actor's actions (N, A), without noise, for obs (N, S)."""
+
+    def update(
+        self, batch: Batch[NDArray[np.float32]] | Batch[Tensor], noise: Array, td_error: bool = False
+    ) -> UpdateInfo:
+        """Learn from a batch with noise (B, A), standard normal; return what the update saw, as `TD3.update` does."""
+
+
+class Chosen(NamedTuple):
+    """An engine and why it is that one."""
+
+    engine: Engine
+    name: str
+    reason: str  # for people
+
+
+def choose(name: str, agent: TD3, threads: int, say: Callable[[str], None] | None = None) -> Chosen:
+    """Return an engine for an agent.
+
+    Args:
+        name: eager, fused, or auto: the fastest that supports the agent.
+        agent: what it shall run; the engine may move its numbers.
+        threads: threads of one update.
+        say: called with a line when something takes long; None prints to the error stream.
+
+    Raises:
+        ConfigRefused: an engine that does not support the agent was asked for.
+    """
+    if name == "eager":
+        return Chosen(agent, "eager", "as asked")
+    # Numba takes its time to be imported.
+    from t3d.engines import blas_and_threads, fused
+
+    reason = fused.refusal(agent)
+    if reason is not None and name == "fused":
+        raise ConfigRefused(
+            "the fused engine cannot run this agent",
+            got=reason,
+            expected="MLPs of t3d's own TD3 on the CPU",
+            do="use --engine auto or eager",
+        )
+    if reason is not None:
+        return Chosen(agent, "eager", f"not fused: {reason}")
+    engine = fused.Fused(agent, threads, fused.warn if say is None else say)
+    return Chosen(engine, "fused", f"matrix products by {blas_and_threads.blas}")
+
+
+def multiply_adds(spaces: Spaces, hidden: Sequence[int], batch_size: int) -> int:
+    """Return about how many multiply-adds an update takes; arguments as for `choose_threads`."""
+    widths = [spaces.obs_size + spaces.action_size, *hidden, 1]
+    weights = sum(a * b for a, b in itertools.pairwise(widths))
+    # Forward through seven networks and a half, and back through as good as five: about 11 products a weight.
+    return 11 * batch_size * weights
+
+
+def choose_threads(spaces: Spaces, hidden: Sequence[int], batch_size: int, cores: int) -> int:
+    """Return how many threads an update of the fused engine is worth.
+
+    Args:
+        spaces: S and A.
+        hidden: widths of the hidden layers.
+        batch_size: B.
+        cores: cores this process may use.
+    """
+    amount = multiply_adds(spaces, hidden, batch_size)
+    threads = max(2 if amount >= WORTH_TWO else 1, round(amount / WORTH_A_THREAD))
+    return max(1, min(cores, batch_size, threads))
