@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from t3d.engines import blas_and_threads
-from t3d.engines.kernels import dense, dense_input_gradient, dense_weight_gradient, set_blas_threads
+from t3d.engines.blas_and_threads import set_blas_threads
+from t3d.engines.layers import dense, dense_input_gradient, dense_weight_gradient
 
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
 

@@ -3,7 +3,7 @@
     python benchmarks/threads.py
 
 One and two threads in turns, over widths and batch sizes at HalfCheetah's sizes; `multiply_adds` is what
-`engines.choose_threads` goes by.
+`engines.choose.choose_threads` goes by.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t3d import engines
 from t3d.config import TD3Config
+from t3d.engines import choose
 from t3d.engines.fused import Fused
 from t3d.errors import ConfigRefused
 from t3d.replay import Batch
@@ -309,7 +309,7 @@ def test_a_weight_that_is_not_a_number_reaches_the_loss(network: str) -> None:
 @pytest.mark.parametrize("part", ["obs", "next_obs", "action", "reward", "terminated", "discount", "noise"])
 def test_what_would_broadcast_or_be_read_past_its_end_is_refused(name: str, part: str) -> None:
     agent = make_agent()
-    engine = engines.choose(name, agent, threads=1).engine
+    engine = choose.choose(name, agent, threads=1).engine
     batch, noise = make_batch(1)
     parts = batch._asdict() | {"noise": noise}
     wrong = parts[part][:, None] if parts[part].ndim == 1 else parts[part][0]
@@ -348,24 +348,24 @@ class OtherTD3(TD3):
 
 
 def test_auto_takes_the_fastest_that_supports_the_agent() -> None:
-    chosen = engines.choose("auto", make_agent(), threads=1)
+    chosen = choose.choose("auto", make_agent(), threads=1)
     assert isinstance(chosen.engine, Fused)
     assert chosen.name == "fused"
     agent = make_agent()
-    assert engines.choose("eager", agent, threads=1).engine is agent
+    assert choose.choose("eager", agent, threads=1).engine is agent
     other = OtherTD3(Spaces.of_vectors(5, 2), SMALL, np.random.default_rng(0))
-    chosen = engines.choose("auto", other, threads=1)
+    chosen = choose.choose("auto", other, threads=1)
     assert chosen.engine is other
     assert chosen.name == "eager"
     assert "OtherTD3" in chosen.reason
     with pytest.raises(ConfigRefused, match="OtherTD3"):
-        engines.choose("fused", other, threads=1)
+        choose.choose("fused", other, threads=1)
 
 
 def test_small_networks_get_one_thread_and_large_ones_all() -> None:
-    assert engines.choose_threads(Spaces.of_vectors(3, 1), (64, 64), 100, cores=8) == 1
-    assert engines.choose_threads(Spaces.of_vectors(17, 6), (256, 256), 256, cores=2) == 2
-    assert engines.choose_threads(Spaces.of_vectors(17, 6), (256, 256), 256, cores=1) == 1
+    assert choose.choose_threads(Spaces.of_vectors(3, 1), (64, 64), 100, cores=8) == 1
+    assert choose.choose_threads(Spaces.of_vectors(17, 6), (256, 256), 256, cores=2) == 2
+    assert choose.choose_threads(Spaces.of_vectors(17, 6), (256, 256), 256, cores=1) == 1
 
 
 def test_threads_end_with_their_engine() -> None:

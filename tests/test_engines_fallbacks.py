@@ -28,7 +28,7 @@ for threads in (1, 2):
         engine.update(batch, noise)
         eager.update(batch, noise)
     t.assert_close(agent, eager, 1e-9)
-print(t.engines.choose("fused", t.make_agent(), 1).reason)
+print(t.choose.choose("fused", t.make_agent(), 1).reason)
 """
 
 

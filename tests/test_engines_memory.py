@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,8 @@ from test_engines import make_agent, make_batch
 
 from t3d.config import TD3Config
 from t3d.engines import kernels as k
-from t3d.engines.fused import Fused, _plan
+from t3d.engines.fused import Fused
+from t3d.engines.layout import plan_work
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, 5])
@@ -19,7 +23,7 @@ from t3d.engines.fused import Fused, _plan
 def test_what_is_in_use_at_one_time_shares_no_memory(threads: int, layer_norm: Any) -> None:
     engine = Fused(make_agent(TD3Config(hidden=(10, 7), layer_norm=layer_norm)), threads)
     batch, layers, critic_parts = 9, 3, threads // 2 if threads % 2 == 0 else threads
-    net, at, work = _plan(engine._net, batch, threads, np.dtype(np.float32))
+    net, at, work = plan_work(engine._net, batch, threads, np.dtype(np.float32))
     inputs, outputs = net[:, k.INPUTS], net[:, k.OUTPUTS]
     assert at[k.GRAD_SIZE] >= max(inputs * -(-outputs // critic_parts))
     fixed = [
@@ -72,3 +76,21 @@ def test_a_moment_that_is_not_a_number_reaches_the_weights(moment: str) -> None:
         agent.critic_optimizer.state[parameter][moment].fill_(np.nan)
     engine.update(*make_batch(1))
     assert all(parameter.isnan().all() for parameter in agent.critic.parameters())
+
+
+def test_a_changed_callee_in_another_file_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba's own cache would go on with the old one: it looks at the called function's file alone."""
+    start = "from t3d.engines.blas_and_threads import compiled, entry\n"
+    layers = start + "@compiled\ndef number():\n    return {}\n"
+    (tmp_path / "kernels.py").write_text(start + "import layers\n@entry\ndef answer():\n    return layers.number()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    seen = []
+    for number in (41, 41, 42):
+        (tmp_path / "layers.py").write_text(layers.format(number))
+        for name in ("kernels", "layers"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        answer = importlib.import_module("kernels").answer
+        seen.append((answer(), sum(answer.stats.cache_hits.values())))
+    assert seen == [(41, 0), (41, 1), (42, 0)]

@@ -6,9 +6,11 @@ Symbols are bound by name, so that compiled code can lie in a cache while addres
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import CellType, FunctionType
 from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
@@ -26,6 +28,9 @@ F = TypeVar("F", bound=Callable[..., object])
 # Nothing that assumes finite numbers: NaN and infinity must reach the losses.
 FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
+# Numba's cache looks at the function that is called and at its file alone; its key is made to cover all of these.
+_SOURCES = ("blas_and_threads.py", "layers.py", "kernels.py")
+
 # Why compiled code is not kept on disk; empty where it is.
 no_cache_because = ""
 
@@ -41,6 +46,7 @@ def compiled(function: F) -> F:
 def entry(function: F) -> F:
     """Compile a function that Python calls, and keep it on disk with all it calls where that is possible."""
     global no_cache_because
+    function = _with_sources(function)
     try:
         result: F = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)(function)
     except RuntimeError as error:
@@ -49,6 +55,16 @@ def entry(function: F) -> F:
             raise
         no_cache_because = str(error)
         result = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    return result
+
+
+def _with_sources(function: F) -> F:
+    """Return a function that closes over a checksum of all sources: closures are part of the cache's key."""
+    folder = Path(function.__code__.co_filename).parent
+    sources = b"".join((folder / name).read_bytes() for name in _SOURCES if (folder / name).is_file())
+    code = function.__code__.replace(co_freevars=("sources",))
+    closure = (CellType(hashlib.sha256(sources).hexdigest()),)
+    result: F = FunctionType(code, function.__globals__, function.__name__, None, closure)  # type: ignore[assignment]
     return result
 
 
@@ -149,7 +165,7 @@ def let_go(lock: int) -> None:
     function(lock)
 
 
-# What compiled functions call. Numba's cache does not notice a change here: touch kernels.py after one.
+# What compiled functions call.
 acquire: Any = types.ExternalFunction("t3d_acquire", types.intc(types.intp, types.intc))
 release: Any = types.ExternalFunction("t3d_release", types.void(types.intp))
 # Takes the number of threads that this thread's products may use, 0 for the library's own; returns what held before.

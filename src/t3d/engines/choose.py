@@ -1,4 +1,4 @@
-"""Ways to run one update on an agent's own memory.
+"""Which engine runs an agent's updates, and with how many threads.
 
 `TD3` itself is the engine `eager`: it has both methods. `fused` does the same in compiled code.
 """

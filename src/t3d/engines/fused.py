@@ -7,56 +7,23 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from t3d.engines import blas_and_threads
+from t3d.engines import blas_and_threads, layers
 from t3d.engines import kernels as k
-from t3d.networks import Actor, Critic, Linear
+from t3d.engines.layout import aligned, bodies_of, lay_out_weights, layers_of, plan_work
+from t3d.networks import Actor, Critic
 from t3d.replay import Batch
 from t3d.td3 import TD3, Array, UpdateInfo, check_shapes
-
-# Every tensor starts here: another alignment gives other bits, and slower loads.
-ALIGNMENT_BYTES = 64
-# Blocks begin on a huge page: looking up some thousand small ones slows the update, and what comes after it, down. From
-# this size on NumPy asks Linux for them; nothing is taken that is not touched.
-HUGE_PAGE_BYTES, NUMPY_ASKS_BYTES = 2 << 20, 4 << 20
 
 
 def warn(line: str) -> None:
     """Tell the user on the error stream, where no answer of a program is expected."""
     print(line, file=sys.stderr)
-
-
-class _Layer(NamedTuple):
-    linear: nn.Linear
-    norm: nn.LayerNorm | None
-
-
-def _layers(body: nn.Sequential) -> list[_Layer] | None:
-    """Return the linear layers of an MLP with the norms behind them, or None if it is built another way."""
-    modules = list(body)
-    layers: list[_Layer] = []
-    while modules:
-        linear = modules.pop(0)
-        if type(linear) is not Linear or linear.bias is None:
-            return None
-        norm = modules.pop(0) if modules and type(modules[0]) is nn.LayerNorm else None
-        assert norm is None or isinstance(norm, nn.LayerNorm)
-        layers.append(_Layer(linear, norm))
-        if modules and type(modules.pop(0)) is not nn.ReLU:
-            return None
-    return layers
-
-
-def _bodies(actor: nn.Module, critic: nn.Module) -> list[nn.Sequential]:
-    assert isinstance(actor, Actor)
-    assert isinstance(critic, Critic)
-    return [actor.body, critic.q1_body, critic.q2_body]
 
 
 def refusal(agent: TD3) -> str | None:
@@ -65,9 +32,9 @@ def refusal(agent: TD3) -> str | None:
         return f"{type(agent).__name__} is not t3d's own TD3, and may define the update anew"
     if agent.device.type != "cpu":
         return f"the networks are on {agent.device}"
-    for body in _bodies(agent.actor, agent.critic):
-        layers = _layers(body)
-        if layers is None or any(layer.norm is not None and layer.norm.eps != k.NORM_EPS for layer in layers):
+    for body in bodies_of(agent.actor, agent.critic):
+        mlp = layers_of(body)
+        if mlp is None or any(layer.norm is not None and layer.norm.eps != layers.NORM_EPS for layer in mlp):
             return "a network is not an MLP of linear layers, layer normalisation and ReLU"
     if len({p.dtype for p in agent.actor.parameters()} | {p.dtype for p in agent.critic.parameters()}) > 1:
         return "the weights are of different types"
@@ -78,70 +45,6 @@ def refusal(agent: TD3) -> str | None:
         if len(optimizer.param_groups) > 1 or group["weight_decay"] or group["amsgrad"] or group["maximize"]:
             return "an optimiser is not a plain Adam"
     return None
-
-
-def _aligned(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return zeros whose first number lies on the alignment, in huge pages where the system has them."""
-    raw = np.zeros(max(count * dtype.itemsize, NUMPY_ASKS_BYTES) + HUGE_PAGE_BYTES, np.uint8)
-    start = -raw.ctypes.data % HUGE_PAGE_BYTES
-    return raw[start : start + count * dtype.itemsize].view(dtype)
-
-
-class _Space:
-    """Hands out offsets in a flat array, each on the alignment."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.size = 0
-        self._step = ALIGNMENT_BYTES // dtype.itemsize
-
-    def take(self, count: int) -> int:
-        offset = self.size
-        self.size += self.round(count)
-        return offset
-
-    def round(self, count: int) -> int:
-        return -(-count // self._step) * self._step
-
-
-def _plan(
-    weights_net: NDArray[np.int64], batch: int, threads: int, dtype: np.dtype[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-    """Return `net`, `at` and `work` of `kernels.Memory` for batches of a size."""
-    net = weights_net.copy()
-    layers = len(net) // 3
-    size, actions = int(net[0, k.INPUTS]), int(net[layers - 1, k.OUTPUTS])
-    space = _Space(dtype)
-    at = np.zeros(16, np.int64)
-    # An even number of threads forms two crews with a critic each, an odd one a single crew.
-    crews = 2 - threads % 2
-    at[[k.S, k.A, k.B, k.LAYERS, k.THREADS, k.CREWS]] = size, actions, batch, layers, threads, crews
-    for entry in (k.OBS_ACTION, k.NEXT):
-        at[entry] = space.take(batch * (size + actions))
-    for entry in (k.REWARD, k.TERMINATED, k.DISCOUNT):
-        at[entry] = space.take(batch)
-    at[k.NEXT_Q], at[k.ERRORS] = space.take(2 * batch), space.take(2 * batch)
-    at[k.NOISE] = space.take(batch * actions)
-    largest = max(int(row[k.INPUTS]) * -(-int(row[k.OUTPUTS]) // (threads // crews)) for row in net)
-    at[k.GRAD_SIZE] = space.round(largest)
-    at[k.GRAD] = space.take(threads * int(at[k.GRAD_SIZE]))
-    # What is done with before the next begins shares room with it, so that it stays in cache: one thread's critics, and
-    # the gradients of the first critic and the actor. What the last layers say, and its gradient, is kept apart.
-    separate = [0, 1, 1] if threads == 1 else [0, 1, 2]
-    for column, rooms in ((k.OUT, separate), (k.DELTA, [max(0, room - 1) for room in separate])):
-        taken: dict[tuple[int, int], int] = {}
-        for index, row in enumerate(net):
-            network, layer = divmod(index, layers)
-            place = (rooms[network], layer) if layer < layers - 1 else (-network, layer)
-            if place not in taken:
-                taken[place] = space.take(batch * int(row[k.OUTPUTS]))
-            row[column] = taken[place]
-    for row in net:
-        outputs = int(row[k.OUTPUTS])
-        row[k.PARTIAL_SIZE] = space.round(3 * outputs)
-        row[k.PARTIAL] = space.take(threads * int(row[k.PARTIAL_SIZE]))
-        if row[k.GAIN] >= 0:
-            row[k.NORMED], row[k.RSTD] = space.take(batch * outputs), space.take(batch)
-    return net, at, _aligned(space.size, dtype)
 
 
 class _Team:
@@ -205,8 +108,8 @@ class Fused:
         self._release_team()
         self._learn = self._play = None
         self._dtype = np.dtype(str(next(agent.actor.parameters()).dtype).removeprefix("torch."))
-        self._net, tensors, size = _lay_out(agent, self._dtype)
-        self._weights = _aligned(4 * size, self._dtype).reshape(4, size)
+        self._net, tensors, size = lay_out_weights(agent, self._dtype)
+        self._weights = aligned(4 * size, self._dtype).reshape(4, size)
         self._steps = np.zeros(len(tensors), np.float32)
         for index, (offset, online, target, optimizer) in enumerate(tensors):
             end = offset + online.numel()
@@ -321,7 +224,7 @@ class Fused:
 
     def _memory(self, batch: int, threads: int) -> k.Memory:
         """Make room for batches of a size, beside the adopted weights."""
-        net, at, work = _plan(self._net, batch, threads, self._dtype)
+        net, at, work = plan_work(self._net, batch, threads, self._dtype)
         sync, sums = np.zeros(24, np.int64), np.zeros((threads, 8))
         return k.Memory(net, at, self._weights, work, self._hyper, self._rates, self._control, sync, sums)
 
@@ -334,41 +237,7 @@ class Fused:
         rates = self._rates[which]
         if (settings := (beta1, beta2, group["eps"])) != self._settings[which]:
             self._settings[which] = settings
-            rates[k.GRAD_SHARE], rates[k.KEEP_SQ], rates[k.GRAD_SQ_SHARE] = 1 - beta1, beta2, 1 - beta2
-            rates[k.EPS] = group["eps"]
-        rates[k.STEP_SIZE] = group["lr"] / (1 - beta1**step)
-        rates[k.INVERSE_CORRECTION] = (1 - beta2**step) ** -0.5
-
-
-def _lay_out(
-    agent: TD3, dtype: np.dtype[Any]
-) -> tuple[NDArray[np.int64], list[tuple[int, Tensor, Tensor, torch.optim.Optimizer]], int]:
-    """Give every parameter a place. Return the table `net`, the tensors with their offsets, and the length."""
-    space = _Space(dtype)
-    rows: list[list[int]] = []
-    tensors: list[tuple[int, Tensor, Tensor, torch.optim.Optimizer]] = []
-    online = _bodies(agent.actor, agent.critic)
-    target = _bodies(agent.actor_target, agent.critic_target)
-    optimizers = agent.actor_optimizer, agent.critic_optimizer, agent.critic_optimizer
-    for body, slow_body, optimizer in zip(online, target, optimizers, strict=True):
-        layers, slow_layers = _layers(body), _layers(slow_body)
-        assert layers is not None
-        assert slow_layers is not None
-        for layer, slow in zip(layers, slow_layers, strict=True):
-            row = [0] * 12
-            row[k.INPUTS], row[k.OUTPUTS] = layer.linear.in_features, layer.linear.out_features
-            row[k.GAIN] = row[k.SHIFT] = -1
-            pairs = [
-                (k.WEIGHT, layer.linear.weight, slow.linear.weight),
-                (k.BIAS, layer.linear.bias, slow.linear.bias),
-            ]
-            if layer.norm is not None and slow.norm is not None:
-                pairs += [
-                    (k.GAIN, layer.norm.weight, slow.norm.weight),
-                    (k.SHIFT, layer.norm.bias, slow.norm.bias),
-                ]
-            for column, fast_tensor, slow_tensor in pairs:
-                row[column] = space.take(fast_tensor.numel())
-                tensors.append((row[column], fast_tensor, slow_tensor, optimizer))
-            rows.append(row)
-    return np.array(rows, np.int64), tensors, space.size
+            rates[layers.GRAD_SHARE], rates[layers.KEEP_SQ], rates[layers.GRAD_SQ_SHARE] = 1 - beta1, beta2, 1 - beta2
+            rates[layers.EPS] = group["eps"]
+        rates[layers.STEP_SIZE] = group["lr"] / (1 - beta1**step)
+        rates[layers.INVERSE_CORRECTION] = (1 - beta2**step) ** -0.5
