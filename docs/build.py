@@ -8,7 +8,8 @@ A page asks for code between two comments, and everything between them is replac
     <!-- code: Step 6 + td3.smooth -->
     <!-- end -->
 
-or for a table that `results.TABLES` makes, as `table: checkpoints`. `Step 6` stands for the lines from the comment
+or for a table that `results.TABLES` makes, as `table: checkpoints`, or for what is indented in a module's docstring, as
+`picture: replay`. `Step 6` stands for the lines from the comment
 `# Step 6:` to the next such comment or the end of its block; `td3.smooth` (a dotted name below `src/t3d/`) for that
 function, method or class, without its docstrings.
 """
@@ -35,6 +36,7 @@ TABLES = results.TABLES | performance.TABLES
 
 _BLOCK = re.compile(r"(?P<begin><!-- code: (?P<wanted>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 _TABLE = re.compile(r"(?P<begin><!-- table: (?P<wanted>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+_PICTURE = re.compile(r"(?P<begin><!-- picture: (?P<wanted>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 _STEP = re.compile(r"(?P<indent> *)# Step (?P<number>\d+):")
 
 
@@ -52,7 +54,8 @@ def with_tables(page: str) -> str:
 
 
 def with_code(page: str) -> str:
-    """Return the page with each of its code blocks taken anew from the source."""
+    """Return the page with each of its code blocks and pictures taken anew from the source."""
+    page = _PICTURE.sub(lambda block: f"{block['begin']}{picture(block['wanted'])}{block['end']}", page)
     return _BLOCK.sub(lambda block: f"{block['begin']}{_listing(block['wanted'])}{block['end']}", page)
 
 
@@ -63,6 +66,13 @@ def _listing(wanted: str) -> str:
     links = ", ".join(f"[`src/t3d/{file}`](../src/t3d/{file})" for file in files)
     code = "\n\n\n".join(code for _, code in parts)
     return f"In {links}:\n\n```python\n{code}\n```\n"
+
+
+def picture(module: str) -> str:
+    """Return what is indented in the docstring of a module below `src/t3d/`."""
+    docstring = ast.get_docstring(ast.parse((SOURCE / f"{module}.py").read_text("utf-8"))) or ""
+    lines = [line[4:] for line in docstring.splitlines() if line.startswith("    ")]
+    return "\n".join(["```text", *lines, "```", ""])
 
 
 def step(number: int) -> tuple[str, str]:

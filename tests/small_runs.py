@@ -9,7 +9,7 @@ import probes
 
 from t3d.config import Config
 from t3d.presets import Choice
-from t3d.runs.progress import Progress
+from t3d.runs.progress import RunProgress
 from t3d.runs.session import Session
 from t3d.runs.store import Store
 from t3d.training.trainer import Trainer
@@ -78,7 +78,7 @@ class Opener:
 
     def open(self):
         """Return the digest of what the run is brought back as, and what was said of checkpoints that were not used."""
-        progress = Progress()
+        progress = RunProgress()
         self.store._find_checkpoints()
         self.store.restore(self.trainer, progress)
         self.lost, self.lost_slots = self.store.metrics.lost, self.store._log_of(self.trainer).lost

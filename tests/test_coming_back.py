@@ -15,7 +15,7 @@ from t3d.cli.main import run as command
 from t3d.errors import EnvFailed, FormatRefused, RunRefused
 from t3d.formats import FORMAT
 from t3d.runs.checkpoints import Checkpoints
-from t3d.runs.progress import Progress
+from t3d.runs.progress import RunProgress
 from t3d.runs.session import Session
 from t3d.storage import disk
 
@@ -338,5 +338,5 @@ def test_a_failure_that_comes_back_at_the_same_step_is_recognised_and_named(tmp_
 
 
 def test_a_failure_at_another_step_is_another_failure():
-    progress = Progress()
+    progress = RunProgress()
     assert [progress.failed(env_steps) for env_steps in (7, 7, 9, 7)] == [1, 2, 1, 1]

@@ -11,7 +11,7 @@ import pytest
 from small_runs import train
 
 from t3d.errors import RunRefused
-from t3d.runs.progress import Progress
+from t3d.runs.progress import RunProgress
 from t3d.runs.store import Store
 
 STEPS, HALF = 58, 30
@@ -37,7 +37,7 @@ def continued(folder):
 
     trainer = Trainer(PROBE, choice().config)
     store = Store.find(PROBE, choice(), folder)
-    store.restore(trainer, Progress())
+    store.restore(trainer, RunProgress())
     store.close()
     return trainer
 

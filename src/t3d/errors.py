@@ -23,7 +23,7 @@ import re
 _MOST_CHARACTERS = 5_000
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     """Return text whose control characters are spelled out: what a stranger's file says may be shown in a terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
@@ -44,7 +44,7 @@ class T3DError(Exception):
         self.what = what
         self.rows = {label: text for label, text in (("got", got), ("expected", expected), ("do", do)) if text}
         lines = [f"  {label + ':':<10}{text}" for label, text in self.rows.items()]
-        super().__init__(plain("\n".join([what, *lines])))
+        super().__init__(printable("\n".join([what, *lines])))
 
     def one_line(self) -> str:
         """Return the whole message on one line, which is cut where nobody would read on: it is kept in files."""
@@ -52,7 +52,7 @@ class T3DError(Exception):
 
     def what_and_got(self) -> str:
         """Return what was wrong on one line, for where nothing more needs to be done about it."""
-        return plain(" ".join(f"{self.what}: {self.rows['got']}".split()))
+        return printable(" ".join(f"{self.what}: {self.rows['got']}".split()))
 
 
 class Refused(T3DError):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from t3d.errors import plain
+from t3d.errors import printable
 from t3d.formats import Evaluation, ProgressState
 
 
-class Progress:
+class RunProgress:
     """Everything the loop must remember from one checkpoint to the next."""
 
     def __init__(self) -> None:
@@ -65,6 +65,6 @@ class Progress:
         """Be what `state` was taken from."""
         self.last, self.evaluated_at = state.last, state.evaluated_at
         self.best, self.best_env_steps = state.best, state.best_env_steps
-        self.not_exact = [plain(what) for what in state.not_exact]
+        self.not_exact = [printable(what) for what in state.not_exact]
         self._logged, self._evaluated = state.logged, state.evaluated
         self._failed_at, self._failed_times = state.failed_at, state.failed_times

@@ -8,7 +8,7 @@ from pathlib import Path
 from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed, Stopped
 from t3d.formats import Row, RunRecord
 from t3d.presets import Choice
-from t3d.runs.progress import Progress
+from t3d.runs.progress import RunProgress
 from t3d.runs.signals import Signals
 from t3d.runs.store import Store
 from t3d.td3 import TD3
@@ -49,7 +49,7 @@ class Session:
             refuse_other_than_td3(algorithm)
             store = Store.find(env, choice, out, algorithm, recorded) if resume else None
             self.trainer = Trainer(env, self.config, algorithm)
-            self.progress = Progress()
+            self.progress = RunProgress()
             if store is None:
                 self._store = Store.create(env, choice, out, self.trainer, exist_ok=resume)
                 self.resumed_at: int | None = None  # env steps

@@ -18,7 +18,7 @@ from t3d.presets import Choice
 from t3d.runs import checkpoints, run_folder
 from t3d.runs.checkpoints import Checkpoints
 from t3d.runs.metrics import Metrics, last_env_steps
-from t3d.runs.progress import Progress
+from t3d.runs.progress import RunProgress
 from t3d.runs.replay_log import ReplayLog
 from t3d.runs.resume_checks import other_machine, refuse_another_algorithm, refuse_changes
 from t3d.storage import disk
@@ -170,7 +170,7 @@ class Store:
         self.metrics.tensorboard.close()
         self._lock.close()
 
-    def ended(self, trainer: Trainer, progress: Progress) -> bool:
+    def ended(self, trainer: Trainer, progress: RunProgress) -> bool:
         """Return whether all steps are done, judged and logged."""
         judged = progress.evaluated_at == trainer.env_steps
         return trainer.env_steps >= self._config.steps and judged and not trainer.learner.has_unlogged_updates
@@ -203,7 +203,7 @@ class Store:
             self._replay = ReplayLog(self.path / "replay", self._record.run, slot, self._config.n_envs, self._ring)
         return self._replay
 
-    def commit(self, trainer: Trainer, progress: Progress) -> bool:
+    def commit(self, trainer: Trainer, progress: RunProgress) -> bool:
         """Save everything, as one checkpoint.
 
         Returns:
@@ -247,7 +247,7 @@ class Store:
             _log.warning("what is no longer needed could not be removed: %s", error)
         return True
 
-    def restore(self, trainer: Trainer, progress: Progress) -> int:
+    def restore(self, trainer: Trainer, progress: RunProgress) -> int:
         """Bring a new trainer to where the newest checkpoint that verifies stands.
 
         Returns:
@@ -265,7 +265,7 @@ class Store:
                 do="see to the disk, then resume again: nothing that is needed was removed",
             ) from error
 
-    def _restore_newest(self, trainer: Trainer, progress: Progress) -> int:
+    def _restore_newest(self, trainer: Trainer, progress: RunProgress) -> int:
         for path, manifest in self._usable:
             try:
                 self._restore(path, manifest, trainer, progress)
@@ -276,7 +276,7 @@ class Store:
                 return trainer.env_steps
         raise self._none_left()
 
-    def _restore(self, path: Path, manifest: Manifest, trainer: Trainer, progress: Progress) -> None:
+    def _restore(self, path: Path, manifest: Manifest, trainer: Trainer, progress: RunProgress) -> None:
         log = self._log_of(trainer)
         expected = sum(tensor.nbytes for tensor in trainer.state()[0].values())
         try:
@@ -298,7 +298,7 @@ class Store:
         not_exact += [log.lost] * bool(log.lost) + other_machine(self._record, trainer)
         progress.not_exact += [what for what in not_exact if what not in progress.not_exact]
 
-    def _tidy(self, path: Path, trainer: Trainer, progress: Progress) -> None:
+    def _tidy(self, path: Path, trainer: Trainer, progress: RunProgress) -> None:
         """Remove what lies behind the checkpoint that was taken, and say what happened."""
         problems = self._checkpoints.problems
         over, lost = self.ended(trainer, progress), self.metrics.lost
@@ -330,7 +330,7 @@ class Store:
         if lost or forgotten or self._log_of(trainer).lost:
             self.commit(trainer, progress)  # what is gone is gone for good: nobody is to find it missing again
 
-    def _forget_best_if_gone(self, algorithm: type[TD3], progress: Progress) -> list[str]:
+    def _forget_best_if_gone(self, algorithm: type[TD3], progress: RunProgress) -> list[str]:
         """Forget the best evaluation if its policy cannot be loaded: the next one then writes a new best policy."""
         try:
             policy = run_folder.policy_path(self.path, "best")

@@ -52,8 +52,8 @@ def read(path: Path, kind: type[R]) -> R:
     content = path.read_bytes()
     text, _, seal = content.rpartition(_SEAL_MARK)
     try:
-        plain = msgspec.json.decode(text + b"}")
-        refuse_other_format(path, plain, kind)
+        parsed = msgspec.json.decode(text + b"}")
+        refuse_other_format(path, parsed, kind)
         if _SEAL_MARK + seal != (_SEAL % checksum(text)).encode():
             raise RunRefused(
                 f"{path.name} is not as it was written",
@@ -61,19 +61,19 @@ def read(path: Path, kind: type[R]) -> R:
                 expected="the checksum at its end",
                 do="copy it again; it is a record, not a place to change options",
             )
-        return decode(plain, kind)
+        return decode(parsed, kind)
     except (ValueError, RecursionError, ConfigRefused) as error:
         got = f"{path}: {type(error).__name__}: {error}"
         raise RunRefused(f"{path.name} cannot be read", got=got[:1000], do="copy it again") from error
 
 
-def refuse_other_format(path: Path, plain: Any, kind: type[Record]) -> None:
+def refuse_other_format(path: Path, parsed: Any, kind: type[Record]) -> None:
     """Refuse a file of another version, where its kind names its format.
 
     Raises:
         FormatRefused: with its format.
     """
-    if "format" in kind.__struct_fields__ and isinstance(plain, dict) and (version := plain.get("format")) != FORMAT:
+    if "format" in kind.__struct_fields__ and isinstance(parsed, dict) and (version := parsed.get("format")) != FORMAT:
         raise FormatRefused(
             "this is of a format that this version of t3d does not read",
             got=f"{path}: format {str(version)[:100]}",
@@ -82,15 +82,15 @@ def refuse_other_format(path: Path, plain: Any, kind: type[Record]) -> None:
         )
 
 
-def decode(plain: Any, kind: type[R]) -> R:
+def decode(parsed: Any, kind: type[R]) -> R:
     """Return what parsed JSON says.
 
     Raises:
         ValueError, ConfigRefused: it says what cannot be, or more or less than this version knows.
     """
-    record = msgspec.convert(plain, kind)
+    record = msgspec.convert(parsed, kind)
     # A configuration's missing options would be taken for the defaults, and unknown ones overlooked.
-    if json.dumps(msgspec.to_builtins(record), sort_keys=True) != json.dumps(plain, sort_keys=True):
+    if json.dumps(msgspec.to_builtins(record), sort_keys=True) != json.dumps(parsed, sort_keys=True):
         raise ValueError("a field is missing or unknown, or not written as this version does")
     return record
 
@@ -133,9 +133,9 @@ def read_policy_header(path: Path, file: BinaryIO) -> PolicyHeader:
         if not (text.endswith(_POLICY_END) and header.rstrip(b" ").endswith(b"}")):
             raise ValueError("the header does not end as it was written")
         description, _, sha256 = text.rpartition(_POLICY_MARK)
-        plain = msgspec.json.decode(description + "}")
-        refuse_other_format(path, plain, PolicyInfo)
-        info = decode(plain, PolicyInfo)
+        parsed = msgspec.json.decode(description + "}")
+        refuse_other_format(path, parsed, PolicyInfo)
+        info = decode(parsed, PolicyInfo)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise RunRefused(
             "this is not a policy as t3d writes it now",

@@ -20,7 +20,7 @@ from t3d.replay import Batch, Replay
 from t3d.spaces import Spaces
 from t3d.td3 import TD3, UpdateInfo
 from t3d.training.randomness import Streams, health_generator
-from t3d.variants.contract import refuse_what_is_not_kept
+from t3d.variants.contract import refuse_undeclared_parts
 
 _LOSSES = UpdateInfo._fields[:-1]  # what is kept of an update; the TD errors are the memory's alone
 
@@ -63,7 +63,7 @@ class Learner:
         self.replay, self.normalizer = replay, normalizer
         self._streams, self._config = streams, config
         self.agent = algorithm(spaces, config.td3, streams.networks, device=config.device)
-        refuse_what_is_not_kept(self.agent)
+        refuse_undeclared_parts(self.agent)
         best = choose_threads(spaces, config.td3.hidden, config.batch_size, usable_cores())
         self.threads = best if config.threads == "auto" else config.threads
         torch.set_num_threads(self.threads)  # for what PyTorch computes itself, whichever the engine

@@ -35,7 +35,7 @@ def refuse_other_than_td3(algorithm: object) -> None:
         )
 
 
-def refuse_what_is_not_kept(agent: TD3) -> None:
+def refuse_undeclared_parts(agent: TD3) -> None:
     """Refuse an agent of which a checkpoint or a policy would leave something out.
 
     Raises:
