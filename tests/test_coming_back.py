@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import small_runs
+from film_here import films_here
 from sealing import reseal, said, seal
 from small_runs import PROBE, train
 
@@ -141,7 +142,8 @@ def finished(tmp_path_factory):
     arguments = ["--steps", "120", "--random-steps", "50", "--eval-every", "120", "--eval-episodes", "1"]
     arguments += ["--hidden", "8", "--threads", "1", "--engine", "eager", "--video-frames", "3", "--out", str(run)]
     arguments = ["train", f"{OWN}:Walk", *arguments, "--resume", "auto"]
-    assert command(arguments) == 0
+    with films_here():
+        assert command(arguments) == 0
     return run, arguments
 
 

@@ -79,6 +79,7 @@ def baseline():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow  # in the fast suite a seed of `t3d train --seeds` is one
 def test_a_fresh_process_ends_with_the_weights_of_this_one(baseline):
     code = (
         f"import sys, json, torch; sys.path.insert(0, {str(Path(__file__).parent)!r}); torch.set_num_threads(1)\n"

@@ -153,7 +153,7 @@ def test_weights_after_ten_updates(shape: dict[str, Any]) -> None:
             assert torch.linalg.vector_norm(a - b) <= 1e-4 * torch.linalg.vector_norm(b), name
 
 
-@pytest.mark.parametrize(("layer_norm", "threads"), [("none", 1), ("both", 2)])
+@pytest.mark.parametrize(("layer_norm", "threads"), [("both", 2), pytest.param("none", 1, marks=pytest.mark.slow)])
 def test_float64_stays_with_eager_for_300_updates(layer_norm: Any, threads: int) -> None:
     config = TD3Config(hidden=(16, 12), layer_norm=layer_norm)
     agent, eager = (make_agent(config, dtype=torch.float64) for _ in range(2))

@@ -140,7 +140,8 @@ def test_a_seed_that_fails_is_named(folder, capsys):
 def test_seeds_that_cannot_begin_are_refused(folder, capsys):
     assert run(["train", "Pendulum-v1", *FLAGS, "--seeds", "0"]) == 2
     assert run(["train", "Nonsense-v0", *FLAGS, "--seeds", "2"]) == 2
-    assert run(["train", "Pendulum-v1", *FLAGS, "--out", "one"]) == 0
+    (folder / "one").mkdir()
+    (folder / "one" / "config.json").write_text("{}")
     assert run(["train", "Pendulum-v1", *FLAGS, "--out", "one", "--seeds", "2"]) == 2
     assert "holds a single run" in capsys.readouterr().err
 

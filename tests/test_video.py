@@ -182,6 +182,7 @@ def test_where_nothing_can_draw_one_line_says_so(monkeypatch, capsys):
     assert not list(Path.cwd().rglob("*.mp4*"))
 
 
+@pytest.mark.slow
 def test_an_environment_that_draws_nothing_says_so(capsys):
     done = t3d.train(f"{OWN}:DrawsNothing", **SMALL)
     assert done.video is None

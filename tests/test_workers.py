@@ -1,11 +1,11 @@
 """Worker processes: the same bits as in one process, and every way in which an environment can take one down."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from t3d.training.randomness import episode_seed
 from t3d.training.trainer import Trainer
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
-SEED_OF = partial(episode_seed, 5)
+SEED_OF = functools.partial(episode_seed, 5)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc; elsewhere workers are not tested")
 
@@ -61,6 +61,7 @@ def shared_memory():
     return {path for path in Path("/dev/shm").iterdir() if not path.name.startswith("t3d-crash-")}
 
 
+@functools.cache
 def import_once():
     """Let libraries open what they keep open."""
     Envs("InvertedPendulum-v5", 1, SEED_OF, fresh=False).close()
@@ -85,19 +86,19 @@ def trained(env, n_workers, **options):
     return digest(made.agent), episodes
 
 
-def test_training_is_the_same_to_the_bit_with_any_number_of_workers():
+@pytest.mark.parametrize("n_workers", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_training_is_the_same_to_the_bit_with_any_number_of_workers(n_workers):
     expected, episodes = trained("InvertedPendulum-v5", 0)
     assert {episode.env for episode in episodes} == {0, 1, 2, 3}
     assert len(episodes) > 8
-    for n_workers in (1, 2):
-        assert trained("InvertedPendulum-v5", n_workers) == (expected, episodes)
+    assert trained("InvertedPendulum-v5", n_workers) == (expected, episodes)
 
 
 @pytest.mark.parametrize(
     ("env", "fresh"),
     [
-        ("InvertedPendulumBulletEnv-v0", True),
         (f"{OWN}:Leaks", False),
+        pytest.param("InvertedPendulumBulletEnv-v0", True, marks=pytest.mark.slow),
         pytest.param(f"{OWN}:Square", False, marks=pytest.mark.slow),
         pytest.param(f"{OWN}:Leaks", True, marks=pytest.mark.slow),
     ],
@@ -166,7 +167,7 @@ def test_an_environment_is_found_as_this_process_would_find_it(tmp_path, monkeyp
         "import gymnasium\nfrom own_envs import Walk\ngymnasium.register('My/Worker-v0', Walk, max_episode_steps=7)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    envs = Envs("t3d_worker_robots:My/Worker-v0", 2, SEED_OF, fresh=False, workers=2)
+    envs = Envs("t3d_worker_robots:My/Worker-v0", 2, SEED_OF, fresh=False, workers=1)
     ended = [envs.step(action) for action in actions_for(envs, 7)][-1]
     assert ended.truncated.all()
     envs.close()
@@ -194,7 +195,9 @@ def failure(env, n_workers, n_envs=1, **options):
     return caught.value, trainer
 
 
-@pytest.mark.parametrize("name", ["NanObs", "Raises", "RaisesInReset"])
+@pytest.mark.parametrize(
+    "name", ["RaisesInReset", *(pytest.param(n, marks=pytest.mark.slow) for n in ("NanObs", "Raises"))]
+)
 def test_a_failure_reads_as_in_one_process(name):
     expected, trainer = failure(f"{OWN}:{name}", 0, n_envs=3)
     error, other = failure(f"{OWN}:{name}", 2, n_envs=3)
@@ -280,7 +283,7 @@ def test_each_step_has_the_whole_limit_also_behind_a_slow_neighbour(monkeypatch)
 
 def test_a_worker_that_does_not_end_by_itself_is_killed(monkeypatch):
     monkeypatch.setattr(worker_pool, "_CLOSING_S", 0.3)
-    Envs(f"{OWN}:HangsWhenClosed", 2, SEED_OF, fresh=False, workers=2).close()
+    Envs(f"{OWN}:HangsWhenClosed", 2, SEED_OF, fresh=False, workers=1).close()
 
 
 def test_workers_end_with_their_owner_when_nobody_closes_them():
@@ -307,7 +310,7 @@ def test_an_id_that_only_the_own_script_knows_is_refused_with_what_to_do():
 
 
 def test_an_evaluation_in_a_worker_names_what_fails():
-    act = partial(np.zeros, (1, 3), np.float32)
+    act = functools.partial(np.zeros, (1, 3), np.float32)
     with pytest.raises(EnvFailed, match=r"exited with code 3(.|\n)*evaluation environment 0, env step 30"):
         evaluate(lambda obs: act(), f"{OWN}:Exits", episodes=3, seed=0, fresh=False, in_worker=True)
 
