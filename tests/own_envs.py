@@ -72,7 +72,7 @@ class InfReward(Failing):
 
 class RewardArray(Failing):
     def reward(self):
-        return np.array([1.0]) if self.fails else super().reward()
+        return np.array([1.0, 2.0]) if self.fails else super().reward()
 
 
 class WrongShape(Failing):

@@ -18,7 +18,7 @@ def found(env, steps=200):
 
 
 def to_look_at(findings):
-    return {finding.name for finding in findings.values() if not finding.fine}
+    return {finding.name for finding in findings.values() if finding.verdict != "ok"}
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "HalfCheetah-v5", "LunarLanderContinuous-v3", f"{OWN}:Walk"])
@@ -63,23 +63,22 @@ def test_one_that_cannot_be_repeated_is_found():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("NanObs", "observation 31 of 202 is not finite: ["),  # 30 steps and two first observations
-        ("InfReward", "reward 29 of 200 is not finite: [inf]"),
+        ("NanObs", "observation 31 is not finite: ["),  # 30 steps and two first observations
+        ("InfReward", "reward 29 is not finite: [inf]"),
     ],
 )
 def test_numbers_that_are_not_finite_are_found(name, text):
     findings = check(f"{OWN}:{name}", 200)
     numbers = {finding.name: finding for finding in findings}["numbers"]
-    assert not numbers.fine
-    assert text.split(" of ")[0] in numbers.text
-    assert "is not finite" in numbers.text
+    assert numbers.verdict == "fails"
+    assert text in numbers.text
 
 
 def test_observations_of_another_shape_are_found():
     findings = {finding.name: finding for finding in check(f"{OWN}:WrongShape", 200)}
-    assert not findings["numbers"].fine
-    assert "(3,)" in findings["numbers"].text
-    assert "the space says (4,)" in findings["numbers"].text
+    assert findings["numbers"].verdict == "fails"
+    assert "ndarray of shape (3,)" in findings["numbers"].text
+    assert "expected: numbers of shape (4,)" in findings["numbers"].text
 
 
 def test_one_that_never_ends_is_found():
@@ -102,7 +101,7 @@ def test_the_commands_exit_codes(capsys):
     assert run(["check", f"{OWN}:Raises"]) == 1
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert "raised RuntimeError: the motor is stuck" in err
+    assert "raised RuntimeError in step: the motor is stuck" in err
     assert "step 29" in err
     assert run(["check", f"{OWN}:DiscreteActions"]) == 2
     assert "continuous actions" in capsys.readouterr().err

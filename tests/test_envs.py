@@ -288,7 +288,7 @@ def same(one, other):
         ("NanObs", ["non-finite observation", "index [1, 3] is [nan, -inf]"]),
         ("InfReward", ["non-finite reward", "index [0] is [inf]"]),
         ("WrongShape", ["observation is of the wrong kind", "ndarray of shape (3,)", "shape (4,)"]),
-        ("RewardArray", ["reward is of the wrong kind", "ndarray of shape (1,)", "one number"]),
+        ("RewardArray", ["reward is of the wrong kind", "ndarray of shape (2,): array([1., 2.])", "one real number"]),
         ("Raises", ["raised RuntimeError in step: the motor is stuck"]),
     ],
 )

@@ -90,6 +90,24 @@ def test_every_file_stands_in_a_room_of_the_design():
     assert rooms == set(ROOMS), "say in tests/test_text.py and docs/design.md in which room it stands"
 
 
+def test_the_map_of_the_design_names_every_file_in_its_room_and_no_other():
+    page = (SOURCE.parents[1] / "docs" / "design.md").read_text("utf-8")
+    rooms = dict.fromkeys(ROOMS, "")
+    for line in page.split("```")[1].splitlines()[2:]:
+        if head := re.match(r"  (\w+)/ ", line):
+            name = head[1]
+        elif re.match(r"  \w+\.py ", line):
+            name = "top level"
+        rooms[name] = rooms.get(name, "") + line if line.startswith("  ") else ""
+    for file in FILES:
+        folder, stem = file.parent.relative_to(SOURCE).as_posix(), file.stem
+        if stem not in ("__init__", "__main__"):
+            words = re.findall(r"\w+", rooms["top level" if folder == "." else folder])
+            assert stem in words, f"docs/design.md does not say that {folder}/{file.name} is there"
+    named = re.findall(r"(\w+)\.py", rooms["top level"])
+    assert {f"{name}.py" for name in named} == {path.name for path in SOURCE.glob("*.py")} - {"__init__.py"}
+
+
 def test_imports_point_one_way():
     # The package's own __init__, which is in no room, looks names up when they are asked for.
     arrows = {(module_of(file), name) for file in FILES for name in imports(file) if name.startswith("t3d.")}

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import odd_envs
 import pytest
 from film_here import films_here
 
 import t3d
 from t3d import api
 from t3d.cli.main import run
+from t3d.errors import VideoFailed
 from t3d.reports.videos import nearest_the_median
 from t3d.runs import seeds
 from t3d.runs import video as film
@@ -204,3 +206,40 @@ def test_a_film_of_noise_is_compressed_until_it_fits_a_page(tmp_path):
     with av.open(str(tmp_path / "noise.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]
     assert frames == [(192, 480, 3)] * 20
+
+
+def pictures(*frames):
+    shown = film.as_pictures([np.array(frame).reshape(1, 1, 3) for frame in frames])
+    return [frame.reshape(-1).tolist() for frame in shown]
+
+
+def test_floats_are_pictures_by_the_largest_of_the_whole_film():
+    assert pictures([0.0, 0.5, 1.0], [0.0, 0.0, 0.2]) == [[0, 128, 255], [0, 0, 51]]
+    assert pictures([0.0, 0.5, 1.0], [0.0, 128.4, 255.0]) == [[0, 0, 1], [0, 128, 255]]
+    assert pictures([0, 1, 1]) == [[0, 1, 1]]
+    for bad in ([-0.1, 0, 0], [0, 0, 256.0], [0, np.nan, 0]):
+        with pytest.raises(VideoFailed, match="frames that are no pictures"):
+            pictures(bad)
+
+
+@pytest.mark.parametrize(("pace", "shown", "frames"), [(30, 30, 13), (240, 60, 4), (100, 50, 7), (0.5, 1, 26)])
+def test_a_film_runs_in_real_time(pace, shown, frames, tmp_path, monkeypatch):
+    """Thirteen pictures of twelve steps, at a pace of so many steps a second."""
+    monkeypatch.setattr(odd_envs.Paced, "metadata", {"render_modes": ["rgb_array"], "render_fps": pace})
+    monkeypatch.setattr(film.policy, "load", lambda *_: lambda obs: np.zeros(3, np.float32))
+    monkeypatch.setattr(film, "make", lambda *_, **__: odd_envs.Paced())
+    drawn, fps = film._play("", "", 0, 300, None)
+    assert (len(drawn), fps) == (frames, shown)
+
+
+def test_a_render_of_the_users_own_that_fails_is_not_a_missing_renderer(monkeypatch):
+    with pytest.raises(VideoFailed, match=r"the environment's render raised(.|\n)*OSError: the camera is unplugged"):
+        film._rendered(odd_envs.Latin1())
+
+
+@pytest.mark.slow
+def test_bytes_that_are_no_text_end_no_film_and_no_seed(folder, capsys):
+    env = f"{Path(odd_envs.__file__).resolve()}:Latin1"
+    done = t3d.train(env, **SMALL)
+    assert "the camera is unplugged" in str(done.video_problem)
+    assert run(["train", env, *FLAGS, "--no-video", "--seeds", "1", "--out", "seeds"]) == 0

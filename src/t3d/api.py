@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from t3d import presets
-from t3d.environments.make import make, spaces_of
+from t3d.environments.make import close, make, spaces_of
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
 from t3d.formats import PolicyInfo, RunRecord, env_name
 from t3d.policy.policy import ARCHITECTURES, Policy, load
@@ -113,7 +113,7 @@ def plan_seeds(
     choice.config.check_together()
     made = make(env)
     spaces = spaces_of(made, env)
-    made.close()
+    close(made, env)
     slot_bytes = slot_dtype(spaces).itemsize
     refuse_too_large(
         "the replay memory", jobs * choice.config.buffer_size * slot_bytes, "lower --buffer-size or --jobs"
@@ -351,7 +351,7 @@ def refuse_below_one(name: str, count: int) -> None:
 def _refuse_other_spaces(policy: PolicyInfo, env: str) -> None:
     made = make(env)
     spaces = spaces_of(made, env)
-    made.close()
+    close(made, env)
     if spaces != policy.spaces:
         raise RunRefused(
             "this environment's spaces are not those that the policy was trained for",

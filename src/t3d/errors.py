@@ -20,12 +20,30 @@ from __future__ import annotations
 
 import re
 
-_MOST_CHARACTERS = 5_000
+# Of a whole message, and of each of its parts: messages are kept in files, and somebody has to read them.
+_MOST_CHARACTERS, _MOST_OF_A_PART = 5_000, 2_000
 
 
 def printable(text: str) -> str:
     """Return text whose control characters are spelled out: what a stranger's file says may be shown in a terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
+
+
+def shortened(text: str, most: int = _MOST_OF_A_PART) -> str:
+    """Return a text's first and last part, and how much was left out between them, where it is longer than `most`."""
+    if len(text) <= most:
+        return text
+    first, last = most * 2 // 3, most // 3
+    return f"{text[:first]} ... ({len(text) - first - last:,} characters left out) ... {text[-last:]}"
+
+
+def message_of(error: BaseException) -> str:
+    """Return an exception's class and message. The message is its author's code, which may raise as well."""
+    try:
+        text = str(error)
+    except Exception as raised:  # noqa: BLE001 - whatever it was, the exception itself is what matters
+        text = f"(asked for its message it raises {type(raised).__name__})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class T3DError(Exception):
@@ -41,14 +59,15 @@ class T3DError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, got: str = "", expected: str = "", do: str = "") -> None:
-        self.what = what
-        self.rows = {label: text for label, text in (("got", got), ("expected", expected), ("do", do)) if text}
+        self.what = shortened(what)
+        parts = ("got", got), ("expected", expected), ("do", do)
+        self.rows = {label: shortened(text) for label, text in parts if text}
         lines = [f"  {label + ':':<10}{text}" for label, text in self.rows.items()]
-        super().__init__(printable("\n".join([what, *lines])))
+        super().__init__(printable("\n".join([self.what, *lines])))
 
     def one_line(self) -> str:
         """Return the whole message on one line, which is cut where nobody would read on: it is kept in files."""
-        return " | ".join(" ".join(line.split()) for line in str(self).splitlines())[:_MOST_CHARACTERS]
+        return shortened(" | ".join(" ".join(line.split()) for line in str(self).splitlines()), _MOST_CHARACTERS - 50)
 
     def what_and_got(self) -> str:
         """Return what was wrong on one line, for where nothing more needs to be done about it."""

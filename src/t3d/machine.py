@@ -11,25 +11,49 @@ from typing import Any
 
 import psutil
 
-# Control groups, version 2 and version 1; a container's limit stands in one of them.
-_MEMORY_LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _PACKAGES = ("t3d", "torch", "numpy", "gymnasium", "mujoco", "Box2D", "pybullet", "pybullet_envs_gymnasium")
 
 
-def usable_memory_bytes() -> int:
-    """Return the memory this process may take: the control group's limit or what is available, whichever is less."""
-    usable = int(psutil.virtual_memory().available)
-    for name in _MEMORY_LIMIT_FILES:
-        path = Path(name)
-        text = path.read_text().strip() if path.exists() else "max"
-        if text != "max":
-            usable = min(usable, int(text))
-    return usable
+def usable_memory_bytes(root: Path = Path("/")) -> int:
+    """Return the memory this process may take: what is available, or the least limit of its control groups."""
+    limits = [int(text) for text in _of_groups(root, "memory", "memory.max", "memory.limit_in_bytes") if text != "max"]
+    return min([int(psutil.virtual_memory().available), *limits])
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may keep busy, at least 1: a control group may grant a share of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares = [text.split() for text in _of_groups(root, "cpu", "cpu.max", "")]
+    quotas, periods = (_of_groups(root, "cpu", "", f"cpu.cfs_{what}_us") for what in ("quota", "period"))
+    shares += [[quota, period] for quota, period in zip(quotas, periods, strict=True) if int(quota) > 0]
+    return min([cores, *(max(1, int(quota) // int(period)) for quota, period in shares if quota != "max")])
+
+
+def _of_groups(root: Path, controller: str, name: str, name_1: str) -> list[str]:
+    """Return what a file says in each control group on the path to this process, which is bound by all of them.
+
+    Args:
+        root: of the file system.
+        controller: memory or cpu.
+        name: the file's name in version 2 of control groups; empty if it has none there.
+        name_1: in version 1.
+    """
+    own = root / "proc/self/cgroup"
+    texts = []
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        mount, wanted = root / "sys/fs/cgroup", name
+        if controllers:
+            mount, wanted = mount / controller, name_1
+            if controller not in controllers.split(","):
+                continue
+        elif (mount / "unified").is_dir():
+            mount /= "unified"
+        # A path that leads out of what is mounted here names groups that cannot be seen; its root holds those that can.
+        groups = [] if ".." in Path(path).parts else [part for part in Path(path).parts if part != "/"]
+        folders = [mount.joinpath(*groups[:depth]) for depth in range(len(groups) + 1)]
+        texts += [(folder / wanted).read_text().strip() for folder in folders if wanted and (folder / wanted).is_file()]
+    return texts
 
 
 def processor() -> str:

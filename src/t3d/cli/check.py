@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import tyro
 
 from t3d.cli.parsing import parse
+
+_COLOURS = {"ok": "green", "look": "yellow", "fails": "red"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,18 +18,35 @@ class Arguments:
 
     env: tyro.conf.Positional[str]
     """A registered id, module:Id, or path/to/file.py:Class."""
+    steps: int = 1_000
+    """Random steps to take, three times."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
 
 
-def main(arguments: list[str]) -> None:
-    """Check and print what was found."""
+def main(arguments: list[str]) -> int:
+    """Check and print what was found; return 1 if training would fail."""
     args = parse(Arguments, "check", arguments)
 
     from rich.console import Console
+    from rich.progress import Progress
     from rich.table import Table
+    from rich.text import Text
 
+    from t3d import api
     from t3d.environments.check import check
 
-    table = Table(title=args.env, show_header=False, box=None, padding=(0, 1), title_justify="left")
-    for finding in check(args.env):
-        table.add_row("[green]ok[/]" if finding.fine else "[red]look[/]", finding.name, finding.text)
-    Console().print(table)
+    api.refuse_below_one("steps", args.steps)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("random steps", total=3 * args.steps)
+        findings = check(args.env, args.steps, lambda: progress.advance(task))
+    if args.json:
+        rows = [finding._asdict() for finding in findings]
+        print(json.dumps({"env": args.env, "findings": rows}))
+    else:
+        table = Table(title=Text(args.env), show_header=False, box=None, padding=(0, 1), title_justify="left")
+        for name, verdict, text in findings:
+            table.add_row(Text(verdict, _COLOURS[verdict]), name, Text(text))
+        Console().print(table)
+    return int(any(finding.verdict == "fails" for finding in findings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 import traceback
 
@@ -22,6 +23,9 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run one command and exit with its code: 0 done, 1 failed while running, 2 refused, 128 + a signal's number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not know the sign for plus or minus
     sys.exit(run(sys.argv[1:]))
 
 
@@ -47,7 +51,7 @@ def run(arguments: list[str]) -> int:
         return 2
     command = importlib.import_module(f"t3d.cli.{arguments[0]}")
     try:
-        command.main(arguments[1:])
+        return command.main(arguments[1:]) or 0  # one that has looked, and found what is wrong, returns 1
     except T3DError as error:
         if isinstance(error, EnvFailed) and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
@@ -59,7 +63,6 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("t3d: interrupted", file=sys.stderr)
         return _INTERRUPTED
-    return 0
 
 
 def _help() -> str:

@@ -13,7 +13,7 @@ import tyro
 from t3d import presets
 from t3d.cli.parsing import counted, parse
 from t3d.config import Config
-from t3d.errors import Failed
+from t3d.errors import Failed, printable
 
 if TYPE_CHECKING:
     from t3d.api import Run
@@ -76,7 +76,8 @@ def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:
     from t3d import api
     from t3d.cli.progress import watch
 
-    print(_opening(session), file=sys.stderr)
+    # A folder that came from a stranger may name its preset and engine in escape sequences.
+    print(printable(_opening(session)), file=sys.stderr)
     try:
         watch(session)
     except (Failed, KeyboardInterrupt):

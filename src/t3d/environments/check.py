@@ -3,89 +3,103 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from t3d import presets
-from t3d.environments.make import Env, make, spaces_of
-from t3d.environments.silence import quiet_pybullet
+from t3d.environments.in_process import Broken, Instances
 from t3d.errors import EnvFailed
 from t3d.spaces import Spaces
 
 _SEED = 12345
+# fails: training would end there. look: it would go on, and not as one may think.
+Verdict = Literal["ok", "look", "fails"]
 
 
 class Finding(NamedTuple):
     """One thing looked at."""
 
     name: str
-    fine: bool
+    verdict: Verdict
     text: str
 
 
-_UNKNOWN = Finding("forgets", False, "not known: fresh instances differ already")
+_UNKNOWN = Finding("forgets", "look", "not known: fresh instances differ already")
 
 
 class _Trace(NamedTuple):
-    """Everything an environment said while the same actions were played from the same seeds."""
+    """Everything an environment answered while the same actions were played from the same seeds."""
 
     obs: list[NDArray[np.float32]]
     reward: list[float]
     ended: list[bool]
+    failure: str  # what ended it early, as training would say; empty if nothing did
 
 
-def check(env: str, steps: int = 1_000) -> list[Finding]:
-    """Look at an environment as a trainer would.
+def check(env: str, steps: int = 1_000, tick: Callable[[], None] = lambda: None) -> list[Finding]:
+    """Look at an environment as training would: it is made, reset and stepped by the same code.
 
     Args:
         env: which, as for `make.make`.
-        steps: random steps to take.
+        steps: random steps to take, three times.
+        tick: called after each of them.
 
     Raises:
         EnvRefused: it does not exist, or its spaces are impossible.
         EnvFailed: it raised.
     """
-    first = make(env)
-    spaces = spaces_of(first, env)
-    action_space, obs_space = first.action_space, first.observation_space
+    first = Instances(env, 1)
+    spaces, (obs_space, action_space) = first.spaces, first.gym_spaces
     findings = [
-        Finding("observation", True, f"{spaces.obs_size} numbers, shape {obs_space.shape}, {obs_space.dtype}"),
-        Finding("action", True, f"{spaces.action_size} numbers, shape {action_space.shape}, {action_space.dtype}"),
-        Finding("bounds", True, _bounds(spaces)),
+        Finding("observation", "ok", f"{spaces.obs_size} numbers, shape {obs_space.shape}, {_dtype(obs_space)}"),
+        Finding("action", "ok", f"{spaces.action_size} numbers, shape {action_space.shape}, {action_space.dtype}"),
+        Finding("bounds", "ok", _bounds(spaces)),
     ]
     actions = np.random.default_rng(_SEED).uniform(-1, 1, (steps, spaces.action_size)).astype(np.float32)
     scaled = spaces.to_env_units(actions).reshape(-1, *spaces.action_shape)
+
+    def play(instances: Instances) -> _Trace:
+        return _play(instances, env, scaled, tick)
+
     began = time.perf_counter()
-    trace = _play(first, env, scaled, _SEED)
-    speed = steps / (time.perf_counter() - began)
-    second = make(env)
-    again = _play(second, env, scaled, _SEED)
-    used = _play(first, env, scaled, _SEED)
+    trace = play(first)
+    speed = len(trace.reward) / (time.perf_counter() - began)
+    again, used = trace, trace
+    if not trace.failure:
+        second = Instances(env, 1)
+        again, used = play(second), play(first)
+        second.close()
     first.close()
-    second.close()
+    failure = trace.failure or again.failure or used.failure
+    findings += [_time_limit(first.time_limit, trace), _numbers(trace, obs_space, failure)]
+    if failure:
+        return findings
     repeats = _repeats(trace, again)
+    fresh_envs = presets.choose(env).config.fresh_envs
     return [
         *findings,
-        _time_limit(first, trace),
-        _numbers(trace, spaces.obs_shape),
         repeats,
-        _forgets(trace, used, presets.choose(env).config.fresh_envs) if repeats.fine else _UNKNOWN,
-        Finding("speed", True, f"{speed:,.0f} steps/s with random actions, resets included"),
+        _forgets(trace, used, fresh_envs) if repeats.verdict == "ok" else _UNKNOWN,
+        Finding("speed", "ok", f"{speed:,.0f} steps/s with random actions, resets included"),
     ]
 
 
-def _time_limit(env: Env, trace: _Trace) -> Finding:
-    limit = env.spec.max_episode_steps if env.spec else None
+def _dtype(space: Any) -> str:
+    return f"{space.dtype}" + ("" if space.dtype == np.float32 else ", taken as float32")
+
+
+def _time_limit(limit: int | None, trace: _Trace) -> Finding:
     if limit:
-        return Finding("time limit", True, f"{limit:,} steps an episode")
+        return Finding("time limit", "ok", f"{limit:,} steps an episode")
     if ended := sum(trace.ended):
         text = f"none known; {ended:,} of the episodes played here ended by themselves"
-        return Finding("time limit", True, text)
+        return Finding("time limit", "ok", text)
     return Finding(
         "time limit",
-        False,
+        "look",
         f"none known, and no episode ended within {len(trace.ended):,} random steps: where none ends, an evaluation "
         "never does (gymnasium.wrappers.TimeLimit adds a limit)",
     )
@@ -98,56 +112,59 @@ def _bounds(spaces: Spaces) -> str:
     return f"low {list(low)}, high {list(high)}"
 
 
-def _play(env: Env, name: str, actions: NDArray[np.float32], seed: int) -> _Trace:
-    trace = _Trace([], [], [])
-    ended, episode = True, 0
+def _play(instances: Instances, name: str, actions: NDArray[np.float32], tick: Callable[[], None]) -> _Trace:
+    trace = _Trace([], [], [], "")
+    rows, ended, episode = instances.rows, True, 0
     for i, action in enumerate(actions):
         try:
             if ended:
-                with quiet_pybullet():
-                    obs, _ = env.reset(seed=seed + episode)
+                instances.begin_reset(0, _SEED + episode, anew=False)
                 episode += 1
-                trace.obs.append(_obs(obs))
-            obs, reward, terminated, truncated, _ = env.step(action)
-        except Exception as error:
-            raise EnvFailed(
-                f"the environment raised {type(error).__name__}: {error}",
-                got=f"{name}, step {i}, action {action.tolist()}",
-            ) from error
-        ended = bool(terminated or truncated)
-        trace.obs.append(_obs(obs))
-        trace.reward.append(float(reward))
+                trace.obs.append(rows.obs[0].copy())
+            instances.begin_step(0, action)
+        except Broken as broken:
+            where = f"{name}, step {i}, action {action.tolist()}"
+            if broken.__cause__ is not None:
+                raise EnvFailed(broken.failed.what, got=where) from broken.__cause__
+            return trace._replace(failure=f"step {i}: {broken.failed.one_line()}")
+        trace.obs.append(rows.obs[0].copy())
+        trace.reward.append(float(rows.reward[0]))
+        ended = bool(rows.terminated[0] or rows.truncated[0])
         trace.ended.append(ended)
+        for kind, number, values in (
+            ("observation", len(trace.obs), rows.obs[0]),
+            ("reward", len(trace.reward), rows.reward[:1]),
+        ):
+            if not np.isfinite(values).all():
+                return trace._replace(failure=f"{kind} {number - 1} is not finite: {values.tolist()}")
+        tick()
     return trace
 
 
-def _obs(obs: Any) -> NDArray[np.float32]:
-    return np.array(obs, np.float32)
-
-
-def _numbers(trace: _Trace, obs_shape: tuple[int, ...]) -> Finding:
-    shapes = {obs.shape for obs in trace.obs}
-    if shapes != {obs_shape}:
-        return Finding("numbers", False, f"observations of shapes {shapes}, the space says {obs_shape}")
+def _numbers(trace: _Trace, space: Any, failure: str) -> Finding:
+    if failure:
+        return Finding("numbers", "fails", failure)
     obs, reward = np.stack(trace.obs), np.array(trace.reward, np.float32)
-    if not (np.isfinite(obs).all() and np.isfinite(reward).all()):
-        kind, rows = ("reward", reward[:, None]) if np.isfinite(obs).all() else ("observation", obs)
-        at = int(np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0])
-        return Finding("numbers", False, f"{kind} {at} of {len(rows):,} is not finite: {rows[at].tolist()}")
     text = (
         f"finite over {len(reward):,} random steps; "
         f"|observation| up to {np.abs(obs).max():.3g}, reward {reward.min():.3g} to {reward.max():.3g}"
     )
-    return Finding("numbers", True, text)
+    with np.errstate(over="ignore"):  # a bound beyond float32 is none here
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    outside = np.count_nonzero(((obs < low) | (obs > high)).reshape(len(obs), -1).any(axis=1))
+    if outside:
+        text += f"; {outside:,} of {len(obs):,} observations lie outside the space, which is taken as it comes"
+        return Finding("numbers", "look", text)
+    return Finding("numbers", "ok", text)
 
 
 def _repeats(trace: _Trace, again: _Trace) -> Finding:
     where = _first_difference(trace, again)
     if where is None:
-        return Finding("repeatable", True, "a fresh instance with the same seeds and actions says the same")
+        return Finding("repeatable", "ok", "a fresh instance with the same seeds and actions says the same")
     return Finding(
         "repeatable",
-        False,
+        "look",
         f"a fresh instance says otherwise at {where}: no run here can be repeated "
         "(does reset pass its seed to super().reset(seed=seed), and does all chance come from self.np_random?)",
     )
@@ -156,9 +173,9 @@ def _repeats(trace: _Trace, again: _Trace) -> Finding:
 def _forgets(trace: _Trace, used: _Trace, known: bool) -> Finding:
     where = _first_difference(trace, used)
     if where is None:
-        return Finding("forgets", True, "a used instance says the same after a reset")
+        return Finding("forgets", "ok", "a used instance says the same after a reset")
     do = "t3d train makes it anew for every episode by itself" if known else "train with --fresh-envs"
-    return Finding("forgets", False, f"a used instance says otherwise after a reset, at {where}: {do}")
+    return Finding("forgets", "look", f"a used instance says otherwise after a reset, at {where}: {do}")
 
 
 def _first_difference(a: _Trace, b: _Trace) -> str | None:

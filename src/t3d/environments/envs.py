@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from t3d.environments.in_process import Broken, Instances
+from t3d.environments.process_state import ProcessState
 from t3d.environments.worker_pool import Workers
 from t3d.errors import Diverged, EnvFailed
 from t3d.formats import EnvsState
@@ -75,7 +77,9 @@ class Envs:
         self.env_steps = 0
         self._seed_of = seed_of
         self._fresh = fresh
-        self._envs = Workers(env, n_envs, workers, timeout_s) if workers else Instances(env, n_envs)
+        self._process = nullcontext() if workers else ProcessState(env)
+        with self._process:
+            self._envs = Workers(env, n_envs, workers, timeout_s) if workers else Instances(env, n_envs)
         self.spaces = self._envs.spaces
         self.obs = np.zeros((n_envs, self.spaces.obs_size), self.spaces.obs_dtype)  # where each environment stands
         self._episode = np.full(n_envs, -1)
@@ -116,10 +120,11 @@ class Envs:
 
     def _reset(self, ended: NDArray[np.bool_]) -> NDArray[np.float32]:
         try:
-            for i in np.flatnonzero(ended).tolist():
-                episode = int(self._episode[i])
-                self._envs.begin_reset(i, self._seed_of(i, episode), anew=self._fresh and episode > 0)
-            self._envs.wait()
+            with self._process:
+                for i in np.flatnonzero(ended).tolist():
+                    episode = int(self._episode[i])
+                    self._envs.begin_reset(i, self._seed_of(i, episode), anew=self._fresh and episode > 0)
+                self._envs.wait()
         except Broken as broken:
             raise self._failed(broken, None) from broken.__cause__
         new_obs = np.where(ended[:, None], self._seen(), self.obs)
@@ -139,9 +144,10 @@ class Envs:
         _refuse_non_finite_action(action)
         scaled = self.spaces.to_env_units(action)
         try:
-            for i in range(len(self)):
-                self._envs.begin_step(i, scaled[i].reshape(self.spaces.action_shape))
-            self._envs.wait()
+            with self._process:
+                for i in range(len(self)):
+                    self._envs.begin_step(i, scaled[i].reshape(self.spaces.action_shape))
+                self._envs.wait()
         except Broken as broken:
             raise self._failed(broken, scaled) from broken.__cause__
         next_obs, (reward, terminated, truncated) = self._seen(), self._answers()
@@ -196,24 +202,31 @@ class Envs:
         scaled = self.spaces.to_env_units(rows["action"])
         answer = self._envs.rows
         try:
-            self._envs.begin_reset(i, self._seed_of(i, int(self._episode[i])), anew=True)
-            self._envs.wait()
-            for k, (row, action) in enumerate(zip(rows, scaled, strict=True)):
-                if answer.obs[i].tobytes() != row["obs"].tobytes():
-                    return f"step {k}: another observation"
-                self._envs.begin_step(i, action.reshape(self.spaces.action_shape))
+            with self._process:
+                self._envs.begin_reset(i, self._seed_of(i, int(self._episode[i])), anew=True)
                 self._envs.wait()
-                ended = answer.terminated[i] or answer.truncated[i]
-                if answer.reward[i].tobytes() != row["reward"].tobytes() or ended:
-                    return f"step {k + 1}: another reward, or an end"
+                for k, (row, action) in enumerate(zip(rows, scaled, strict=True)):
+                    if answer.obs[i].tobytes() != row["obs"].tobytes():
+                        return f"step {k}: another observation"
+                    self._envs.begin_step(i, action.reshape(self.spaces.action_shape))
+                    self._envs.wait()
+                    ended = answer.terminated[i] or answer.truncated[i]
+                    if answer.reward[i].tobytes() != row["reward"].tobytes() or ended:
+                        return f"step {k + 1}: another reward, or an end"
         except Broken as broken:  # whatever is wrong, it is not the same as before
             return broken.failed.one_line()
         same = answer.obs[i].tobytes() == self.obs[i].tobytes()
         return None if same else f"step {len(rows)}: another observation"
 
+    @property
+    def notes(self) -> list[str]:
+        """What these environments did to this process that a reader of the run must know, a sentence each."""
+        return self._process.notes if isinstance(self._process, ProcessState) else []
+
     def close(self) -> None:
         """Close every environment."""
-        self._envs.close()
+        with self._process:
+            self._envs.close()
 
     def _seen(self) -> NDArray[np.float32]:
         """Return a copy of all observations, (N, S)."""

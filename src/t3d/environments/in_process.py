@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.environments import silence
-from t3d.environments.make import make, spaces_of
+from t3d.environments.make import close, is_ctrl_c, make, spaces_of
 from t3d.environments.silence import quiet_pybullet
-from t3d.errors import EnvFailed
+from t3d.environments.values import first_of, five_of, flag_of, numbers_of, reward_of
+from t3d.errors import EnvFailed, message_of
 from t3d.spaces import Spaces
 
 
@@ -77,6 +78,9 @@ class Instances:
         self._name = env
         self._envs = [make(env) for _ in range(n_envs)]
         self.spaces: Spaces = spaces_of(self._envs[0], env)
+        self.gym_spaces: tuple[Any, Any] = self._envs[0].observation_space, self._envs[0].action_space
+        spec = self._envs[0].spec
+        self.time_limit = spec.max_episode_steps if spec else None  # None: no one that is known
         self.rows = Rows.of(np.zeros(n_envs, row_dtype(self.spaces)))
 
     def begin_reset(self, i: int, seed: int, *, anew: bool) -> None:
@@ -93,12 +97,15 @@ class Instances:
         try:
             with quiet_pybullet():
                 if anew:
-                    self._envs[i].close()
+                    close(self._envs[i], self._name)
                     self._envs[i] = make(self._name)
-                obs, _ = self._envs[i].reset(seed=seed)
-        except Exception as error:
+                given = self._envs[i].reset(seed=seed)
+        except BaseException as error:
             raise _raised(error, i, "reset") from error
-        self.rows.obs[i] = _numbers(i, "observation", obs, self.spaces.obs_shape, self.spaces.obs_dtype)
+        try:
+            self.rows.obs[i] = self._obs(first_of(given))
+        except EnvFailed as failed:
+            raise Broken(i, failed) from None
 
     def begin_step(self, i: int, action: NDArray[np.float32]) -> None:
         """Step environment i; what it answers will stand in row i.
@@ -112,14 +119,30 @@ class Instances:
         """
         rows, unstable = self.rows, silence.unstable_simulations
         try:
-            # A copy: an environment may keep its last action, and the memory of this one is written again.
-            obs, reward, rows.terminated[i], rows.truncated[i], _ = self._envs[i].step(np.array(action))
-        except Exception as error:
+            given = self._envs[i].step(self._action(action))
+        except BaseException as error:
             raise _raised(error, i, "step") from error
         if silence.unstable_simulations != unstable:
             rows.unstable[i] += silence.unstable_simulations - unstable
-        rows.obs[i] = _numbers(i, "observation", obs, self.spaces.obs_shape, self.spaces.obs_dtype)
-        rows.reward[i] = _numbers(i, "reward", reward, (), np.dtype(np.float32))
+        try:
+            obs, reward, terminated, truncated = five_of(given)
+            rows.obs[i] = self._obs(obs)
+            rows.reward[i] = reward_of(reward, self._name)
+            rows.terminated[i] = flag_of(terminated, "terminated", self._name)
+            rows.truncated[i] = flag_of(truncated, "truncated", self._name)
+        except EnvFailed as failed:
+            raise Broken(i, failed) from None
+
+    def _obs(self, given: Any) -> NDArray[Any]:
+        return numbers_of(given, self.spaces.obs_shape, self.spaces.obs_dtype, self._name)
+
+    def _action(self, action: NDArray[np.float32]) -> NDArray[Any]:
+        """Return a copy of an action, as its space has it: an environment may keep it, and this memory is reused."""
+        space = self.gym_spaces[1]
+        given = np.array(action, space.dtype)
+        if given.dtype != np.float32:  # a bound may lie between two of its numbers
+            np.clip(given, space.low, space.high, out=given)
+        return given
 
     def wait(self) -> None:
         """Return at once: what was begun is over."""
@@ -127,28 +150,15 @@ class Instances:
     def close(self) -> None:
         """Close every environment."""
         for env in self._envs:
-            env.close()
+            close(env, self._name)
 
 
-def _numbers(i: int, field: str, given: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    try:
-        array = np.asarray(given, dtype)
-    except (TypeError, ValueError):
-        array = None
-    if array is not None and array.shape == shape:
-        return array
-    failed = EnvFailed(
-        f"the environment's {field} is of the wrong kind",
-        got=type(given).__name__ + ("" if array is None else f" of shape {array.shape}"),
-        expected=f"numbers of shape {shape}" if shape else "one number",
-        do="fix the environment's spaces, or what its reset and step return",
-    )
-    raise Broken(i, failed)
-
-
-def _raised(error: Exception, i: int, doing: str) -> Broken:
-    failed = EnvFailed(
-        f"the environment raised {type(error).__name__} in {doing}: {error}",
-        do="fix the environment; its own traceback is above",
-    )
-    return Broken(i, failed)
+def _raised(error: BaseException, i: int, doing: str) -> Broken:
+    if is_ctrl_c(error):
+        raise error
+    name, _, message = message_of(error).partition(": ")
+    do = "fix the environment; its own traceback is above"
+    if isinstance(error, TypeError) and "unexpected keyword argument 'seed'" in message:
+        do = "let reset take seed and options by name; reset of the old gym had none"
+    what = f"the environment raised {name} in {doing}"
+    return Broken(i, EnvFailed(f"{what}: {message}" if message else what, do=do))

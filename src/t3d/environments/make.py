@@ -7,8 +7,11 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import logging
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +22,10 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from t3d.environments.silence import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
-from t3d.errors import EnvRefused
+from t3d.errors import EnvRefused, message_of, shortened
 from t3d.spaces import ObsPart, Spaces
+
+_log = logging.getLogger("t3d")
 
 Env = gym.Env[Any, Any]
 _FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
@@ -72,15 +77,38 @@ def make(env: str, *, render: bool = False) -> Env:
             do=_install_hint(env)
             or 'check the spelling, or install the suite it belongs to: pip install "t3d[mujoco,box2d,bullet]"',
         ) from error
-    except Exception as error:
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
         raise EnvRefused(
             "the environment cannot be made: its own code raised",
-            got=f"{env}: {type(error).__name__}: {error}",
+            got=f"{env}: {message_of(error)}",
             do=_fix_where(error),
         ) from error
 
 
-def _fix_where(error: Exception) -> str:
+def is_ctrl_c(error: BaseException) -> bool:
+    """Return whether this is the user's Ctrl-C, which raises where our handlers are not set, not an environment's."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, KeyboardInterrupt) and usual and threading.current_thread() is threading.main_thread()
+
+
+def close(env: Env, name: str) -> None:
+    """Close an environment. One that raises then has done its work all the same: that is said, once."""
+    try:
+        env.close()
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        _warn_of_close(name, shortened(message_of(error)))
+
+
+@functools.cache
+def _warn_of_close(name: str, message: str) -> None:
+    _log.warning("%s raised when it was closed, which is passed over: %s", name, message)
+
+
+def _fix_where(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"fix {error.filename}, line {error.lineno}"
     # Where the user can fix it, not where a library noticed it.

@@ -28,6 +28,13 @@ def silenced(descriptor: int) -> Iterator[None]:
         os.close(nowhere)
 
 
+def send_nowhere(descriptor: int) -> None:
+    """Let what is still written to a file descriptor go nowhere: its terminal is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def _flush() -> None:
     """Hand the system what Python's and C's own buffers hold: where stdout is no terminal, C code keeps its words."""
     sys.stdout.flush()

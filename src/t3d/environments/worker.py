@@ -29,7 +29,7 @@ from t3d.spaces import Spaces
 COMMAND = struct.Struct("<qq?")  # index in this worker, seed of the episode to begin, in an instance made anew?
 STEP = -1  # instead of a seed: step, with the action that stands in the row
 # The starting process alone decides what these mean. Looked up by name: not every system has all of them.
-SIGNALS = tuple(known for known in signal.Signals if known.name in ("SIGINT", "SIGTERM", "SIGUSR1"))
+SIGNALS = tuple(known for known in signal.Signals if known.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"))
 _PR_SET_PDEATHSIG = 1
 _MAX_TRACEBACK = 20_000
 
@@ -49,8 +49,7 @@ class Task:
 
 def main(task: Task) -> None:
     """Serve until the starting process says it is enough, or is no more."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    _ignore_signals()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _end_with_parent(task)
     assert isinstance(sys.stdout, io.TextIOWrapper)
@@ -62,6 +61,7 @@ def main(task: Task) -> None:
     except EnvRefused as error:
         connection.send_bytes(_message(error, error.__cause__))
         return
+    _ignore_signals()
     connection.send_bytes(msgspec.json.encode(instances.spaces))
     try:
         rows = map_rows(task.memory, instances.spaces, int(connection.recv_bytes()))
@@ -88,6 +88,7 @@ def _serve(connection: Connection, instances: Instances) -> None:
                 instances.begin_step(i, instances.rows.action[i])
             else:
                 instances.begin_reset(i, seed, anew=anew)
+                _ignore_signals()
         except Broken as broken:
             answer = _message(broken.failed, broken.__cause__)
         connection.send_bytes(answer)
@@ -98,6 +99,12 @@ def _message(error: EnvFailed | EnvRefused, cause: BaseException | None) -> byte
     refused = isinstance(error, EnvRefused)
     message = {"refused": refused, "what": error.what, "rows": error.rows, "traceback": trace[-_MAX_TRACEBACK:]}
     return json.dumps(message).encode()
+
+
+def _ignore_signals() -> None:
+    """Leave them to the starting process, also after an environment, or a library behind it, has set its handlers."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_with_parent(task: Task) -> None:

@@ -54,6 +54,7 @@ class _Worker:
     first: int  # its environments are first to first + n_envs - 1
     n_envs: int
     due: deque[int]  # environments that owe an answer, in the order in which it will come
+    ended: int  # a descriptor that can be read once the process is gone; -1 where the system has none
     waited_s: float = 0.0  # for the answer that comes next
 
 
@@ -94,9 +95,10 @@ class Workers:
                 for k in range(workers):
                     first, last = k * n_envs // workers, (k + 1) * n_envs // workers
                     self._workers.append(_start(env, first, last - first, self._memory))
-            self._by_socket = {worker.connection.fileno(): worker for worker in self._workers}
-            for socket in self._by_socket:
-                self._poll.register(socket, select.POLLIN)
+            self._by_descriptor = {worker.connection.fileno(): worker for worker in self._workers}
+            self._by_descriptor |= {worker.ended: worker for worker in self._workers if worker.ended >= 0}
+            for descriptor in self._by_descriptor:
+                self._poll.register(descriptor, select.POLLIN)
             self.spaces = self._made(env)
             self.rows = self._share(n_envs)
         except BaseException:
@@ -184,11 +186,15 @@ class Workers:
         """Yield (environment, message) for every answer that is due, as it comes; each has limit_s of its own."""
         while busy := [worker for worker in self._workers if worker.due]:
             began, patience = time.monotonic(), min(_SLICE_S, *(limit_s - worker.waited_s for worker in busy))
-            ready = [self._by_socket[socket] for socket, _ in self._poll.poll(math.ceil(1000 * patience))]
+            polled = [descriptor for descriptor, _ in self._poll.poll(math.ceil(1000 * patience))]
+            ready = list(dict.fromkeys(self._by_descriptor[descriptor] for descriptor in polled))
             # In slices: while both sides were stopped (Ctrl-Z) nobody was late.
             waited = min(time.monotonic() - began, _SLICE_S)
             for worker in ready:
                 i = worker.due[0] if worker.due else worker.first
+                # Its socket need not close with it: a process that the environment has forked may hold the other end.
+                if worker.connection.fileno() not in polled:
+                    raise self._died(worker, i)
                 try:
                     message = worker.connection.recv_bytes()
                 except (EOFError, ConnectionError):
@@ -259,7 +265,8 @@ def _start(env: str, first: int, n_envs: int, memory: int) -> _Worker:
             stdin=subprocess.DEVNULL,
             pass_fds=(its.fileno(), memory),
         )
-    return _Worker(process, ours, first, n_envs, deque([first]))
+    ended = os.pidfd_open(process.pid) if sys.platform == "linux" else -1
+    return _Worker(process, ours, first, n_envs, deque([first]), ended)
 
 
 def _failure(message: bytes) -> tuple[T3DError, InWorker | None]:
@@ -306,4 +313,6 @@ def _end(workers: list[_Worker], memory: int) -> None:
             worker.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             _kill(worker)
+        if worker.ended >= 0:
+            os.close(worker.ended)
     os.close(memory)

@@ -27,6 +27,7 @@ from t3d.runs.signals import Signals
 
 _LOOK_S = 0.2
 _LAST_WORDS = 2_000
+_LEAVES_S = 30  # after SIGTERM; saving takes seconds, a step of an environment perhaps as many
 
 
 class Job(NamedTuple):
@@ -93,7 +94,7 @@ class _Run:
         self._evaluation: Row | None = None
         self._health: list[Row] = []
         self._hints: list[Hint] = []
-        self._words: list[str] = []
+        self._words = ""
 
     def start(self) -> None:
         command = [sys.executable, "-P", "-m", "t3d.runs.seeds", json.dumps(self.job._asdict())]
@@ -104,7 +105,8 @@ class _Run:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",  # environments print what they like
             start_new_session=True,
         )
         self._listener = threading.Thread(target=self._listen, args=(self.process,), daemon=True)
@@ -112,17 +114,23 @@ class _Run:
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
-        for line in process.stderr:
-            self._words.append(line)
+        while line := process.stderr.readline(_LAST_WORDS):
+            self._words = (self._words + line)[-_LAST_WORDS:]
 
-    def close(self) -> None:
-        """Wait for its end, and for its last words."""
-        if self.process is not None:
+    def close(self, until: float) -> None:
+        """Wait for its end, and for its last words; killed if it has not left by then, on the monotonic clock."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
             self.process.wait()
-            self._listener.join()
-            for pipe in (self.process.stdin, self.process.stderr):
-                assert pipe is not None
-                pipe.close()
+        assert self.process.stdin is not None and self.process.stderr is not None
+        self.process.stdin.close()
+        self._listener.join(1)
+        if not self._listener.is_alive():  # else something that its environment has started lives on, and may print
+            self.process.stderr.close()
 
     @property
     def running(self) -> bool:
@@ -142,7 +150,7 @@ class _Run:
             self._hints = hints(self._health)
         problem = ""
         if self.process is not None and not self.running and self.process.returncode:
-            problem = "".join(self._words)[-_LAST_WORDS:].strip() or _ending(self.process.returncode)
+            problem = self._words.strip() or _ending(self.process.returncode)
         seed = self.job.config["seed"]
         return Seed(seed, Path(self.job.out), self._env_steps, self._evaluation, self._hints, problem, self.running)
 
@@ -206,9 +214,10 @@ def _end(runs: list[_Run]) -> None:
     running = [run.process for run in runs if run.process is not None and run.running]
     for process in running:
         process.terminate()
+    until = time.monotonic() + _LEAVES_S
     try:
         for run in runs:
-            run.close()
+            run.close(until)
     except KeyboardInterrupt:
         for process in running:
             process.kill()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed, Stopped
+from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed
 from t3d.formats import Row, RunRecord
 from t3d.presets import Choice
 from t3d.runs.progress import RunProgress
@@ -64,7 +64,7 @@ class Session:
             raise
         self.path = self._store.path
         self.had_ended = self.finished  # nothing is left to do
-        self._unstable = 0  # episodes that the log knows of
+        self._unstable, self._noted = 0, 0  # episodes and notes that the log knows of
 
     @property
     def will_learn(self) -> bool:
@@ -106,7 +106,7 @@ class Session:
             if not self.finished:
                 yield from self._loop(signals)
                 yield from self._end(signals)
-        except (Stopped, GeneratorExit) as error:
+        except (KeyboardInterrupt, GeneratorExit) as error:
             self._stop(str(error) or "interrupted")
             raise
         except EnvFailed as error:
@@ -168,6 +168,9 @@ class Session:
         if (unstable := self.trainer.envs.unstable) > self._unstable:
             self._unstable = unstable
             what = f"MuJoCo has called the simulation unstable in {unstable} episodes since this process began"
+            yield self._store.metrics.write("event", env_steps, what=what)
+        for what in self.trainer.envs.notes[self._noted :]:
+            self._noted += 1
             yield self._store.metrics.write("event", env_steps, what=what)
 
     def _evaluate(self, signals: Signals) -> list[Row]:

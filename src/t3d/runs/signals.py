@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from t3d.environments.silence import send_nowhere
 from t3d.errors import Stopped
 
-_STOP = ("SIGTERM", "SIGINT", "SIGBREAK")
+_log = logging.getLogger("t3d")
+_STOP = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
 _SAVE = "SIGUSR1"
 
 
 class Signals:
-    """While entered, SIGTERM and SIGINT ask to stop, SIGUSR1 asks to save; a second one to stop leaves at once.
+    """While entered, SIGTERM, SIGINT and SIGHUP ask to stop, SIGUSR1 asks to save; a second one to stop leaves at once.
 
     Python delivers signals to the main thread only: elsewhere they do what they did before.
     """
@@ -23,12 +27,18 @@ class Signals:
         self._before: dict[int, Any] = {}
         self._stop: signal.Signals | None = None
         self._save = False
+        self._terminals: list[int] = []
+        self._replaced = 0  # how often somebody else's handlers were found in our place
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
+            self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
             for name in (*_STOP, _SAVE):
-                if number := getattr(signal, name, None):
-                    self._before[number] = signal.signal(number, self._note_save if name == _SAVE else self._note_stop)
+                number = getattr(signal, name, None)
+                # nohup has SIGHUP ignored, and means it.
+                if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+                    continue
+                self._before[number] = signal.signal(number, self._note_save if name == _SAVE else self._note_stop)
         return self
 
     def __exit__(
@@ -43,6 +53,9 @@ class Signals:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._stop = signal.Signals(number)
+        if self._stop.name == "SIGHUP":
+            for descriptor in self._terminals:  # what is still written there would fail
+                send_nowhere(descriptor)
 
     def _note_save(self, _: int, __: FrameType | None) -> None:
         self._save = True
@@ -58,5 +71,15 @@ class Signals:
         Raises:
             Stopped: a signal has asked for it.
         """
+        if any(signal.getsignal(number) not in (self._note_stop, self._note_save) for number in self._before):
+            self._put_back()
         if self._stop is not None:
             raise Stopped(self._stop.name, 128 + self._stop.value)
+
+    def _put_back(self) -> None:
+        """Take the place again of handlers that an environment, or a library behind it, has set."""
+        for number in self._before:
+            signal.signal(number, self._note_save if number == getattr(signal, _SAVE, 0) else self._note_stop)
+        self._replaced += 1
+        if self._replaced == 2:  # once is what libraries do when they start
+            _log.warning("the environment keeps replacing t3d's signal handlers; they are put back after every step")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.environments.make import make
+from t3d.environments.make import Env, close, make
 from t3d.environments.silence import quiet_pybullet
-from t3d.errors import ConfigRefused, Refused, T3DError, VideoFailed
+from t3d.errors import ConfigRefused, Refused, T3DError, VideoFailed, message_of
 from t3d.policy import policy
 from t3d.storage import disk
 from t3d.td3 import TD3
@@ -25,8 +28,10 @@ from t3d.training.randomness import evaluation_seed
 from t3d.variants.address import address_of, class_at
 
 _TIMEOUT_S = 600
+_LAST_WORDS = 20_000
 # So that a report can show two films as they are: 600 kB for 300 frames, 480 wide.
 _WIDTH, _FRAMES, _FRAME_BYTES = 480, 300, 2_000
+_MOST_FPS = 60
 # How far libx264 compresses, from hardly seen to its limit.
 _CRFS = (20, 26, 32, 38, 44, 51)
 
@@ -84,7 +89,7 @@ def _run(command: list[str], variables: dict[str, str], between: Callable[[], No
     """Run the child process. Return its last words if it failed."""
     # The child finds modules where this process does, and nowhere else.
     variables = {**variables, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with tempfile.TemporaryFile("w+") as words:
+    with tempfile.TemporaryFile() as words:
         child = subprocess.Popen(  # noqa: S603 - our own interpreter and module; arguments reach no shell
             command, env=variables, stdin=subprocess.DEVNULL, stdout=words, stderr=words
         )
@@ -98,8 +103,9 @@ def _run(command: list[str], variables: dict[str, str], between: Callable[[], No
         finally:
             child.kill()
             child.wait()
-        words.seek(0)
-        output = words.read().strip()
+        # An environment may print what is no text, and much of it.
+        words.seek(max(0, words.seek(0, os.SEEK_END) - _LAST_WORDS))
+        output = words.read().decode(errors="replace").strip()
     if child.returncode == 0:
         return None
     if child.returncode == Refused.exit_code and "MUJOCO_GL" not in output:
@@ -117,30 +123,65 @@ def _renderers() -> list[dict[str, str]]:
 
 def _play(
     env_name: str, policy_file: str, seed: int, frames: int, algorithm: type[TD3] | None
-) -> tuple[list[NDArray[np.uint8]], int]:
+) -> tuple[list[NDArray[np.uint8]], Fraction]:
     acting = policy.load(policy_file, algorithm)
     env = make(env_name, render=True)
+    pace = float(env.metadata.get("render_fps") or 30)
+    # A film shows at most 60 frames a second, and at least one.
+    every, times = max(1, math.ceil(pace / _MOST_FPS)), max(1, math.ceil(1 / pace))
     with quiet_pybullet():
         obs, _ = env.reset(seed=evaluation_seed(seed, 0))
-    drawn = [_frame(env.render())]
-    over = False
-    while len(drawn) < frames and not over:
+    drawn, steps, over = [_rendered(env)], 0, False
+    while len(drawn) * times < frames and not over:
         obs, _, terminated, truncated, _ = env.step(acting(obs))
-        over = bool(terminated or truncated)
-        drawn.append(_frame(env.render()))
-    env.close()
-    return drawn, int(env.metadata.get("render_fps") or 30)
+        steps, over = steps + 1, bool(terminated or truncated)
+        if steps % every == 0 or over:
+            drawn.append(_rendered(env))
+    close(env, env_name)
+    repeated = [frame for frame in as_pictures(drawn) for _ in range(times)]
+    return repeated[:frames], Fraction(pace * times / every).limit_denominator(1_000)
 
 
-def _frame(rendered: object) -> NDArray[np.uint8]:
-    frame = np.asarray(rendered)
-    if frame.ndim != 3 or frame.shape[2] < 3:
-        raise VideoFailed("the environment draws no RGB frames", got=f"shape {frame.shape}")
+def _rendered(env: Env) -> NDArray[Any]:
+    """Return a copy of what the environment draws.
+
+    Raises:
+        VideoFailed: its own code raised, or it drew no RGB frame.
+    """
+    try:
+        frame = np.array(env.render())
+    except Exception as error:
+        # A renderer that is missing says so in its own package's code; the user's own render fails in the user's.
+        file = traceback.extract_tb(error.__traceback__)[-1].filename
+        if "site-packages" in file:
+            raise
+        raise VideoFailed("the environment's render raised", got=f"{message_of(error)}, in {file}") from error
+    if frame.ndim != 3 or frame.shape[2] < 3 or frame.dtype.kind not in "iuf":
+        raise VideoFailed("the environment draws no RGB frames", got=f"{frame.dtype}, shape {frame.shape}")
     # H.264's usual pixel format wants even sides.
-    return np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2, :3], np.uint8)
+    return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2, :3]
 
 
-def _write(drawn: list[NDArray[np.uint8]], fps: int, out: Path) -> None:
+def as_pictures(drawn: list[NDArray[Any]]) -> list[NDArray[np.uint8]]:
+    """Return frames as bytes: floats are in [0, 1] or in [0, 255], which the largest of all frames tells.
+
+    Raises:
+        VideoFailed: a number is not finite, below 0 or above 255.
+    """
+    if all(frame.dtype == np.uint8 for frame in drawn):
+        return drawn
+    low, high = min(frame.min() for frame in drawn), max(frame.max() for frame in drawn)
+    if not 0 <= low <= high <= 255:
+        raise VideoFailed(
+            "the environment draws frames that are no pictures",
+            got=f"numbers from {low} to {high}",
+            expected="0 to 255, or floats from 0 to 1",
+        )
+    scale = 255 if high <= 1 and drawn[0].dtype.kind == "f" else 1
+    return [np.round(frame * scale).astype(np.uint8) for frame in drawn]
+
+
+def _write(drawn: list[NDArray[np.uint8]], fps: Fraction, out: Path) -> None:
     """Write frames as an mp4, compressed so far that it fits a page."""
     beside = out.with_name(out.name + ".new")
     most_bytes = _FRAME_BYTES * max(_FRAMES, len(drawn))
@@ -152,7 +193,7 @@ def _write(drawn: list[NDArray[np.uint8]], fps: int, out: Path) -> None:
     disk.rename(beside, out)
 
 
-def _encode(drawn: list[NDArray[np.uint8]], fps: int, crf: int, path: Path) -> None:
+def _encode(drawn: list[NDArray[np.uint8]], fps: Fraction, crf: int, path: Path) -> None:
     import av
 
     height, width = drawn[0].shape[:2]
@@ -160,10 +201,10 @@ def _encode(drawn: list[NDArray[np.uint8]], fps: int, crf: int, path: Path) -> N
         # H.264's usual pixel format wants even sides.
         height, width = max(2, round(height * _WIDTH / width / 2) * 2), _WIDTH
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf)})
+        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in drawn:
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture.reformat(width, height, "yuv420p")))
         container.mux(stream.encode())
 

@@ -1,0 +1,171 @@
+"""Environments that are odd as real simulators are odd, each in one way. Used as "path/to/odd_envs.py:Class"."""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import warnings
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from own_envs import FAILS_AT, Walk
+
+
+class Odd(Walk):
+    """Is odd when its step FAILS_AT is reached, in its second episode."""
+
+    def reward(self):
+        if self.steps_ever == FAILS_AT:
+            self.be_odd()
+        return super().reward()
+
+    def be_odd(self):
+        pass
+
+
+class SysExit(Odd):
+    """The window was closed, the server is gone."""
+
+    def be_odd(self):
+        sys.exit()
+
+
+class SysExitWhenMade(Walk):
+    def __init__(self):
+        sys.exit("no licence")
+
+
+class Interrupted(Odd):
+    def be_odd(self):
+        raise KeyboardInterrupt
+
+
+class Cancelled(Odd):
+    """Behind it is a client written with asyncio."""
+
+    def be_odd(self):
+        raise asyncio.CancelledError
+
+
+class UnspeakableError(Exception):
+    def __str__(self):
+        raise UnicodeError
+
+
+class Unspeakable(Odd):
+    def be_odd(self):
+        raise UnspeakableError
+
+
+class Talkative(Odd):
+    def be_odd(self):
+        raise RuntimeError("first words, " + 200_000 * "blah " + "last words")
+
+
+class CloseRaises(Walk):
+    """As of viewers that were never opened."""
+
+    def close(self):
+        raise AttributeError("'NoneType' object has no attribute 'finish'")
+
+
+class CloseExits(Walk):
+    def close(self):
+        sys.exit()
+
+
+class TakesSignals(Walk):
+    """A library behind it sets its own handlers, whenever an episode begins."""
+
+    def reset(self, **options):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        return super().reset(**options)
+
+
+class Latin1(Walk):
+    """Prints bytes that are no UTF-8."""
+
+    def step(self, action):
+        os.write(2, b"temp\xe9rature 21 \xb0C\n")
+        return super().step(action)
+
+    def render(self):
+        os.write(2, b"couleur \xe9\n")
+        raise OSError("the camera is unplugged")
+
+
+class ChangesTheProcess(Walk):
+    """Sets PyTorch, NumPy and Python up for a network of its own, for good."""
+
+    def reset(self, **options):
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.inference_mode(True).__enter__()
+        torch.set_num_threads(3)
+        np.seterr(all="raise")
+        warnings.simplefilter("error")
+        return super().reset(**options)
+
+
+class Float16Actions(Walk):
+    """Its bounds lie between two numbers of its own kind."""
+
+    action_space = Box(-0.1, 0.3, (3,), np.float16)
+
+
+class Float64Actions(Walk):
+    action_space = Box(-0.1, 0.3, (3,), np.float64)
+
+
+class KeepsItsObservation(Walk):
+    """Hands out the same array every time, and writes into it."""
+
+    def see(self):
+        return self.at
+
+
+class OldReset(Walk):
+    def reset(self):
+        return super().reset(seed=None)
+
+
+class OldStep(Walk):
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated or truncated, info
+
+
+class OldFirst(Walk):
+    def reset(self, **options):
+        return super().reset(**options)[0]
+
+
+class Forks(Odd):
+    """A helper of its own outlives it, and holds whatever this process had open."""
+
+    def be_odd(self):
+        if os.fork() == 0:
+            os.execvp("sleep", ["sleep", "20"])
+        os._exit(3)
+
+
+class FloatFrames(Walk):
+    def render(self):
+        return super().render() / 255
+
+
+class ChangesFolder(Walk):
+    """Goes where its own files are."""
+
+    def reset(self, **options):
+        os.chdir(tempfile.gettempdir())
+        return super().reset(**options)
+
+
+class Paced(Walk):
+    """Twelve steps an episode."""
+
+    limit = 12

@@ -1,0 +1,300 @@
+"""Whatever an environment does, a run is saved, and nothing is taken for a number that is none."""
+
+import contextlib
+import logging
+import signal
+import warnings
+from pathlib import Path
+
+import numpy as np
+import odd_envs
+import own_envs
+import pytest
+import torch
+from test_determinism import digest
+from test_envs import actions_for
+
+from t3d.cli.main import run as command
+from t3d.config import Config
+from t3d.environments import values
+from t3d.environments.check import check
+from t3d.environments.envs import Envs
+from t3d.errors import EnvFailed, EnvRefused, shortened
+from t3d.presets import Choice
+from t3d.runs.checkpoints import folders
+from t3d.runs.session import Session
+from t3d.runs.signals import Signals
+from t3d.training.evaluation import evaluate
+
+ODD = str(Path(odd_envs.__file__).resolve())
+OWN = str(Path(own_envs.__file__).resolve())
+SMALL = {"steps": 60, "random_steps": 20, "batch_size": 8, "hidden": (4,), "eval_episodes": 1, "engine": "eager"}
+
+
+def session(folder, env, resume=False, **options):
+    config = Config().with_values({**SMALL, "threads": 1, **options})
+    return Session(env, Choice("td3", config, "as asked"), folder, resume=resume)
+
+
+def ended(folder, env, **options):
+    """Train to the end; return the digest of what was learned."""
+    run = session(folder, env, **options)
+    for _ in run.run():
+        pass
+    return digest(run.trainer.agent)
+
+
+# ---- Ways out of the loop
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("SysExit", "the environment raised SystemExit in step"),
+        ("Interrupted", "the environment raised KeyboardInterrupt in step"),
+        ("Cancelled", "the environment raised CancelledError in step"),
+        ("Unspeakable", "raised UnspeakableError in step: (asked for its message it raises UnicodeError)"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_whatever_it_raises_is_its_failure_and_the_run_is_saved(tmp_path, name, says, workers):
+    failing = session(tmp_path / "run", f"{ODD}:{name}", env_workers=workers)
+    with pytest.raises(EnvFailed) as failed:
+        for _ in failing.run():
+            pass
+    assert says in str(failed.value)
+    assert failed.value.exit_code == 1
+    assert [path.name for path in folders(tmp_path / "run" / "checkpoints")] == ["29"]
+    assert session(tmp_path / "run", f"{ODD}:{name}", resume=True, env_workers=workers).resumed_at == 29
+
+
+def test_one_that_exits_when_it_is_made_is_refused():
+    with pytest.raises(EnvRefused, match=r"its own code raised(.|\n)*SystemExit: no licence(.|\n)*fix .*odd_envs"):
+        Envs(f"{ODD}:SysExitWhenMade", 1, lambda i, k: k, fresh=False)
+
+
+def test_ctrl_c_while_nothing_is_saved_yet_is_no_failure_of_the_environment():
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(session_free_of_handlers("Interrupted")) as envs:
+        for action in actions_for(envs, 40):
+            if envs.step(action).episodes:
+                envs.reset(np.ones(1, bool))
+
+
+def session_free_of_handlers(name):
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return Envs(f"{ODD}:{name}", 1, lambda i, k: k, fresh=False)
+
+
+@pytest.fixture
+def handlers_afterwards():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("name", ["CloseRaises", "CloseExits"])
+def test_closing_never_fails_and_is_told_once(tmp_path, caplog, name):
+    with caplog.at_level(logging.WARNING, "t3d"):
+        ended(tmp_path, f"{ODD}:{name}", eval_every=20, fresh_envs=True)
+    assert caplog.text.count("raised when it was closed, which is passed over") == 1
+
+
+@pytest.mark.usefixtures("handlers_afterwards")
+def test_signal_handlers_are_put_back(tmp_path, caplog):
+    run = session(tmp_path, f"{ODD}:TakesSignals")
+    with caplog.at_level(logging.WARNING, "t3d"), pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM"):
+        for row in run.run():
+            if row["kind"] == "episode" and row["env_steps"] == 60:
+                signal.raise_signal(signal.SIGTERM)
+    assert caplog.text.count("keeps replacing t3d's signal handlers") == 1
+    assert [path.name for path in folders(tmp_path / "checkpoints")] == ["60"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_a_lost_terminal_stops_it_saved_and_nohup_is_kept(tmp_path):
+    run = session(tmp_path, f"{OWN}:Walk")
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGHUP") as stopped:
+        for row in run.run():
+            if row["kind"] == "episode" and row["env_steps"] == 40:
+                signal.raise_signal(signal.SIGHUP)
+    assert stopped.value.exit_code == 129
+    assert [path.name for path in folders(tmp_path / "checkpoints")] == ["40"]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            signals.stop_here()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_error_of_a_megabyte_is_cut_and_the_run_comes_back(tmp_path):
+    with pytest.raises(EnvFailed) as failed:
+        ended(tmp_path, f"{ODD}:Talkative")
+    text = str(failed.value)
+    assert len(text) < 5_000
+    assert "first words" in text
+    assert "last words" in text
+    assert "characters left out" in text
+    assert session(tmp_path, f"{ODD}:Talkative", resume=True).resumed_at == 29
+
+
+def test_what_is_cut_says_how_much():
+    assert shortened("abc", 3) == "abc"
+    assert shortened("a" * 300 + "b" * 300, 60) == f"{'a' * 40} ... (540 characters left out) ... {'b' * 20}"
+
+
+# ---- What it leaves behind in this process
+
+
+@pytest.fixture
+def process_afterwards():
+    before = torch.get_num_threads()
+    with warnings.catch_warnings(), np.errstate():
+        yield
+    torch.set_num_threads(before)
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.usefixtures("process_afterwards")
+def test_what_it_sets_for_the_whole_process_changes_nothing_that_is_learned(tmp_path):
+    torch.set_num_threads(2)
+    expected = ended(tmp_path / "plain", f"{OWN}:Walk", log_every=20)
+    assert ended(tmp_path / "odd", f"{ODD}:ChangesTheProcess", log_every=20) == expected
+    text = (tmp_path / "odd" / "metrics.jsonl").read_text()
+    assert text.count("ChangesTheProcess set PyTorch to 3 threads; put back to") == 1
+
+
+# ---- Values
+
+
+REWARDS = [1.5, np.float64(1.5), np.float32(1.5), np.float16(1.5), np.array(1.5), torch.tensor(1.5)]
+ODD_REWARDS = [np.array([1.5]), torch.tensor([[1.5]]), torch.tensor(1.5, requires_grad=True)]
+
+
+@pytest.mark.parametrize("given", [*REWARDS, *ODD_REWARDS], ids=repr)
+def test_a_reward_is_taken(given):
+    assert values.reward_of(given, "it") == 1.5
+
+
+def test_whole_numbers_are_rewards():
+    assert [values.reward_of(given, "it") for given in (2, np.int8(2), np.uint64(2), np.array(2))] == [2.0] * 4
+
+
+NO_REWARDS = [None, True, np.True_, 1j, "1.5", b"1", [1.5, 2.5], np.array([1.0, 2.0]), np.array([]), {}, 1e39, 10**400]
+NO_REWARDS += [np.ma.masked, np.ma.array([1.0], mask=[True]), torch.tensor([1.0, 2.0]), object()]
+
+
+@pytest.mark.parametrize("given", NO_REWARDS, ids=lambda given: type(given).__name__)
+def test_a_reward_that_is_none_is_refused(given):
+    with pytest.raises(EnvFailed, match="the environment's reward is of the wrong kind") as failed:
+        values.reward_of(given, "it")
+    assert failed.value.rows["got"].startswith(type(given).__name__)
+    assert len(failed.value.rows["got"]) < 350
+
+
+@pytest.mark.parametrize(
+    "given",
+    [True, np.True_, np.array(True), torch.tensor(True), 1, np.int64(1), 1.0, np.array([True]), torch.tensor([1])],
+    ids=repr,
+)
+def test_a_flag_is_taken(given):
+    assert values.flag_of(given, "terminated", "it") is True
+    assert values.flag_of(given != given, "terminated", "it") is False
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["False", None, float("nan"), 2, -1, 0.5, [], [True, False], np.array([False, True]), 1j, object()],
+    ids=lambda given: type(given).__name__,
+)
+def test_a_flag_that_is_none_is_refused(given):
+    with pytest.raises(EnvFailed, match="the environment's terminated is of the wrong kind"):
+        values.flag_of(given, "terminated", "it")
+
+
+def test_info_in_the_place_of_a_flag_is_recognised():
+    with pytest.raises(EnvFailed, match="the two are swapped"):
+        values.flag_of({"TimeLimit.truncated": False}, "truncated", "it")
+
+
+def test_an_odd_shape_is_told_once(caplog):
+    with caplog.at_level(logging.WARNING, "t3d"):
+        for _ in range(3):
+            values.reward_of(np.array([1.0]), "once.py:Once")
+            values.flag_of(np.array([True]), "terminated", "once.py:Once")
+    assert [record.message for record in caplog.records] == [
+        "once.py:Once: its reward has the shape (1,); the number in it is taken",
+        "once.py:Once: its terminated has the shape (1,); the flag in it is taken",
+    ]
+
+
+@pytest.mark.parametrize("given", ["four", None, [1, 2, 3, "4"], np.array([1, 2, 3, 4j]), [1, 2, 3, None], [1.0]])
+def test_an_observation_that_is_none_is_refused(given):
+    with pytest.raises(EnvFailed, match="the environment's observation is of the wrong kind"):
+        values.numbers_of(given, (4,), np.dtype(np.float32), "it")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("OldReset", "reset of the old gym had none"),
+        ("OldFirst", "reset of the old gym returned obs alone"),
+        ("OldStep", "step is of the old gym, with one flag for both ends"),
+    ],
+)
+def test_the_old_gym_is_recognised(name, says):
+    with pytest.raises(EnvFailed) as failed, contextlib.closing(session_free_of_handlers(name)) as envs:
+        envs.step(actions_for(envs, 1)[0])
+    assert says in str(failed.value)
+
+
+@pytest.mark.parametrize("name", ["Float16Actions", "Float64Actions"])
+def test_actions_are_of_the_spaces_own_kind_and_within_its_bounds(name):
+    envs = Envs(f"{ODD}:{name}", 1, lambda i, k: k, fresh=False)
+    for action in (-1, 1, 0.999999):
+        envs.step(np.full((1, 3), action, np.float32))  # it asserts that its space contains them
+    envs.close()
+
+
+def test_observations_are_copied():
+    envs = Envs(f"{ODD}:KeepsItsObservation", 1, lambda i, k: k, fresh=False)
+    first = envs.obs
+    kept = first.copy()
+    envs.step(actions_for(envs, 1)[0])
+    envs.close()
+    np.testing.assert_array_equal(first, kept)
+
+
+# ---- What `t3d check` says of them
+
+
+def test_check_judges_as_training_does(capsys):
+    numbers = {finding.name: finding for finding in check(f"{OWN}:RewardArray", 60)}["numbers"]
+    assert numbers.verdict == "fails"
+    assert "step 29: the environment's reward is of the wrong kind" in numbers.text
+    assert command(["check", f"{OWN}:NanObs", "--steps", "60"]) == 1
+    assert command(["check", f"{OWN}:NanObs", "--steps", "9"]) == 0  # it is odd at the thirtieth step
+    capsys.readouterr()
+    assert command(["check", f"{OWN}:Walk", "--steps", "20", "--json"]) == 0
+    assert '"verdict": "ok"' in capsys.readouterr().out
+
+
+# ---- Processes
+
+
+def test_a_dead_worker_is_told_at_once_though_a_child_of_its_own_holds_its_socket():
+    envs = Envs(f"{ODD}:Forks", 1, lambda i, k: k, fresh=False, workers=1, timeout_s=15)
+    with pytest.raises(EnvFailed, match="worker process exited with code 3"):
+        for action in actions_for(envs, 40):
+            if envs.step(action).episodes:
+                envs.reset(np.ones(1, bool))
+    envs.close()
+
+
+def test_an_evaluation_is_not_torn_by_what_closes_badly():
+    seen = evaluate(lambda obs: np.zeros((1, 3), np.float32), f"{ODD}:CloseRaises", episodes=2, seed=0, fresh=True)
+    assert seen.lengths == [20, 20]
