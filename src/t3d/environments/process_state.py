@@ -1,31 +1,26 @@
-"""What PyTorch, NumPy and Python keep for the whole process, and an environment may change for its own purposes."""
+"""What PyTorch, NumPy and Python keep for the whole process, and an environment may change for its own purposes.
+
+No PyTorch is imported here: a process that has not done so has nothing to keep.
+"""
 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
 _log = logging.getLogger("t3d")
 
 
-class _State(NamedTuple):
-    """All that would change what is learned, or stop it."""
-
-    default_dtype: torch.dtype
-    grad: bool
-    inference: bool
-    threads: int
-    float_errors: dict[str, str]
-    warnings: list[object]
-
-
 class ProcessState:
     """While entered an environment may change what it likes; afterwards it is as it was.
+
+    It is entered at every step, so it looks at no more than it must: NumPy's error state, which takes a microsecond to
+    look at, is kept as it was when this was made.
 
     Args:
         name: the environment's, for what is said of it.
@@ -33,32 +28,35 @@ class ProcessState:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._before = _look()
+        self._float_errors = np.geterr()
+        self._torch, self._filters = _look(), list(warnings.filters)
         self.notes: list[str] = []  # what a reader of the run must know, a sentence each, said once
 
     def __enter__(self) -> None:
-        self._before = _look()
+        self._torch, self._filters = _look(), list(warnings.filters)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if (after := _look()) != self._before:
+        if np.geterr() != self._float_errors:
+            np.seterr(**self._float_errors)
+        if warnings.filters != self._filters:
+            warnings.filters[:] = self._filters  # type: ignore[index]
+            with warnings.catch_warnings():
+                pass  # at its end Python notices that they have changed
+        if (after := _look()) != self._torch and self._torch:
             self._put_back(after)
 
-    def _put_back(self, after: _State) -> None:
-        before = self._before
-        torch.set_default_dtype(before.default_dtype)
-        if after.inference != before.inference:
-            torch.inference_mode(before.inference).__enter__()
-        torch.set_grad_enabled(before.grad)
-        if after.threads != before.threads:
-            torch.set_num_threads(before.threads)
-            self._note(f"{self._name} set PyTorch to {after.threads} threads; put back to {before.threads}")
-        np.seterr(**before.float_errors)  # type: ignore[arg-type]
-        if after.warnings != before.warnings:
-            warnings.filters[:] = before.warnings  # type: ignore[index]
-            with warnings.catch_warnings():
-                pass  # Python notices at its end that they have changed
+    def _put_back(self, after: tuple[Any, ...]) -> None:
+        torch = sys.modules["torch"]
+        dtype, grad, inference, threads = self._torch
+        torch.set_default_dtype(dtype)
+        if after[2] != inference:
+            torch.inference_mode(inference).__enter__()
+        torch.set_grad_enabled(grad)
+        if after[3] != threads:
+            torch.set_num_threads(threads)
+            self._note(f"{self._name} set PyTorch to {after[3]} threads; put back to {threads}")
 
     def _note(self, what: str) -> None:
         if what not in self.notes:
@@ -66,12 +64,14 @@ class ProcessState:
             _log.warning("%s", what)
 
 
-def _look() -> _State:
-    return _State(
+def _look() -> tuple[Any, ...]:
+    """Return PyTorch's default dtype, whether it takes gradients, whether it only infers, and its threads."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return ()
+    return (
         torch.get_default_dtype(),
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.get_num_threads(),
-        np.geterr(),  # type: ignore[arg-type]
-        list(warnings.filters),
     )
