@@ -84,7 +84,7 @@ def test_observations_of_another_shape_are_found():
 def test_one_that_never_ends_is_found():
     findings = found(f"{OWN}:Endless")
     assert to_look_at(findings) == {"time limit"}
-    assert "gymnasium.wrappers.TimeLimit" in findings["time limit"].text
+    assert "--max-episode-steps" in findings["time limit"].text
 
 
 def test_the_command_prints_a_row_for_each_finding(capsys):

@@ -103,9 +103,9 @@ def env_workers_share_the_environments(folder, monkeypatch):
 def env_timeout_limits_a_step_in_training_and_in_evaluation(folder, monkeypatch):
     asked, begin = [], worker_pool.Workers.__init__
 
-    def record(self, env, n_envs, workers, timeout_s):
+    def record(self, env, n_envs, workers, timeout_s, *more):
         asked.append((n_envs, workers, timeout_s))
-        begin(self, env, n_envs, workers, timeout_s)
+        begin(self, env, n_envs, workers, timeout_s, *more)
 
     monkeypatch.setattr(worker_pool.Workers, "__init__", record)
     rows(folder / "two", "evaluation", steps=2, n_envs=2, env_workers=2, env_timeout=7.5)
@@ -180,6 +180,14 @@ def fresh_envs_are_made_for_every_episode(folder, monkeypatch):
     made.clear()
     rows(folder / "fresh", "evaluation", steps=2, fresh_envs=True)
     assert len(made) == 1 + 2
+
+
+def max_episode_steps_truncate_every_episode(folder, monkeypatch):
+    assert {row["length"] for row in rows(folder / "none", "episode")} == {3}
+    assert {(row["length"], row["end"]) for row in rows(folder / "two", "episode", max_episode_steps=2)} == {
+        (2, "truncated")
+    }
+    assert rows(folder / "judged", "evaluation", max_episode_steps=2)[-1]["lengths"] == [2, 2]
 
 
 class Seen(Exception):
@@ -285,6 +293,7 @@ BEHAVES = {
     "checkpoint_every": checkpoint_every_many_steps,
     "checkpoint_seconds": checkpoint_seconds_pass_at_most,
     "fresh_envs": fresh_envs_are_made_for_every_episode,
+    "max_episode_steps": max_episode_steps_truncate_every_episode,
     "device": device_is_where_the_networks_live,
     "engine": engine_runs_the_updates,
     "threads": threads_are_set,
@@ -347,6 +356,7 @@ IMPOSSIBLE = {
     "noise_clip": [-0.1, NAN],
     "policy_delay": [0, 2.0],
     "fresh_envs": [1, "yes"],
+    "max_episode_steps": [0, 2.5],
 }
 
 

@@ -2,7 +2,11 @@
 
 import contextlib
 import logging
+import os
+import shutil
 import signal
+import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -19,7 +23,7 @@ from t3d.config import Config
 from t3d.environments import values
 from t3d.environments.check import check
 from t3d.environments.envs import Envs
-from t3d.errors import EnvFailed, EnvRefused, shortened
+from t3d.errors import EnvFailed, EnvRefused, RunRefused, SaveFailed, shortened
 from t3d.presets import Choice
 from t3d.runs.checkpoints import folders
 from t3d.runs.session import Session
@@ -298,3 +302,121 @@ def test_a_dead_worker_is_told_at_once_though_a_child_of_its_own_holds_its_socke
 def test_an_evaluation_is_not_torn_by_what_closes_badly():
     seen = evaluate(lambda obs: np.zeros((1, 3), np.float32), f"{ODD}:CloseRaises", episodes=2, seed=0, fresh=True)
     assert seen.lengths == [20, 20]
+
+
+# ---- The working directory
+
+
+def test_a_run_stays_where_it_was_begun(tmp_path, monkeypatch, capsys):
+    """The environment goes elsewhere in every reset, and finds itself there in every step."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(ODD).parent)])
+    (tmp_path / "robot.py").write_text("from odd_envs import ChangesFolder\n")
+    words = ["--steps", "60", "--random-steps", "20", "--batch-size", "8", "--hidden", "4", "--eval-episodes", "1"]
+    assert command(["train", "robot.py:ChangesFolder", "--out", "run", *words, "--no-video"]) == 0
+    assert Path.cwd() == tmp_path
+    said = capsys.readouterr().out
+    assert "folder      run\n" in said
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"checkpoints", "metrics.jsonl", "report.html"}
+    assert not (Path(tempfile.gettempdir()) / "run").exists()
+    assert command(["evaluate", "run", "--env", "robot.py:ChangesFolder", "--episodes", "2"]) == 0
+
+
+# ---- What others do to its files
+
+
+@pytest.mark.parametrize("how", ["removed", "cut"])
+def test_a_segment_that_loses_what_was_written_is_an_error_and_never_zeros(tmp_path, how):
+    run = session(tmp_path / "run", f"{OWN}:Walk", checkpoint_every=20)
+    segment = tmp_path / "run" / "replay" / "00000000.rows"
+    with pytest.raises(SaveFailed, match=r"00000000\.rows"):
+        for row in run.run():
+            if row["env_steps"] == 40 and segment.exists():
+                segment.write_bytes(segment.read_bytes()[:100]) if how == "cut" else segment.unlink()
+    assert not segment.exists() or segment.stat().st_size == 100
+    with pytest.raises(RunRefused):
+        session(tmp_path / "run", f"{OWN}:Walk", resume=True, checkpoint_every=20)
+
+
+def test_a_forked_process_writes_nothing(tmp_path):
+    run = session(tmp_path / "run", f"{OWN}:Walk", checkpoint_every=20)
+    rows = run.run()
+    for row in rows:
+        if row["env_steps"] == 20:
+            break
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            run._store._waiting.clear()
+            saved = run._store.commit(run.trainer, run.progress)
+            run._store.close()
+            code = 0 if saved is False and "is a fork" in run._store.problem else 2
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    rows.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody can tell where a moved folder is")
+@pytest.mark.parametrize("instead", ["nothing", "an empty folder", "a copy"])
+def test_a_folder_that_is_moved_is_saved_where_it_is_and_what_stands_in_its_place_is_left_alone(tmp_path, instead):
+    expected = ended(tmp_path / "whole", f"{OWN}:Walk", checkpoint_every=20)
+    run = session(tmp_path / "run", f"{OWN}:Walk", checkpoint_every=20)
+    with pytest.raises(
+        SaveFailed, match=r"was moved(.|\n)*run is now .*elsewhere(.|\n)*t3d resume .*elsewhere"
+    ) as failed:
+        for row in run.run():
+            if row["env_steps"] == 20 and not (tmp_path / "elsewhere").exists():
+                (tmp_path / "run").rename(tmp_path / "elsewhere")
+                if instead == "an empty folder":
+                    (tmp_path / "run").mkdir()
+                elif instead == "a copy":
+                    shutil.copytree(tmp_path / "elsewhere", tmp_path / "run")
+                before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert failed.value.exit_code == 1
+    assert run.path == tmp_path / "elsewhere"
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    resumed = session(tmp_path / "elsewhere", f"{OWN}:Walk", resume=True, checkpoint_every=20)
+    for _ in resumed.run():
+        pass
+    assert digest(resumed.trainer.agent) == expected
+
+
+def test_a_folder_that_is_removed_is_an_error(tmp_path):
+    run = session(tmp_path / "run", f"{OWN}:Walk", checkpoint_every=20)
+    run._store.metrics.tensorboard.give_up()  # its own thread would say so as well
+    with pytest.raises(SaveFailed):
+        for row in run.run():
+            if row["env_steps"] == 20 and (tmp_path / "run").exists():
+                shutil.rmtree(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- Episodes that never end
+
+
+def test_a_limit_truncates_in_training_and_in_evaluations(tmp_path):
+    run = session(tmp_path, f"{OWN}:Endless", max_episode_steps=12, eval_every=30)
+    rows = list(run.run())
+    episodes = [row for row in rows if row["kind"] == "episode"]
+    assert [(row["length"], row["end"]) for row in episodes] == [(12, "truncated")] * 5
+    assert [row["lengths"] for row in rows if row["kind"] == "evaluation"] == [[12], [12]]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_without_one_an_evaluation_ends_all_the_same_and_says_so_once(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr("t3d.runs.session._LEAST_PATIENCE", 70)
+    rows = list(session(tmp_path, f"{OWN}:Endless", eval_every=30, env_workers=workers).run())
+    assert [row["lengths"] for row in rows if row["kind"] == "evaluation"] == [[70], [70]]
+    said = [row["what"] for row in rows if row["kind"] == "event"]
+    assert said == ["an evaluation episode did not end within 70 steps and was cut; --max-episode-steps sets a limit"]
+
+
+def test_ten_times_the_longest_training_episode_are_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("t3d.runs.session._LEAST_PATIENCE", 5)
+    rows = list(session(tmp_path, f"{OWN}:Walk", eval_every=30).run())
+    assert [row["lengths"] for row in rows if row["kind"] == "evaluation"] == [[20], [20]]
+    resumed = session(tmp_path, f"{OWN}:Walk", eval_every=30, resume=True, steps=90)
+    assert resumed._store.metrics.longest_episode == 20

@@ -28,7 +28,7 @@ ROOMS = {
     "training": 4,
     "runs": 5, "reports": 5,
     "api": 6, "bench": 6,
-    "cli": 7,
+    "cli": 7, "__main__": 7,
 }  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_the_map_of_the_design_names_every_file_in_its_room_and_no_other():
         rooms[name] = rooms.get(name, "") + line if line.startswith("  ") else ""
     for file in FILES:
         folder, stem = file.parent.relative_to(SOURCE).as_posix(), file.stem
-        if stem not in ("__init__", "__main__"):
+        if stem != "__init__":
             words = re.findall(r"\w+", rooms["top level" if folder == "." else folder])
             assert stem in words, f"docs/design.md does not say that {folder}/{file.name} is there"
     named = re.findall(r"(\w+)\.py", rooms["top level"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from t3d import presets
-from t3d.environments.make import close, make, spaces_of
+from t3d.environments.make import spaces_in
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
 from t3d.formats import PolicyInfo, RunRecord, env_name
 from t3d.policy.policy import ARCHITECTURES, Policy, load
@@ -111,10 +111,7 @@ def plan_seeds(
         Refused: what the first of them would be refused for.
     """
     choice.config.check_together()
-    made = make(env)
-    spaces = spaces_of(made, env)
-    close(made, env)
-    slot_bytes = slot_dtype(spaces).itemsize
+    slot_bytes = slot_dtype(spaces_in(env)).itemsize
     refuse_too_large(
         "the replay memory", jobs * choice.config.buffer_size * slot_bytes, "lower --buffer-size or --jobs"
     )
@@ -290,6 +287,7 @@ def evaluate_run(
             episodes=episodes,
             seed=info.config.seed,
             fresh=info.config.fresh_envs,
+            max_episode_steps=info.config.max_episode_steps,
             between=signals.stop_here,
         )
     return seen, policy.info.env_steps
@@ -349,9 +347,7 @@ def refuse_below_one(name: str, count: int) -> None:
 
 
 def _refuse_other_spaces(policy: PolicyInfo, env: str) -> None:
-    made = make(env)
-    spaces = spaces_of(made, env)
-    close(made, env)
+    spaces = spaces_in(env)
     if spaces != policy.spaces:
         raise RunRefused(
             "this environment's spaces are not those that the policy was trained for",

@@ -43,12 +43,14 @@ _Widths = Annotated[
     ),
 ]
 _Device = Annotated[str, Meta(pattern=r"\A(cpu|cuda(:\d{1,2})?)\Z", description="cpu, cuda or cuda:N")]
+_Workers = Annotated[int, Meta(ge=0, le=_MAX_THREADS, description=f"a whole number, 0 to {_MAX_THREADS}")]
 _Threads = Annotated[
     Literal["auto"] | Annotated[int, Meta(ge=1, le=_MAX_THREADS)], Meta(description=f"auto, or 1 to {_MAX_THREADS}")
 ]
 _LayerNorm = Annotated[Literal["none", "critic", "both"], Meta(description="none, critic or both")]
 _Engine = Annotated[Literal["auto", "eager", "fused"], Meta(description="auto, eager or fused")]
 _Flag = Annotated[bool, Meta(description="True or False")]
+_OptionalPositive = Annotated[_Positive | None, Meta(description="a whole number, 1 or above, or None")]
 _OptionalFromZero = Annotated[_FromZero | None, Meta(description="a finite number, 0 or above, or None")]
 
 # Metadata of an option that changes no number of a run: one may be continued with another value, and compared.
@@ -114,7 +116,7 @@ class Config:
     """Everything random in the run follows from this number."""
     n_envs: _Positive = 1
     """Environments stepped side by side."""
-    env_workers: _Count = field(default=0, metadata=_IDLE)
+    env_workers: _Workers = field(default=0, metadata=_IDLE)
     """Processes that share them, for slow environments; 0 steps them in this one. It changes no result."""
     env_timeout: _AboveZero = field(default=60.0, metadata=_IDLE)
     """Seconds that a step or reset may take in such a process. Making may take a minute even where this is less."""
@@ -146,6 +148,8 @@ class Config:
     """Seconds after which there is one in any case."""
     fresh_envs: _Flag = False
     """Make the environment anew for every episode, for those that carry traces from one into the next."""
+    max_episode_steps: _OptionalPositive = None
+    """Truncate every episode after so many steps, in training and in evaluations; for environments without a limit."""
     device: _Device = "cpu"
     """Where the networks live: cpu, or cuda, or cuda:1."""
     engine: _Engine = "auto"

@@ -42,9 +42,9 @@ def _of_groups(root: Path, controller: str, name: str, name_1: str) -> list[str]
     texts = []
     for line in own.read_text().splitlines() if own.exists() else []:
         _, controllers, path = line.split(":", 2)
-        mount, wanted = root / "sys/fs/cgroup", name
+        mount, file = root / "sys/fs/cgroup", name
         if controllers:
-            mount, wanted = mount / controller, name_1
+            mount, file = mount / controller, name_1
             if controller not in controllers.split(","):
                 continue
         elif (mount / "unified").is_dir():
@@ -52,7 +52,7 @@ def _of_groups(root: Path, controller: str, name: str, name_1: str) -> list[str]
         # A path that leads out of what is mounted here names groups that cannot be seen; its root holds those that can.
         groups = [] if ".." in Path(path).parts else [part for part in Path(path).parts if part != "/"]
         folders = [mount.joinpath(*groups[:depth]) for depth in range(len(groups) + 1)]
-        texts += [(folder / wanted).read_text().strip() for folder in folders if wanted and (folder / wanted).is_file()]
+        texts += [(folder / file).read_text().strip() for folder in folders if file and (folder / file).is_file()]
     return texts
 
 

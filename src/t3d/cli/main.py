@@ -49,6 +49,8 @@ def run(arguments: list[str]) -> int:
     if arguments[0] not in _COMMANDS:
         print(f"t3d: there is no command {arguments[0]!r}\n\n{_help()}", file=sys.stderr)
         return 2
+    if sys.stderr.isatty() and not {"-h", "--help"} & set(arguments):
+        print("loading ...", file=sys.stderr, flush=True)  # what is imported now takes seconds on a slow disk
     command = importlib.import_module(f"t3d.cli.{arguments[0]}")
     try:
         return command.main(arguments[1:]) or 0  # one that has looked, and found what is wrong, returns 1

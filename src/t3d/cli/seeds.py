@@ -72,7 +72,9 @@ class _Lines:
         for seed in seeds:
             if seed.seed not in self._tasks:
                 self._tasks[seed.seed] = self._progress.add_task(f"seed {seed.seed}", total=self._steps, seen="")
-            seen = f"evaluation {seed.evaluation['return_mean']:,.0f}" if seed.evaluation else ""
+            seen = "" if seed.running else "waiting"
+            if seed.evaluation:
+                seen = f"evaluation {seed.evaluation['return_mean']:,.0f}"
             if seed.hints:
                 seen += "  ! " + ", ".join(hint.name for hint in seed.hints)
             if seed.problem:
@@ -92,4 +94,13 @@ def _closing(seeds: list[Seed]) -> str:
         elif seed.evaluation:
             row = seed.evaluation
             lines.append(f"seed {seed.seed:<6} return {row['return_mean']:,.1f} ± {row['return_std']:,.1f}")
+    last = [[seed.evaluation["return_mean"]] for seed in seeds if seed.evaluation and not seed.problem]
+    if len(last) > 1:
+        # SciPy takes a second to import.
+        from t3d.reports.statistics import mean
+
+        band = mean(last)
+        assert band.low is not None and band.high is not None
+        interval = f"95 % interval {band.low[0]:,.1f} to {band.high[0]:,.1f}"
+        lines.append(f"all         return {band.value[0]:,.1f}, {interval}, mean of {len(last)} seeds (Student's t)")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,9 @@ def _stopped(session: Session) -> str:
 
     last = policy_path(session.path, "last")
     kept = f"its last policy is {last}" if last.is_file() else f"its numbers are in {session.path}"
-    return f"stopped after {session.trainer.env_steps:,} env steps; {kept}\nto go on: t3d resume {session.path}"
+    env = f" --env {shlex.quote(session.env)}" if ":" in session.env else ""  # no import path is taken from a file
+    go_on = f"t3d resume {shlex.quote(str(session.path))}{env}"
+    return f"stopped after {session.trainer.env_steps:,} env steps; {kept}\nto go on: {go_on}"
 
 
 def _closing(run: Run) -> str:

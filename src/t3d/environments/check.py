@@ -100,8 +100,8 @@ def _time_limit(limit: int | None, trace: _Trace) -> Finding:
     return Finding(
         "time limit",
         "look",
-        f"none known, and no episode ended within {len(trace.ended):,} random steps: where none ends, an evaluation "
-        "never does (gymnasium.wrappers.TimeLimit adds a limit)",
+        f"none known, and no episode ended within {len(trace.ended):,} random steps: train with --max-episode-steps, "
+        "else an evaluation's episodes are cut after 10,000",
     )
 
 

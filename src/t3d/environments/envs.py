@@ -54,6 +54,7 @@ class Envs:
         role: what they serve, for messages.
         workers: processes that share them; 0 steps them in this one.
         timeout_s: what a step or a reset in a worker may take.
+        max_episode_steps: truncates an episode after so many; None leaves that to the environment.
 
     Raises:
         ConfigRefused: this system cannot have workers.
@@ -71,6 +72,7 @@ class Envs:
         *,
         workers: int = 0,
         timeout_s: float = 60.0,
+        max_episode_steps: int | None = None,
     ) -> None:
         self.name = env
         self._role = role
@@ -79,7 +81,11 @@ class Envs:
         self._fresh = fresh
         self._process = nullcontext() if workers else ProcessState(env)
         with self._process:
-            self._envs = Workers(env, n_envs, workers, timeout_s) if workers else Instances(env, n_envs)
+            self._envs = (
+                Workers(env, n_envs, workers, timeout_s, max_episode_steps)
+                if workers
+                else Instances(env, n_envs, max_episode_steps)
+            )
         self.spaces = self._envs.spaces
         self.obs = np.zeros((n_envs, self.spaces.obs_size), self.spaces.obs_dtype)  # where each environment stands
         self._episode = np.full(n_envs, -1)

@@ -69,13 +69,15 @@ class Instances:
     Args:
         env: which, as for `make`.
         n_envs: N.
+        max_episode_steps: truncates an episode after so many; None leaves that to the environment.
 
     Raises:
         EnvRefused: as `make` and `spaces_of`.
     """
 
-    def __init__(self, env: str, n_envs: int) -> None:
+    def __init__(self, env: str, n_envs: int, max_episode_steps: int | None = None) -> None:
         self._name = env
+        self._limit, self._steps = max_episode_steps, [0] * n_envs
         self._envs = [make(env) for _ in range(n_envs)]
         self.spaces: Spaces = spaces_of(self._envs[0], env)
         self.gym_spaces: tuple[Any, Any] = self._envs[0].observation_space, self._envs[0].action_space
@@ -104,6 +106,7 @@ class Instances:
             raise _raised(error, i, "reset") from error
         try:
             self.rows.obs[i] = self._obs(first_of(given))
+            self._steps[i] = 0
         except EnvFailed as failed:
             raise Broken(i, failed) from None
 
@@ -129,7 +132,8 @@ class Instances:
             rows.obs[i] = self._obs(obs)
             rows.reward[i] = reward_of(reward, self._name)
             rows.terminated[i] = flag_of(terminated, "terminated", self._name)
-            rows.truncated[i] = flag_of(truncated, "truncated", self._name)
+            self._steps[i] += 1
+            rows.truncated[i] = flag_of(truncated, "truncated", self._name) or self._steps[i] == self._limit
         except EnvFailed as failed:
             raise Broken(i, failed) from None
 

@@ -21,6 +21,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
+from t3d.environments.process_state import ProcessState
 from t3d.environments.silence import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
 from t3d.errors import EnvRefused, message_of, shortened
 from t3d.spaces import ObsPart, Spaces
@@ -188,6 +189,19 @@ def _install_hint(text: str) -> str:
         if word in text.lower() or (extra in text.lower()):
             return f'pip install "t3d[{extra}]"'
     return ""
+
+
+def spaces_in(env: str) -> Spaces:
+    """Return the spaces of an environment that is made for this alone.
+
+    Raises:
+        EnvRefused: as `make` and `spaces_of`.
+    """
+    with ProcessState(env):
+        made = make(env)
+        spaces = spaces_of(made, env)
+        close(made, env)
+    return spaces
 
 
 def spaces_of(env: Env, name: str) -> Spaces:

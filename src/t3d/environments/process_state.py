@@ -6,6 +6,7 @@ No PyTorch is imported here: a process that has not done so has nothing to keep.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from types import TracebackType
@@ -19,8 +20,8 @@ _log = logging.getLogger("t3d")
 class ProcessState:
     """While entered an environment may change what it likes; afterwards it is as it was.
 
-    It is entered at every step, so it looks at no more than it must: NumPy's error state, which takes a microsecond to
-    look at, is kept as it was when this was made.
+    It goes on in the folder that it has changed to; nobody else does. It is entered at every step, so it looks at no
+    more than it must: NumPy's error state, which takes a microsecond to look at, is kept as it was when this was made.
 
     Args:
         name: the environment's, for what is said of it.
@@ -30,14 +31,21 @@ class ProcessState:
         self._name = name
         self._float_errors = np.geterr()
         self._torch, self._filters = _look(), list(warnings.filters)
+        self._folder, self._its_folder = "", ""  # working directories: everybody's, and the environment's own
         self.notes: list[str] = []  # what a reader of the run must know, a sentence each, said once
 
     def __enter__(self) -> None:
+        self._folder = _working_directory()
+        if self._its_folder:
+            os.chdir(self._its_folder)
         self._torch, self._filters = _look(), list(warnings.filters)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if (folder := _working_directory()) != self._folder:
+            self._its_folder = folder
+            os.chdir(self._folder)
         if np.geterr() != self._float_errors:
             np.seterr(**self._float_errors)
         if warnings.filters != self._filters:
@@ -62,6 +70,13 @@ class ProcessState:
         if what not in self.notes:
             self.notes.append(what)
             _log.warning("%s", what)
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109 - at every step, and a Path takes longer
+    except OSError:  # somebody has removed it
+        return ""
 
 
 def _look() -> tuple[Any, ...]:

@@ -41,6 +41,7 @@ class Task:
     env: str
     first: int  # its environments are rows first to first + n_envs - 1
     n_envs: int
+    max_episode_steps: int | None
     socket: int
     memory: int
     parent: int
@@ -57,7 +58,7 @@ def main(task: Task) -> None:
     sys.stdout.reconfigure(line_buffering=True, write_through=False)
     connection = Connection(task.socket)
     try:
-        instances = Instances(task.env, task.n_envs)
+        instances = Instances(task.env, task.n_envs, task.max_episode_steps)
     except EnvRefused as error:
         connection.send_bytes(_message(error, error.__cause__))
         return

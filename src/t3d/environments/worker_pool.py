@@ -69,6 +69,7 @@ class Workers:
         n_envs: N.
         workers: W, 1 to N.
         timeout_s: a step or a reset that takes longer is taken for one that never ends.
+        max_episode_steps: as for `Instances`.
 
     Raises:
         ConfigRefused: this system cannot hand sockets to a process it starts.
@@ -76,7 +77,9 @@ class Workers:
         EnvFailed: a worker died, or had not made its environments in time.
     """
 
-    def __init__(self, env: str, n_envs: int, workers: int, timeout_s: float) -> None:
+    def __init__(
+        self, env: str, n_envs: int, workers: int, timeout_s: float, max_episode_steps: int | None = None
+    ) -> None:
         if os.name != "posix":
             raise ConfigRefused(
                 "worker processes are not supported on this system",
@@ -94,7 +97,7 @@ class Workers:
             with _signals_held_back():
                 for k in range(workers):
                     first, last = k * n_envs // workers, (k + 1) * n_envs // workers
-                    self._workers.append(_start(env, first, last - first, self._memory))
+                    self._workers.append(_start(env, first, last - first, max_episode_steps, self._memory))
             self._by_descriptor = {worker.connection.fileno(): worker for worker in self._workers}
             self._by_descriptor |= {worker.ended: worker for worker in self._workers if worker.ended >= 0}
             for descriptor in self._by_descriptor:
@@ -246,12 +249,13 @@ def _unnamed_memory() -> int:
         return os.dup(file.fileno())
 
 
-def _start(env: str, first: int, n_envs: int, memory: int) -> _Worker:
+def _start(env: str, first: int, n_envs: int, max_episode_steps: int | None, memory: int) -> _Worker:
     ours, its = Pipe()
     task = Task(
         env=env,
         first=first,
         n_envs=n_envs,
+        max_episode_steps=max_episode_steps,
         socket=its.fileno(),
         memory=memory,
         parent=os.getpid(),

@@ -40,18 +40,20 @@ class Metrics:
     Args:
         folder: the run folder.
         run: the run's id, which the first row says.
+        tensorboard: where TensorBoard's files go.
     """
 
-    def __init__(self, folder: Path, run: str) -> None:
+    def __init__(self, folder: Path, run: str, tensorboard: Path) -> None:
         self.lost: tuple[int, int] | None = None  # env steps between which rows were gone when the file was opened
         self.problem = ""  # why
+        self.longest_episode = 0  # in steps
         self._log = AppendLog(folder / "metrics.jsonl")
         self._run, self._crc = run, 0
         self._waiting = b""
         self._unflushed = b""
         self._began = time.monotonic()
         self._troubled = False  # rows wait, and it has been said
-        self.tensorboard = TensorBoard(folder / "tensorboard")
+        self.tensorboard = TensorBoard(tensorboard)
 
     @property
     def wall_s(self) -> float:
@@ -78,7 +80,7 @@ class Metrics:
             OSError: it cannot be read.
         """
         reader, last = RowReader(self._log.path), {"env_steps": 0}
-        self.lost, self.problem = None, ""
+        self.lost, self.problem, self.longest_episode = None, "", 0
         size = self._log.path.stat().st_size if self._log.path.is_file() else 0
         try:
             rows = reader.rows(size)
@@ -88,6 +90,7 @@ class Metrics:
                 if reader.run != self._run:
                     raise _another_runs(self._log.path, reader.run, self._run)
                 last = row
+                self.longest_episode = max(self.longest_episode, row.get("length", 0))
         except (ValueError, RecursionError) as error:
             self.lost = (last["env_steps"], env_steps)
             self.problem = f"{self._log.path}, behind byte {reader.position:,}: {str(error)[:500]}"
@@ -99,6 +102,10 @@ class Metrics:
     def rows(self, kind: str) -> list[Row]:
         """Return the rows of a kind up to the position where this stands."""
         return [row for row in RowReader(self._log.path).rows(self._log.length) if row["kind"] == kind]
+
+    def move(self, folder: Path) -> None:
+        """Go on in the same file in a folder that has another name by now."""
+        self._log.path = folder / self._log.path.name
 
     def cut(self) -> None:
         """Remove the rows behind the position that was opened."""
@@ -119,6 +126,7 @@ class Metrics:
             self._add_line({"kind": "run", "env_steps": 0, "wall_s": 0.0, "run": self._run}, crc=0)
         row: Row = {"kind": kind, "env_steps": env_steps, "wall_s": round(self.wall_s, 3), **fields}
         self._add_line(row, self._crc)
+        self.longest_episode = max(self.longest_episode, row.get("length", 0))
         try:
             self._write_waiting()
             self._troubled = False

@@ -43,6 +43,7 @@ class ReplayLog:
         self._log: AppendLog | None = None  # the one behind them
         self._blocks = 0
         self._ends = [0] * n_envs  # of each stream the position behind its last slot on disk
+        self._whole: set[str] = set()  # segments that were all there when they were last looked at
         self.lost = ""  # what was not there, or not as it was written, when this was opened
 
     @property
@@ -65,8 +66,12 @@ class ReplayLog:
         """Write the slots completed since the last time, as one block; return once it has reached the disk.
 
         Raises:
-            OSError: they could not be written, and will be next time.
+            OSError: they could not be written, and will be next time; or what was written before is gone.
         """
+        for segment in self._segments():
+            if segment.name in self._whole:
+                path = self._folder / segment.name
+                disk.refuse_shorter(path, path.stat().st_size, segment.bytes)
         stops = [written - 1 for written in replay.written]  # all but the open slot
         if stops == self._ends:
             return
@@ -82,6 +87,13 @@ class ReplayLog:
         log.append(block)
         log.flush()
         self._log, self._closed, self._ends, self._blocks = log, closed, stops, self._blocks + 1
+        self._whole.add(log.path.name)
+
+    def move(self, folder: Path) -> None:
+        """Go on with the same files in a folder that has another name by now."""
+        self._folder = folder
+        if self._log is not None:
+            self._log.path = folder / self._log.path.name
 
     def trim(self, needed: list[int]) -> None:
         """Remove the segments that hold nothing at or behind a position, for each stream the one in `needed`."""
@@ -107,7 +119,7 @@ class ReplayLog:
             RunRefused: a segment is another run's. Nothing on disk has been changed.
             OSError: one cannot be read.
         """
-        self._blocks, self._closed, self._log = state.blocks, list(state.segments), None
+        self._blocks, self._closed, self._log, self._whole = state.blocks, list(state.segments), None, set()
         self._ends = list(state.segments[-1].ends) if state.segments else [0] * len(first)
         # A stranger's manifest may say anything: no memory is taken for what can be neither on disk nor in a ring.
         paths = (self._folder / segment.name for segment in self._closed)
@@ -135,6 +147,8 @@ class ReplayLog:
         log = AppendLog(self._folder / segment.name)
         content = log.read(segment.bytes)
         sound = (log.length, log.state.sha256) == (segment.bytes, segment.sha256)
+        if log.length == segment.bytes:
+            self._whole.add(segment.name)
         if sound and segment is self._closed[-1]:
             # A damaged one is not appended to: it will be searched for whole blocks whenever it is opened.
             self._log = log

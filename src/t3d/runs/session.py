@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+from t3d.environments.envs import Episode
 from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed
 from t3d.formats import Row, RunRecord
 from t3d.presets import Choice
@@ -15,6 +17,10 @@ from t3d.td3 import TD3
 from t3d.training.evaluation import Trajectory, evaluate
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import refuse_other_than_td3
+
+_log = logging.getLogger("t3d")
+# Steps after which an evaluation episode is cut where nothing else ends it, if no training episode came near them.
+_LEAST_PATIENCE = 10_000
 
 
 class Session:
@@ -62,9 +68,14 @@ class Session:
             if isinstance(error, OSError):
                 raise RunRefused("the run folder cannot be used", got=str(error)) from error
             raise
-        self.path = self._store.path
         self.had_ended = self.finished  # nothing is left to do
         self._unstable, self._noted = 0, 0  # episodes and notes that the log knows of
+        self._cut = False  # an evaluation episode was, which has been said
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self._store.path
 
     @property
     def will_learn(self) -> bool:
@@ -119,7 +130,7 @@ class Session:
             raise
 
     def _loop(self, signals: Signals) -> Iterator[Row]:
-        trainer, config, store, metrics = self.trainer, self.config, self._store, self._store.metrics
+        trainer, config, store = self.trainer, self.config, self._store
         while True:
             env_steps = trainer.env_steps
             if self.progress.log_due(env_steps, config.log_every):
@@ -132,17 +143,7 @@ class Session:
             if env_steps >= config.steps:
                 return
             # All rows of a step are written before one is handed out: who takes them may never come back.
-            yield from [
-                metrics.write(
-                    "episode",
-                    trainer.env_steps,
-                    env=episode.env,
-                    **{"return": episode.episode_return},
-                    length=episode.length,
-                    end=episode.end,
-                )
-                for episode in trainer.step()
-            ]
+            yield from [self._log_episode(episode) for episode in trainer.step()]
 
     def _end(self, signals: Signals) -> Iterator[Row]:
         yield from self._log_update()
@@ -154,6 +155,10 @@ class Session:
                 got=self._store.problem,
                 do=f"make room, then t3d resume {self.path}",
             )
+
+    def _log_episode(self, episode: Episode) -> Row:
+        fields = {"env": episode.env, "return": episode.episode_return, "length": episode.length, "end": episode.end}
+        return self._store.metrics.write("episode", self.trainer.env_steps, **fields)
 
     def _log_update(self) -> Iterator[Row]:
         env_steps = self.trainer.env_steps
@@ -176,6 +181,7 @@ class Session:
     def _evaluate(self, signals: Signals) -> list[Row]:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
+        limit = config.max_episode_steps or max(_LEAST_PATIENCE, 10 * self._store.metrics.longest_episode)
         seen = evaluate(
             self.trainer.learner.act,
             self.env,
@@ -185,6 +191,7 @@ class Session:
             between=signals.stop_here,
             in_worker=config.env_workers > 0,
             env_timeout=config.env_timeout,
+            max_episode_steps=limit,
             trajectories=trajectories,
         )
         if progress.evaluated(seen, env_steps, config.eval_every):
@@ -195,6 +202,12 @@ class Session:
         if self.trainer.agent.updates:  # before the first one the critics have promised nothing
             promised = self.trainer.learner.health_of(trajectories)
             rows.append(self._store.metrics.write("health", env_steps, of="evaluation", **promised))
+        if config.max_episode_steps is None and max(seen.lengths) >= limit and not self._cut:
+            self._cut = True
+            ends = "was cut; --max-episode-steps sets a limit"
+            what = f"an evaluation episode did not end within {limit:,} steps and {ends}"
+            _log.warning("%s", what)
+            rows.append(self._store.metrics.write("event", env_steps, what=what))
         return rows
 
     def _save(self, which: str) -> None:

@@ -11,7 +11,7 @@ from typing import Self
 from msgspec import structs
 
 from t3d.config import MAX_UNLOGGED_UPDATES, Config
-from t3d.errors import RunRefused
+from t3d.errors import RunRefused, SaveFailed
 from t3d.formats import Manifest, RunRecord
 from t3d.policy.policy import load
 from t3d.presets import Choice
@@ -22,7 +22,7 @@ from t3d.runs.progress import RunProgress
 from t3d.runs.replay_log import ReplayLog
 from t3d.runs.resume_checks import other_machine, refuse_another_algorithm, refuse_changes
 from t3d.storage import disk
-from t3d.storage.lock import Lock
+from t3d.storage.lock import Lock, OpenFolder
 from t3d.td3 import TD3
 from t3d.training.limits import least_state_bytes
 from t3d.training.trainer import Trainer, slots_needed
@@ -46,10 +46,12 @@ class Store:
 
     def __init__(self, path: Path, record: RunRecord) -> None:
         self.path = path
-        self.metrics = Metrics(path, record.run)
         self.problem = ""  # why the last commit failed
+        self._moved_from: Path | None = None  # where the folder was when it was opened, if it is elsewhere now
         self._record, self._config = record, record.config
         self._lock = Lock(path)
+        self._folder = OpenFolder(path)
+        self.metrics = Metrics(path, record.run, self._folder.lasting_path / "tensorboard")
         self._checkpoints = Checkpoints(path / "checkpoints")
         self._usable: list[tuple[Path, Manifest]] = []  # checkpoints that may be this run's, the newest first
         self._replay: ReplayLog | None = None
@@ -169,6 +171,7 @@ class Store:
         """Let go of the folder."""
         self.metrics.tensorboard.close()
         self._lock.close()
+        self._folder.close()
 
     def ended(self, trainer: Trainer, progress: RunProgress) -> bool:
         """Return whether all steps are done, judged and logged."""
@@ -188,9 +191,27 @@ class Store:
             trainer, self._record, return_mean
         )
         try:
+            self._lock.refuse_forked()
+            self._follow()
             self._write_waiting()
         except OSError as error:
             _log.warning("the %s policy could not be written: %s; it waits in memory", which, error)
+
+    def _follow(self) -> None:
+        """Go on in the folder that was opened, wherever it is by now.
+
+        Raises:
+            OSError: it is gone.
+        """
+        place = self._folder.place()
+        if place == self.path:
+            return
+        self._waiting = {place / path.relative_to(self.path): content for path, content in self._waiting.items()}
+        self._moved_from, self.path = self._moved_from or self.path, place
+        self.metrics.move(place)
+        self._checkpoints.folder = place / "checkpoints"
+        if self._replay is not None:
+            self._replay.move(place / "replay")
 
     def _write_waiting(self) -> None:
         for path, content in list(self._waiting.items()):
@@ -211,14 +232,17 @@ class Store:
 
         Raises:
             Diverged: a loss or a weight is not finite; that is never saved.
+            SaveFailed: the folder has another name by now. Everything is saved there.
         """
-        trainer.learner.refuse_non_finite()
-        if self.ended(trainer, progress):
-            self.metrics.tensorboard.close()  # whoever looks at the run after that changes nothing
-        tensors, rest = trainer.state()
-        replay = self._log_of(trainer)
         self._committed_at, self._tried_s = trainer.env_steps, time.monotonic()
         try:
+            self._lock.refuse_forked()
+            self._follow()
+            trainer.learner.refuse_non_finite()
+            if self.ended(trainer, progress):
+                self.metrics.tensorboard.close()  # whoever looks at the run after that changes nothing
+            tensors, rest = trainer.state()
+            replay = self._log_of(trainer)
             self._write_waiting()
             needed = sum(tensor.nbytes for tensor in tensors.values()) + replay.new_bytes(trainer.replay)
             checkpoints.refuse_full_disk(self.path, needed)
@@ -245,6 +269,12 @@ class Store:
             replay.trim([min(positions) for positions in zip(*needs, strict=True)])
         except OSError as error:
             _log.warning("what is no longer needed could not be removed: %s", error)
+        if self._moved_from is not None:
+            raise SaveFailed(
+                "the run folder was moved while the run went on; everything is saved where it is now",
+                got=f"{self._moved_from} is now {self.path}",
+                do=f"t3d resume {self.path}",
+            )
         return True
 
     def restore(self, trainer: Trainer, progress: RunProgress) -> int:

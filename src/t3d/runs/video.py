@@ -68,7 +68,8 @@ def film(
         raise VideoFailed(error.what, **error.rows) from error
     disk.make_folder(out.parent)
     command = [sys.executable, "-P", "-m", "t3d.runs.video"]
-    command += [env, str(policy_file), str(out), str(seed), str(frames), address]
+    # The environment may change the child's working directory.
+    command += [env, str(policy_file.absolute()), str(out.absolute()), str(seed), str(frames), address]
     problems = []
     for variables in _renderers():
         variables = {**os.environ, **variables}
@@ -88,7 +89,7 @@ def film(
 def _run(command: list[str], variables: dict[str, str], between: Callable[[], None]) -> str | None:
     """Run the child process. Return its last words if it failed."""
     # The child finds modules where this process does, and nowhere else.
-    variables = {**variables, "PYTHONPATH": os.pathsep.join(sys.path)}
+    variables = {**variables, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     with tempfile.TemporaryFile() as words:
         child = subprocess.Popen(  # noqa: S603 - our own interpreter and module; arguments reach no shell
             command, env=variables, stdin=subprocess.DEVNULL, stdout=words, stderr=words

@@ -19,6 +19,7 @@ class AppendLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.length = 0
+        self._known: int | None = None  # which file it is, once something was appended
         self._sha256 = hashlib.sha256()
         self._flushed = (0, self._sha256.copy())  # length and checksum of what has reached the disk for certain
 
@@ -47,7 +48,7 @@ class AppendLog:
         Raises:
             OSError: it could not be written; nothing of it counts.
         """
-        disk.extend(self.path, self.length, content)
+        self._known = disk.extend(self.path, self.length, content, self._known)
         self.length += len(content)
         self._sha256.update(content)
 

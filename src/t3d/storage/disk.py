@@ -51,15 +51,29 @@ def rename(old: Path, new: Path) -> None:
     flush(new.parent)
 
 
-def extend(path: Path, length: int, content: bytes) -> None:
+def extend(path: Path, length: int, content: bytes, known: int | None = None) -> int:
     """Write behind the first `length` bytes of a file, and nothing else behind those; made if need be. Not flushed.
 
+    Args:
+        path: the file.
+        length: of what stands there.
+        content: what comes behind it.
+        known: what this returned for it before, None at first.
+
+    Returns:
+        Which file it is, whatever its name.
+
     Raises:
-        OSError: it could not be written; the file is cut back to `length` if that is possible.
+        OSError: it could not be written, and the file is cut back to `length` if that is possible; or it is shorter
+            than that, or another one, since somebody has cut, removed or replaced it.
     """
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | _NO_LINKS, 0o666)
+    file = os.open(path, os.O_WRONLY | (0 if length else os.O_CREAT) | _NO_LINKS, 0o666)
     try:
-        if os.fstat(file).st_size != length:
+        now = os.fstat(file)
+        if known not in (None, now.st_ino):
+            raise OSError(f"{path} is not the file that was written before: somebody has put another in its place")
+        refuse_shorter(path, now.st_size, length)
+        if now.st_size > length:
             os.ftruncate(file, length)
         os.lseek(file, length, os.SEEK_SET)
         try:
@@ -69,6 +83,17 @@ def extend(path: Path, length: int, content: bytes) -> None:
             raise
     finally:
         os.close(file)
+    return now.st_ino
+
+
+def refuse_shorter(path: Path, size: int, length: int) -> None:
+    """Refuse a file that has lost what was written into it: what is appended would stand behind zeros.
+
+    Raises:
+        OSError: its size is below the length that it had.
+    """
+    if size < length:
+        raise OSError(f"{path} has {size:,} bytes, where {length:,} were written: somebody has cut it")
 
 
 def cut(path: Path, length: int) -> None:

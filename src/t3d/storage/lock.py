@@ -49,18 +49,70 @@ class Lock:
             os.close(self._file)
             raise _taken(folder, holder or "a process that has just begun") from None
         _held.add(self._path)
+        self._process = os.getpid()
         with contextlib.suppress(OSError):  # a full disk keeps nobody from holding it
             os.ftruncate(self._file, 0)
             os.write(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
+    def refuse_forked(self) -> None:
+        """Refuse a process that was forked from the one that holds the folder: it is not to write what that one does.
+
+        Raises:
+            OSError: this is such a process.
+        """
+        if os.getpid() != self._process:
+            raise OSError(f"the run belongs to process {self._process}, of which this one, {os.getpid()}, is a fork")
+
     def close(self) -> None:
         """Let go of it."""
-        if self._file is not None:
+        if self._file is not None and os.getpid() == self._process:
             _held.discard(self._path)
             with contextlib.suppress(OSError):  # a name in there holds nothing
                 os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = None
+
+
+class OpenFolder:
+    """A folder that is held open, and so can be told from another one of its name.
+
+    Args:
+        path: its name now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Windows has no such descriptors; there a folder in use cannot be renamed either.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY) if hasattr(os, "O_DIRECTORY") else None
+
+    def place(self) -> Path:
+        """Return where the folder is: the name that it was opened by as long as that leads to it.
+
+        Raises:
+            OSError: it was removed, or moved where this system cannot say.
+        """
+        if self._descriptor is None:
+            return self._path
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self._path.stat(), os.fstat(self._descriptor)):
+                return self._path
+        link = self.lasting_path
+        place = self._path if link == self._path else link.readlink()
+        if place == self._path or not os.path.samestat(place.stat(), os.fstat(self._descriptor)):
+            raise OSError(f"{self._path} is no longer the folder that this run has opened")
+        return place
+
+    @property
+    def lasting_path(self) -> Path:
+        """A path that leads to the folder whatever it is called, as long as this is open; Linux alone has one."""
+        link = Path(f"/proc/self/fd/{self._descriptor}")
+        return link if link.exists() else self._path
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _taken(folder: Path, holder: str) -> RunRefused:

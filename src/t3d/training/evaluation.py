@@ -28,6 +28,7 @@ def evaluate(
     between: Callable[[], None] = lambda: None,
     in_worker: bool = False,
     env_timeout: float = 60.0,
+    max_episode_steps: int | None = None,
     trajectories: list[Trajectory] | None = None,
 ) -> Evaluation:
     """Play episodes in an environment made anew; episode k has the same seed at every evaluation of a run.
@@ -41,6 +42,7 @@ def evaluate(
         between: called between two steps; what it raises ends the evaluation.
         in_worker: step it in a process of its own, so that an environment that hangs or crashes is named.
         env_timeout: seconds that a step or a reset may take there.
+        max_episode_steps: truncates an episode after so many; None leaves that to the environment.
         trajectories: every episode is appended here, step by step; None keeps none.
 
     Raises:
@@ -54,6 +56,7 @@ def evaluate(
         "evaluation",
         workers=int(in_worker),
         timeout_s=env_timeout,
+        max_episode_steps=max_episode_steps,
     )
     step = partial(_step_to_end, act, envs, between, trajectories)
     try:

@@ -45,6 +45,7 @@ class Trainer:
             config.fresh_envs,
             workers=config.env_workers,
             timeout_s=config.env_timeout,
+            max_episode_steps=config.max_episode_steps,
         )
         slots_bytes = config.buffer_size * slot_dtype(envs.spaces).itemsize
         refuse_too_large("the replay memory", slots_bytes, "lower --buffer-size")
