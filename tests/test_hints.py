@@ -209,7 +209,7 @@ def test_the_cure_names_the_observations_only_where_they_are_the_reason():
     assert hint.cure.startswith("lower --lr")
 
 
-@pytest.mark.parametrize("env", [ill_envs.HugeObs, ill_envs.HugePendulum])
+@pytest.mark.parametrize("env", [ill_envs.HugeObs, pytest.param(ill_envs.HugePendulum, marks=pytest.mark.slow)])
 def test_the_flag_that_the_cure_names_is_one(env):
     wrong, cured = huge_observations(env), huge_observations(env, normalize_obs=True)
     assert "--normalize-obs" in said(wrong)["actions at the bound"].cure

@@ -95,7 +95,10 @@ def test_refusing_all_of_them_takes_little_memory(good):
     assert sum(row["bytes"] for row in rows) < 200e6
 
 
-def test_modules_in_a_strangers_folder_are_not_imported(good, tmp_path):
+@pytest.mark.parametrize(
+    "words", [["report", "."], pytest.param(["evaluate", ".", "--episodes", "1"], marks=pytest.mark.slow)], ids=str
+)
+def test_modules_in_a_strangers_folder_are_not_imported(good, tmp_path, words):
     """The command stands in the folder itself, beside files named like modules."""
     shutil.copytree(good, tmp_path / "run")
     for name in ("json.py", "torch.py", "safetensors.py", "sitecustomize.py", "Pendulum.py", "pickle.py"):
@@ -104,7 +107,7 @@ def test_modules_in_a_strangers_folder_are_not_imported(good, tmp_path):
     script = Path(tmp_path / "t3d.py")
     script.write_text(code.replace("import sys;", "import sys; sys.path.pop(0);"))
     child = subprocess.run(
-        [sys.executable, "-P", str(script), "evaluate", ".", "--episodes", "1"],
+        [sys.executable, "-P", str(script), *words],
         cwd=tmp_path / "run",
         capture_output=True,
         text=True,

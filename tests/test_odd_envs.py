@@ -352,7 +352,7 @@ def test_a_forked_process_writes_nothing(tmp_path):
             run._store._waiting.clear()
             saved = run._store.commit(run.trainer, run.progress)
             run._store.close()
-            code = 0 if saved is False and "is a fork" in run._store.problem else 2
+            code = 0 if saved is False and "was forked" in run._store.problem else 2
         os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert {path: path.read_bytes() for path in before} == before

@@ -181,6 +181,7 @@ def test_touching_the_curve_reads_a_value(opened, page):
     check_pointing_reads_a_value(touched, touched.page.touchscreen.tap)
 
 
+@pytest.mark.slow
 def test_nothing_is_wider_than_the_screen(opened, tmp_path):
     parent = write_seeds(tmp_path / "td3-n5", [912.0, 1500.0, 2400.0, 3100.0, 3547.0], env="A" * 60 + "-v5")
     page = opened(write_report([parent]))
@@ -191,6 +192,7 @@ def test_nothing_is_wider_than_the_screen(opened, tmp_path):
         assert page.run("document.querySelector('canvas').clientWidth") > 0.5 * min(width, 1200), width
 
 
+@pytest.mark.slow
 def test_dark_and_light_follow_the_system(page):
     look = (
         "[getComputedStyle(document.documentElement).backgroundColor,"
@@ -208,6 +210,7 @@ def test_dark_and_light_follow_the_system(page):
     assert page.is_quiet()
 
 
+@pytest.mark.slow
 def test_published_curves_are_drawn_where_they_overlap(opened, tmp_path):
     parent = write_seeds(tmp_path / "a", [1.0, 2.0])
     for seed in range(2):
@@ -240,6 +243,7 @@ def test_health_is_drawn_where_it_was_recorded(opened, tmp_path):
     assert page.is_quiet()
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said(opened, tmp_path, monkeypatch):
     rows = [row("health", step, of="batch", reward_std=0.0) for step in (100, 200)]
     run = write_run(tmp_path, {100: 1.0, 200: 2.0}, extra=rows)

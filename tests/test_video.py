@@ -168,6 +168,7 @@ def test_nearest_the_median_comes_first_and_the_lower_of_two(returns, order):
     assert nearest_the_median(returns) == order
 
 
+@pytest.mark.slow
 def test_where_nothing_can_draw_one_line_says_so(monkeypatch, capsys):
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     assert run(["train", "InvertedPendulum-v5", *FLAGS]) == 0

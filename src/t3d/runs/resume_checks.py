@@ -8,6 +8,7 @@ from t3d.config import IDLE, Config
 from t3d.errors import RunRefused
 from t3d.formats import RunRecord, env_name
 from t3d.machine import describe
+from t3d.runs.metrics import last_env_steps
 from t3d.td3 import TD3
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import name_of
@@ -67,3 +68,26 @@ def other_machine(record: RunRecord, trainer: Trainer) -> list[str]:
         *((name, getattr(begun_on, name), machine[name]) for name in ("system", "processor", "python", "versions")),
     ]
     return [f"{name} was {before}, is {now}" for name, before, now in pairs if before != now]
+
+
+def steps_between(config: Config) -> int:
+    """Return the env steps between two checkpoints."""
+    # Slots are overwritten in the memory at the earliest after so many steps; until then they must be on disk.
+    ring_steps = (config.buffer_size // config.n_envs - 1) // 2 * config.n_envs
+    return max(1, min(config.checkpoint_every, ring_steps))
+
+
+def refuse_if_checkpoints_are_gone(path: Path, config: Config) -> None:
+    """Refuse to begin again where a run has been longer than it can have been without a checkpoint.
+
+    Raises:
+        RunRefused: it has.
+    """
+    reached = last_env_steps(path)
+    if reached >= steps_between(config) + config.n_envs:
+        raise RunRefused(
+            "the checkpoints of this run are gone",
+            got=f"{path} has rows up to env step {reached:,}, and no checkpoint",
+            expected=f"one every {steps_between(config):,} steps",
+            do="give another --out; or remove the folder, to begin again",
+        )

@@ -10,17 +10,23 @@ from typing import Self
 
 from msgspec import structs
 
-from t3d.config import MAX_UNLOGGED_UPDATES, Config
+from t3d.config import MAX_UNLOGGED_UPDATES
 from t3d.errors import RunRefused, SaveFailed
 from t3d.formats import Manifest, RunRecord
 from t3d.policy.policy import load
 from t3d.presets import Choice
 from t3d.runs import checkpoints, run_folder
 from t3d.runs.checkpoints import Checkpoints
-from t3d.runs.metrics import Metrics, last_env_steps
+from t3d.runs.metrics import Metrics
 from t3d.runs.progress import RunProgress
 from t3d.runs.replay_log import ReplayLog
-from t3d.runs.resume_checks import other_machine, refuse_another_algorithm, refuse_changes
+from t3d.runs.resume_checks import (
+    other_machine,
+    refuse_another_algorithm,
+    refuse_changes,
+    refuse_if_checkpoints_are_gone,
+    steps_between,
+)
 from t3d.storage import disk
 from t3d.storage.lock import Lock, OpenFolder
 from t3d.td3 import TD3
@@ -59,7 +65,7 @@ class Store:
         self._number = 0  # of the next checkpoint
         self._committed_at, self._tried_s = 0, time.monotonic()
         self._ring = self._config.buffer_size // self._config.n_envs
-        self._every = _steps_between(self._config)
+        self._every = steps_between(self._config)
 
     @classmethod
     def create(cls, env: str, choice: Choice, out: Path | None, trainer: Trainer, *, exist_ok: bool) -> Self:
@@ -133,7 +139,7 @@ class Store:
             # Before networks are built and memory is taken: these files may be a stranger's.
             if store._find_checkpoints():
                 return store
-            _refuse_if_checkpoints_are_gone(path, recorded.config)
+            refuse_if_checkpoints_are_gone(path, recorded.config)
         except BaseException:
             store.close()
             raise
@@ -168,7 +174,9 @@ class Store:
         )
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder. A process that was forked from the one that holds it holds nothing."""
+        if self._lock.forked:
+            return
         self.metrics.tensorboard.close()
         self._lock.close()
         self._folder.close()
@@ -191,11 +199,15 @@ class Store:
             trainer, self._record, return_mean
         )
         try:
-            self._lock.refuse_forked()
+            self._refuse_forked()
             self._follow()
             self._write_waiting()
         except OSError as error:
             _log.warning("the %s policy could not be written: %s; it waits in memory", which, error)
+
+    def _refuse_forked(self) -> None:
+        if self._lock.forked:
+            raise OSError("this process was forked from the one that holds the run, which alone writes")
 
     def _follow(self) -> None:
         """Go on in the folder that was opened, wherever it is by now.
@@ -236,7 +248,7 @@ class Store:
         """
         self._committed_at, self._tried_s = trainer.env_steps, time.monotonic()
         try:
-            self._lock.refuse_forked()
+            self._refuse_forked()
             self._follow()
             trainer.learner.refuse_non_finite()
             if self.ended(trainer, progress):
@@ -374,26 +386,3 @@ class Store:
         progress.best = None
         _log.warning("the best policy so far is lost, and with it what it scored: %s", problem)
         return [f"the best policy so far is lost: {problem}"]
-
-
-def _steps_between(config: Config) -> int:
-    """Return the env steps between two checkpoints."""
-    # Slots are overwritten in the memory at the earliest after so many steps; until then they must be on disk.
-    ring_steps = (config.buffer_size // config.n_envs - 1) // 2 * config.n_envs
-    return max(1, min(config.checkpoint_every, ring_steps))
-
-
-def _refuse_if_checkpoints_are_gone(path: Path, config: Config) -> None:
-    """Refuse to begin again where a run has been longer than it can have been without a checkpoint.
-
-    Raises:
-        RunRefused: it has.
-    """
-    reached = last_env_steps(path)
-    if reached >= _steps_between(config) + config.n_envs:
-        raise RunRefused(
-            "the checkpoints of this run are gone",
-            got=f"{path} has rows up to env step {reached:,}, and no checkpoint",
-            expected=f"one every {_steps_between(config):,} steps",
-            do="give another --out; or remove the folder, to begin again",
-        )

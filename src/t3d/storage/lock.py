@@ -54,18 +54,14 @@ class Lock:
             os.ftruncate(self._file, 0)
             os.write(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
-    def refuse_forked(self) -> None:
-        """Refuse a process that was forked from the one that holds the folder: it is not to write what that one does.
-
-        Raises:
-            OSError: this is such a process.
-        """
-        if os.getpid() != self._process:
-            raise OSError(f"the run belongs to process {self._process}, of which this one, {os.getpid()}, is a fork")
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked from the one that holds the folder."""
+        return os.getpid() != self._process
 
     def close(self) -> None:
         """Let go of it."""
-        if self._file is not None and os.getpid() == self._process:
+        if self._file is not None and not self.forked:
             _held.discard(self._path)
             with contextlib.suppress(OSError):  # a name in there holds nothing
                 os.ftruncate(self._file, 0)
