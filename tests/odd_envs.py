@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict, Sequence, Tuple
 from own_envs import FAILS_AT, Walk
 
 
@@ -169,3 +169,35 @@ class Paced(Walk):
     """Twelve steps an episode."""
 
     limit = 12
+
+
+class Goal(Walk):
+    """Observations as of robots with a goal: a Dict, of which one part is a Tuple of two vectors."""
+
+    observation_space = Dict(
+        {
+            "observation": Box(-np.inf, np.inf, (2, 2), np.float64),
+            "achieved": Box(-9, 9, (1,), np.float32),
+            "goal": Tuple((Box(-9, 9, (2,), np.float32), Box(-9, 9, (), np.float64))),
+        }
+    )
+
+    def see(self):
+        at = self.at
+        return {"observation": at.reshape(2, 2), "achieved": np.float32(at[:1]), "goal": (np.float32(at[1:3]), at[3])}
+
+
+class LosesAPart(Goal):
+    def see(self):
+        seen = super().see()
+        if self.steps == 5:
+            del seen["achieved"]
+        return seen
+
+
+class SlashInAKey(Walk):
+    observation_space = Dict({"a/b": Box(-1, 1, (4,))})
+
+
+class NoEnd(Walk):
+    observation_space = Sequence(Box(-1, 1, (4,)))

@@ -216,11 +216,11 @@ class Image(Walk):
 
 
 class DictObs(Walk):
-    observation_space = Dict({"at": Box(-1, 1, (4,))})
+    observation_space = Dict({"at": Box(-1, 1, (4,)), "gear": Discrete(3)})
 
 
 class TupleObs(Walk):
-    observation_space = Tuple((Box(-1, 1, (4,)), Box(-1, 1, (1,))))
+    observation_space = Tuple((Box(-1, 1, (4,)), Box(0, 255, (8, 8, 3), np.uint8)))
 
 
 class NotAnEnv:

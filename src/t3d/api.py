@@ -358,4 +358,4 @@ def _refuse_other_spaces(policy: PolicyInfo, env: str) -> None:
 
 
 def _in_words(spaces: Spaces) -> str:
-    return f"observation shape {spaces.obs_shape}, action from {spaces.action_low} to {spaces.action_high}"
+    return f"observation {spaces.obs_in_words}, action from {spaces.action_low} to {spaces.action_high}"

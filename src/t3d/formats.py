@@ -33,7 +33,7 @@ Seconds = Annotated[float, Meta(ge=0)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Text = Annotated[str, Meta(max_length=5_000)]
 ClassName = Annotated[str, Meta(pattern=r"\A[\w.<>]{1,200}\Z")]
-ObsParts = Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1)]
+ObsParts = Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1_000)]
 MAX_WEIGHTS = 1 << 28  # a gigabyte
 
 

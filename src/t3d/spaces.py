@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -16,7 +17,10 @@ _ONE, _HALF = np.float32(1), np.float32(0.5)
 
 
 class ObsPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of an observation. Today there is one, and t3d's own networks take a float32 vector."""
+    """A part of an observation; t3d's own networks take all parts as one float32 vector.
+
+    An array is one part, called obs. Those of a Dict or a Tuple are called by what leads to them, as obs/goal/0.
+    """
 
     name: Annotated[str, Meta(max_length=5_000)] = "obs"
     shape: Shape
@@ -38,9 +42,21 @@ class Spaces:
         return cls((ObsPart(shape=(obs_size,)),), (action_size,), (-1.0,) * action_size, (1.0,) * action_size)
 
     @property
+    def is_array(self) -> bool:
+        """Whether an observation is one array, and no Dict or Tuple of several."""
+        return self.obs[0].name == "obs"
+
+    @property
     def obs_shape(self) -> tuple[int, ...]:
-        """The shape of an observation as the environment gives it."""
-        return self.obs[0].shape
+        """The shape of an observation as the environment gives it; (S,) where that is a Dict or a Tuple."""
+        return self.obs[0].shape if self.is_array else (self.obs_size,)
+
+    @property
+    def obs_in_words(self) -> str:
+        """The parts of an observation with their shapes, for people."""
+        if self.is_array:
+            return f"shape {self.obs_shape}"
+        return "parts " + ", ".join(f"{part.name.removeprefix('obs/')} {part.shape}" for part in self.obs)
 
     @property
     def obs_dtype(self) -> np.dtype[Any]:
@@ -50,7 +66,7 @@ class Spaces:
     @functools.cached_property
     def obs_size(self) -> int:
         """S: the length of a flattened observation."""
-        return math.prod(self.obs_shape)
+        return sum(math.prod(part.shape) for part in self.obs)
 
     @property
     def action_size(self) -> int:
@@ -77,3 +93,14 @@ class Spaces:
         np.maximum(scaled, low, out=scaled)
         np.minimum(scaled, high, out=scaled)
         return scaled
+
+
+def part_of(obs: Any, name: str) -> Any:
+    """Return the part of an observation that an `ObsPart` names.
+
+    Raises:
+        LookupError, TypeError, ValueError: it has none of this name.
+    """
+    for key in name.split("/")[1:]:
+        obs = obs[key] if isinstance(obs, Mapping) else obs[int(key)]
+    return obs

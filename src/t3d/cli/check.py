@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from dataclasses import dataclass
 
 import tyro
@@ -38,7 +40,9 @@ def main(arguments: list[str]) -> int:
 
     api.refuse_below_one("steps", args.steps)
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    # Own environments may print; under --json stdout is the object's alone.
+    quiet = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
+    with quiet, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("random steps", total=3 * args.steps)
         findings = check(args.env, args.steps, lambda: progress.advance(task))
     if args.json:

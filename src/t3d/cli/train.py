@@ -95,8 +95,9 @@ def _opening(session: Session) -> str:
     trainer, config = session.trainer, session.config
     spaces, engine = trainer.envs.spaces, trainer.learner.chosen
     replay_mb = trainer.replay.full_bytes / 1e6
+    parts = "" if spaces.is_array else f" ({spaces.obs_in_words})"
     lines = [
-        f"{session.env}: {counted(spaces.obs_size, 'observation')}, {counted(spaces.action_size, 'action')}",
+        f"{session.env}: {counted(spaces.obs_size, 'observation')}{parts}, {counted(spaces.action_size, 'action')}",
         f"preset {session.choice.preset} ({session.choice.reason}), seed {config.seed}",
         f"replay {config.buffer_size:,} slots, {replay_mb:,.0f} MB when full",
         f"engine {engine.name} ({engine.reason}), {counted(trainer.learner.threads, 'thread')}, "

@@ -54,7 +54,7 @@ def check(env: str, steps: int = 1_000, tick: Callable[[], None] = lambda: None)
     first = Instances(env, 1)
     spaces, (obs_space, action_space) = first.spaces, first.gym_spaces
     findings = [
-        Finding("observation", "ok", f"{spaces.obs_size} numbers, shape {obs_space.shape}, {_dtype(obs_space)}"),
+        Finding("observation", "ok", f"{spaces.obs_size} numbers, {spaces.obs_in_words}{_dtype(obs_space)}"),
         Finding("action", "ok", f"{spaces.action_size} numbers, shape {action_space.shape}, {action_space.dtype}"),
         Finding("bounds", "ok", _bounds(spaces)),
     ]
@@ -88,7 +88,9 @@ def check(env: str, steps: int = 1_000, tick: Callable[[], None] = lambda: None)
 
 
 def _dtype(space: Any) -> str:
-    return f"{space.dtype}" + ("" if space.dtype == np.float32 else ", taken as float32")
+    if space.dtype is None:  # a Dict's or a Tuple's parts have each their own
+        return ""
+    return f", {space.dtype}" + ("" if space.dtype == np.float32 else ", taken as float32")
 
 
 def _time_limit(limit: int | None, trace: _Trace) -> Finding:
@@ -149,6 +151,8 @@ def _numbers(trace: _Trace, space: Any, failure: str) -> Finding:
         f"finite over {len(reward):,} random steps; "
         f"|observation| up to {np.abs(obs).max():.3g}, reward {reward.min():.3g} to {reward.max():.3g}"
     )
+    if space.dtype is None:
+        return Finding("numbers", "ok", text)
     with np.errstate(over="ignore"):  # a bound beyond float32 is none here
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     outside = np.count_nonzero(((obs < low) | (obs > high)).reshape(len(obs), -1).any(axis=1))

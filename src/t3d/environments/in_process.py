@@ -138,7 +138,10 @@ class Instances:
             raise Broken(i, failed) from None
 
     def _obs(self, given: Any) -> NDArray[Any]:
-        return numbers_of(given, self.spaces.obs_shape, self.spaces.obs_dtype, self._name)
+        if self.spaces.is_array:
+            return numbers_of(given, "obs", self.spaces.obs_shape, self.spaces.obs_dtype, self._name)
+        dtype = self.spaces.obs_dtype
+        return np.concatenate([numbers_of(given, p.name, p.shape, dtype, self._name).ravel() for p in self.spaces.obs])
 
     def _action(self, action: NDArray[np.float32]) -> NDArray[Any]:
         """Return a copy of an action, as its space has it: an environment may keep it, and this memory is reused."""

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,20 +218,7 @@ def spaces_of(env: Env, name: str) -> Spaces:
             expected="a Box of floats with finite bounds",
             do="choose another environment, or an algorithm for discrete actions",
         )
-    if not isinstance(obs, gym.spaces.Box):
-        raise EnvRefused(
-            f"{type(obs).__name__} observations are not yet supported",
-            got=f"{name} has {obs}",
-            expected="a Box: one array of numbers",
-            do="wrap the environment with gymnasium.wrappers.FlattenObservation",
-        )
-    if obs.dtype == np.uint8 and len(obs.shape) >= 2:
-        raise EnvRefused(
-            "image observations are not yet supported",
-            got=f"{name} has {obs.shape} images",
-            expected="a vector of numbers",
-            do="choose a variant of the environment that observes its state",
-        )
+    parts = tuple(_obs_parts(obs, "obs", name))
     with np.errstate(over="ignore"):
         low, high = action.low.reshape(-1).astype(np.float32), action.high.reshape(-1).astype(np.float32)
         # float32 may round a float64 bound outwards: then the next number inside counts.
@@ -245,6 +232,38 @@ def spaces_of(env: Env, name: str) -> Spaces:
             expected="finite bounds with low < high in every dimension",
             do="wrap the environment with gymnasium.wrappers.RescaleAction, or correct its action_space",
         )
-    if 0 in obs.shape or 0 in action.shape:
-        raise EnvRefused("a space is empty", got=f"{name}: obs {obs.shape}, action {action.shape}")
-    return Spaces((ObsPart(shape=obs.shape),), action.shape, tuple(low.tolist()), tuple(high.tolist()))
+    if not parts or 0 in action.shape or any(0 in part.shape for part in parts):
+        raise EnvRefused("a space is empty", got=f"{name}: obs {obs}, action {action.shape}")
+    return Spaces(parts, action.shape, tuple(low.tolist()), tuple(high.tolist()))
+
+
+def _obs_parts(space: gym.Space[Any], part: str, name: str) -> Iterator[ObsPart]:
+    """Yield the arrays that an observation is made of, those of a Dict in the order of their names.
+
+    Raises:
+        EnvRefused: a part is no array of numbers, or an image.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        for key in sorted(space.spaces, key=str):
+            if not isinstance(key, str) or "/" in key:
+                raise EnvRefused("a part of the observations has no plain name", got=f"{name}: {part}, key {key!r}")
+            yield from _obs_parts(space.spaces[key], f"{part}/{key}", name)
+    elif isinstance(space, gym.spaces.Tuple):
+        for k, inside in enumerate(space.spaces):
+            yield from _obs_parts(inside, f"{part}/{k}", name)
+    elif not isinstance(space, gym.spaces.Box):
+        raise EnvRefused(
+            f"{type(space).__name__} observations are not supported",
+            got=f"{name}: {part} is {space}",
+            expected="a Box of numbers, or a Dict or Tuple of such",
+            do="wrap the environment with gymnasium.wrappers.FlattenObservation, which makes numbers of it",
+        )
+    elif space.dtype == np.uint8 and len(space.shape) >= 2:
+        raise EnvRefused(
+            "image observations are not yet supported",
+            got=f"{name}: {part} is an image of shape {space.shape}",
+            expected="a vector of numbers",
+            do="choose a variant of the environment that observes its state",
+        )
+    else:
+        yield ObsPart(name=part, shape=space.shape)

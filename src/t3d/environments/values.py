@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.errors import EnvFailed, shortened
+from t3d.spaces import part_of
 
 _log = logging.getLogger("t3d")
 _LARGEST = float(np.finfo(np.float32).max)
@@ -64,15 +65,27 @@ def flag_of(given: Any, field: str, name: str) -> bool:
     return bool(array.item())
 
 
-def numbers_of(given: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    """Return an observation as an array of its space's shape.
+def numbers_of(given: Any, part: str, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """Return a part of an observation as an array of its space's shape.
+
+    Args:
+        given: what the environment handed back.
+        part: as `ObsPart` names it; obs for all of it.
+        shape: of its space.
+        dtype: what it is kept as.
+        name: the environment's, for warnings.
 
     Raises:
-        EnvFailed: it is no array of numbers, or of another shape.
+        EnvFailed: it is no array of numbers, of another shape, or there is no such part.
     """
-    array = _array_of(given, "observation", name)
+    try:
+        chosen = part_of(given, part)
+    except (LookupError, TypeError, ValueError):
+        raise _wrong("observation", given, f"one with the part {part}, as its space says") from None
+    array = _array_of(chosen, "observation", name)
     if array is None or array.dtype.kind not in "biuf" or array.shape != shape:
-        raise _wrong("observation", given, f"numbers of shape {shape}")
+        of_part = "" if part == "obs" else f" in the part {part}"
+        raise _wrong("observation", chosen, f"numbers of shape {shape}{of_part}")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused with its place in the run
         return array.astype(dtype, copy=False)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors
@@ -20,7 +21,7 @@ from t3d.errors import RunRefused
 from t3d.formats import MAX_WEIGHTS, PolicyInfo, class_name
 from t3d.networks import Actor
 from t3d.policy.normalizer import normalize
-from t3d.spaces import Spaces
+from t3d.spaces import ObsPart, Spaces, part_of
 from t3d.storage.checked_files import PolicyHeader, describe_policy, read_policy_header, refuse_links
 
 # Beside the weights, (S,) float64 each, where the actor takes normalised observations. No description mentions them:
@@ -75,29 +76,48 @@ class Policy:
         action: NDArray[np.float32] = self._net(torch.from_numpy(obs)).numpy()
         return action
 
-    def __call__(self, obs: ArrayLike) -> NDArray[np.float32]:
+    def __call__(self, obs: ArrayLike | Mapping[str, Any]) -> NDArray[np.float32]:
         """Return the action for one observation, or the actions for a batch of them.
 
         Args:
-            obs: in the environment's observation shape, or with one dimension more in front.
+            obs: in the environment's observation shape, or with one dimension more in front; a Dict or a Tuple where
+                the environment gives such, each part with or without that dimension.
 
         Returns:
             In the environment's action shape and units, with that dimension in front if obs has it.
 
         Raises:
-            ValueError: obs has another shape.
+            ValueError: obs has another shape, or lacks a part.
         """
-        array = np.asarray(obs, self._spaces.obs_dtype)
-        shape = self._spaces.obs_shape
-        if array.shape != shape and array.shape[1:] != shape:
-            raise ValueError(f"this policy takes observations of shape {shape} or (N, *{shape}), got {array.shape}")
-        flat = np.ascontiguousarray(array.reshape(-1, self._spaces.obs_size))
-        action = self._spaces.to_env_units(self.act(flat))
-        leading = () if array.shape == shape else (len(array),)
-        return action.reshape(leading + self._spaces.action_shape)
+        arrays = [self._array_of(obs, part) for part in self._spaces.obs]
+        leading = {array.shape[: array.ndim - len(p.shape)] for array, p in zip(arrays, self._spaces.obs, strict=True)}
+        if len(leading) != 1:
+            raise ValueError(f"the parts of these observations are of different numbers: {leading}")
+        (front,) = leading
+        rows = math.prod(front)
+        sizes = [math.prod(part.shape) for part in self._spaces.obs]
+        flat = np.concatenate([a.reshape(rows, size) for a, size in zip(arrays, sizes, strict=True)], axis=1)
+        flat = np.ascontiguousarray(flat)  # another layout would give other bits
+        return self._spaces.to_env_units(self.act(flat)).reshape(front + self._spaces.action_shape)
+
+    def _array_of(self, obs: Any, part: ObsPart) -> NDArray[Any]:
+        try:
+            given = part_of(obs, part.name)
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"this policy takes observations of {self._spaces.obs_in_words}") from error
+        array = np.asarray(given, part.dtype)
+        if array.shape != part.shape and array.shape[1:] != part.shape:
+            of_part = "" if part.name == "obs" else f" in the part {part.name}"
+            shapes = f"shape {part.shape} or (N, *{part.shape}){of_part}"
+            raise ValueError(f"this policy takes observations of {shapes}, got {array.shape}")
+        return array
 
     def predict(
-        self, obs: ArrayLike, state: None = None, episode_start: object = None, deterministic: bool = True
+        self,
+        obs: ArrayLike | Mapping[str, Any],
+        state: None = None,
+        episode_start: object = None,
+        deterministic: bool = True,
     ) -> tuple[NDArray[np.float32], None]:
         """Return (action, None): the convention Stable-Baselines3's helpers expect.
 

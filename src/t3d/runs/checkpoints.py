@@ -108,8 +108,8 @@ class Checkpoints:
         self._kept = self._kept[-KEPT:]
         names = [str(_env_steps(manifest)) for manifest in self._kept]
         for path in folders(self.folder):
-            name, newer = path.stem, path.with_suffix("")
-            if names.count(name) > (path != newer and newer.exists()):
+            newer = path.with_suffix("")  # of 100.old it is 100, of 100 itself: a step at which two were committed
+            if names.count(newer.name) >= (2 if path != newer and newer.exists() else 1):
                 continue
             # Under this name nobody takes what is left of it for a damaged one.
             gone = path.with_name(f"{path.name}.new")
