@@ -1,13 +1,7 @@
 """In which order files are begun, and what the suite costs: a file that grows dear is seen by its author."""
 
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
-
-import t3d
 
 SHOWN = 10
 # These begin first: one that is begun last is waited for by the other workers.
@@ -19,24 +13,6 @@ began = time.monotonic()
 def pytest_collection_modifyitems(items):
     place = {name: number for number, name in enumerate(DEAREST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))  # keeps the order of all others
-
-
-COMPILE = """
-import numpy as np
-from t3d.config import TD3Config
-from t3d.engines.fused import Fused
-from t3d.spaces import Spaces
-from t3d.td3 import TD3
-Fused(TD3(Spaces.of_vectors(3, 1), TD3Config(), np.random.default_rng(0)))
-"""
-
-
-def pytest_sessionstart(session):
-    """Fill a cold cache of compiled code once: the workers would all do so at the same time."""
-    cache = Path(t3d.__file__).parent / "engines" / "__pycache__"
-    worker, only_look = hasattr(session.config, "workerinput"), session.config.option.collectonly
-    if not (worker or only_look or "NUMBA_CACHE_DIR" in os.environ or list(cache.glob("kernels.update-*.nbi"))):
-        subprocess.run([sys.executable, "-c", COMPILE], check=False)
 
 
 def pytest_terminal_summary(terminalreporter):

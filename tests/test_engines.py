@@ -138,6 +138,7 @@ def test_gradients_are_those_of_autograd_to_float64(shape: dict[str, Any]) -> No
 
 
 # A norm of few numbers that lie close together magnifies float32's rounding, in eager as in fused.
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(shapes(narrowest=8))
 def test_gradients_are_those_of_autograd_to_float32(shape: dict[str, Any]) -> None:
@@ -322,7 +323,7 @@ def test_what_would_broadcast_or_be_read_past_its_end_is_refused(name: str, part
     assert agent.updates == 0
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_td_errors_are_what_the_critics_were_wrong_by_and_asking_for_them_changes_nothing(threads: int) -> None:
     asked, silent, eager = make_agent(), make_agent(), make_agent()
     engine, other = Fused(asked, threads), Fused(silent, threads)

@@ -117,7 +117,9 @@ def test_every_hint_is_provoked_here():
     assert set(PROVOKED) == NAMES
 
 
-@pytest.mark.parametrize("name", PROVOKED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "over-estimation" else n for n in PROVOKED]
+)
 def test_a_run_that_goes_wrong_says_so_with_evidence_and_cure(name):
     run, evidence, cure = PROVOKED[name]
     hint = said(run())[name]

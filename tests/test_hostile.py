@@ -37,7 +37,11 @@ def snapshot(folder):
 CORPUS = hostile.corpus()
 
 
-@pytest.mark.parametrize("name", CORPUS)
+# Every third in the fast suite: they come in kinds of several.
+THIRDS = [name if k % 3 == 0 else pytest.param(name, marks=pytest.mark.slow) for k, name in enumerate(CORPUS)]
+
+
+@pytest.mark.parametrize("name", THIRDS)
 def test_it_is_refused_and_nothing_runs_and_nothing_outside_is_touched(name, good, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])

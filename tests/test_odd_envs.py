@@ -26,6 +26,7 @@ from t3d.environments.check import check
 from t3d.environments.envs import Envs
 from t3d.errors import EnvFailed, EnvRefused, RunRefused, SaveFailed, shortened
 from t3d.presets import Choice
+from t3d.reports import write_report
 from t3d.runs.checkpoints import folders
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
@@ -478,3 +479,18 @@ def test_a_part_that_is_gone_is_named():
 def test_parts_that_cannot_be_taken_are_refused(name, says):
     with pytest.raises(EnvRefused, match=says):
         Envs(f"{ODD}:{name}", 1, lambda i, k: k, fresh=False)
+
+
+# ---- Names that are no text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file's name is text")
+def test_a_folder_whose_name_is_no_text_holds_a_run_like_any_other(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "robot.py").write_text("from own_envs import Raises\n")
+    env = f"{folder / 'robot.py'}:Raises"
+    with pytest.raises(EnvFailed, match="the motor is stuck"):
+        ended(folder / "run", env, eval_every=10)
+    assert session(folder / "run", env, resume=True, eval_every=10).resumed_at == 29
+    assert "caf?" in write_report([folder / "run"]).read_text("utf-8")

@@ -231,6 +231,7 @@ def test_published_curves_are_drawn_where_they_overlap(opened, tmp_path):
     assert "not in HalfCheetah-v5" in warning
 
 
+@pytest.mark.slow
 def test_health_is_drawn_where_it_was_recorded(opened, tmp_path):
     bare = opened(write_report([write_run(tmp_path / "a", {100: 1.0, 200: 2.0})]))
     assert bare.page.get_by_role("heading", name="Health").count() == 0

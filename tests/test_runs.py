@@ -399,7 +399,7 @@ def test_switching_everything_else_changes_no_weight(trained):
     assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in other.items()}
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_mujoco_calls_unstable_is_counted(workers):
     done = train(f"{OWN}:Unstable", steps=40, log_every=20, env_workers=workers)
     whats = [row["what"] for row in rows_of(done.path, "event")]

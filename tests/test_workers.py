@@ -86,7 +86,8 @@ def trained(env, n_workers, **options):
     return digest(made.agent), episodes
 
 
-@pytest.mark.parametrize("n_workers", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the fast suite compares whole runs below
+@pytest.mark.parametrize("n_workers", [1, 2])
 def test_training_is_the_same_to_the_bit_with_any_number_of_workers(n_workers):
     expected, episodes = trained("InvertedPendulum-v5", 0)
     assert {episode.env for episode in episodes} == {0, 1, 2, 3}

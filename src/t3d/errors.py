@@ -25,8 +25,12 @@ _MOST_CHARACTERS, _MOST_OF_A_PART = 5_000, 2_000
 
 
 def printable(text: str) -> str:
-    """Return text whose control characters are spelled out: what a stranger's file says may be shown in a terminal."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
+    """Return text whose control characters are spelled out: what a stranger's file says may be shown in a terminal.
+
+    What stands for a byte that is no text, as in a file's name, becomes a question mark: no file could hold it.
+    """
+    spelled_out = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
+    return spelled_out.encode("utf-8", "replace").decode()
 
 
 def shortened(text: str, most: int = _MOST_OF_A_PART) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from t3d.config import IDLE, Config
+from t3d.errors import printable
 from t3d.spaces import ObsPart, Shape, Spaces
 
 # Of config.json, checkpoints, the replay memory's segments, metrics.jsonl and policies, all together.
@@ -308,6 +309,7 @@ def as_line(row: Row, crc: int) -> tuple[bytes, int]:
         row: finite numbers, lists of them, texts or None.
         crc: the checksum up to the row before; 0 for the first.
     """
+    row = {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
     text = json.dumps(row, allow_nan=False)[:-1].encode()
     crc = zlib.crc32(text, crc)
     return text + _CRC % crc, crc

@@ -60,7 +60,7 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
         # A link of this name in a stranger's folder must not be written through.
         beside.unlink(missing_ok=True)
         with beside.open("xb") as file:
-            file.write(text.encode())
+            file.write(text.encode(errors="replace"))
         beside.replace(out)
     except OSError as error:
         raise RunRefused(
@@ -115,7 +115,7 @@ def _policy(scripts: Sequence[str], style: str) -> str:
 
 
 def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return base64.b64encode(hashlib.sha256(text.encode(errors="replace")).digest()).decode()
 
 
 def _study(report: Report, env: str, index: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from t3d.config import Config
-from t3d.errors import RunRefused
+from t3d.errors import RunRefused, printable
 from t3d.formats import Engine, Machine, PolicyInfo, RunRecord, env_name, run_id
 from t3d.machine import describe
 from t3d.policy.policy import STATISTICS, architecture_of, encode
@@ -123,7 +123,7 @@ def record_of(env: str, preset: str, config: Config, trainer: Trainer) -> RunRec
     algorithm, chosen = name_of(type(trainer.agent)), trainer.learner.chosen
     return RunRecord(
         run=run_id(env, algorithm, config),
-        env=env,
+        env=printable(env),
         preset=preset,
         algorithm=algorithm,
         obs=trainer.envs.spaces.obs,
