@@ -19,6 +19,7 @@ from test_determinism import digest
 from test_envs import actions_for
 
 import t3d
+from t3d import api
 from t3d.cli.main import run as command
 from t3d.config import Config
 from t3d.environments import values
@@ -415,15 +416,16 @@ def test_a_limit_truncates_in_training_and_in_evaluations(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_without_one_an_evaluation_ends_all_the_same_and_says_so_once(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr("t3d.runs.session._LEAST_PATIENCE", 70)
+    monkeypatch.setattr("t3d.training.evaluation.LEAST_PATIENCE", 70)
     rows = list(session(tmp_path, f"{OWN}:Endless", eval_every=30, env_workers=workers).run())
     assert [row["lengths"] for row in rows if row["kind"] == "evaluation"] == [[70], [70]]
     said = [row["what"] for row in rows if row["kind"] == "event"]
+    api.evaluate_run(tmp_path, "last", episodes=1, env=f"{OWN}:Endless")  # it ends
     assert said == ["an evaluation episode did not end within 70 steps and was cut; --max-episode-steps sets a limit"]
 
 
 def test_ten_times_the_longest_training_episode_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("t3d.runs.session._LEAST_PATIENCE", 5)
+    monkeypatch.setattr("t3d.training.evaluation.LEAST_PATIENCE", 5)
     rows = list(session(tmp_path, f"{OWN}:Walk", eval_every=30).run())
     assert [row["lengths"] for row in rows if row["kind"] == "evaluation"] == [[20], [20]]
     resumed = session(tmp_path, f"{OWN}:Walk", eval_every=30, resume=True, steps=90)

@@ -22,6 +22,7 @@ from t3d.runs.video import film
 from t3d.spaces import Spaces
 from t3d.storage import disk
 from t3d.td3 import TD3
+from t3d.training import evaluation
 from t3d.training.evaluation import Evaluation, evaluate
 from t3d.training.limits import refuse_too_large
 
@@ -287,7 +288,7 @@ def evaluate_run(
             episodes=episodes,
             seed=info.config.seed,
             fresh=info.config.fresh_envs,
-            max_episode_steps=info.config.max_episode_steps,
+            max_episode_steps=info.config.max_episode_steps or evaluation.LEAST_PATIENCE,
             between=signals.stop_here,
         )
     return seen, policy.info.env_steps

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from t3d.config import Config
 from t3d.engines.choose import Engine, choose, choose_threads
-from t3d.environments.make import make, spaces_of
+from t3d.environments.make import spaces_in
 from t3d.machine import usable_cores
 from t3d.replay import Batch, slot_dtype
 from t3d.spaces import Spaces
@@ -70,9 +70,7 @@ def bench(what: str | Spaces, config: Config, engines: tuple[str, ...] = ("eager
     """
     if isinstance(what, str):
         env = what
-        made = make(env)
-        spaces = spaces_of(made, env)
-        made.close()
+        spaces = spaces_in(env)
     else:
         env, spaces = None, what
     best = choose_threads(spaces, config.td3.hidden, config.batch_size, usable_cores())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +78,7 @@ class Envs:
         self.env_steps = 0
         self._seed_of = seed_of
         self._fresh = fresh
-        self._process = nullcontext() if workers else ProcessState(env)
+        self._process = ProcessState(env)
         with self._process:
             self._envs = (
                 Workers(env, n_envs, workers, timeout_s, max_episode_steps)
@@ -227,7 +226,7 @@ class Envs:
     @property
     def notes(self) -> list[str]:
         """What these environments did to this process that a reader of the run must know, a sentence each."""
-        return self._process.notes if isinstance(self._process, ProcessState) else []
+        return self._process.notes
 
     def close(self) -> None:
         """Close every environment."""

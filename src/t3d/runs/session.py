@@ -14,13 +14,12 @@ from t3d.runs.progress import RunProgress
 from t3d.runs.signals import Signals
 from t3d.runs.store import Store
 from t3d.td3 import TD3
+from t3d.training import evaluation
 from t3d.training.evaluation import Trajectory, evaluate
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import refuse_other_than_td3
 
 _log = logging.getLogger("t3d")
-# Steps after which an evaluation episode is cut where nothing else ends it, if no training episode came near them.
-_LEAST_PATIENCE = 10_000
 
 
 class Session:
@@ -181,7 +180,7 @@ class Session:
     def _evaluate(self, signals: Signals) -> list[Row]:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
-        limit = config.max_episode_steps or max(_LEAST_PATIENCE, 10 * self._store.metrics.longest_episode)
+        limit = config.max_episode_steps or max(evaluation.LEAST_PATIENCE, 10 * self._store.metrics.longest_episode)
         seen = evaluate(
             self.trainer.learner.act,
             self.env,

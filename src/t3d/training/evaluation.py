@@ -15,6 +15,9 @@ from t3d.training.randomness import evaluation_seed
 
 __all__ = ["Evaluation", "Trajectory", "evaluate"]
 
+# Steps after which an episode is cut where nothing else ends it, if no training episode came near them.
+LEAST_PATIENCE = 10_000
+
 Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
