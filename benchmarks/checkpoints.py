@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from t3d import presets
+from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Episode
 from t3d.machine import describe
 from t3d.runs.session import Session
@@ -63,8 +64,8 @@ def measured(size: int) -> dict[str, object]:
     """Return times and bytes with a replay memory that holds `size` steps."""
     folder = Path(tempfile.mkdtemp(prefix="t3d-checkpoints-", dir="."))
     try:
-        choice = presets.choose(ENV, None, {"steps": 10_000_000, "random_steps": 10_000_000, "threads": 1})
-        session = Session(ENV, choice, folder / "run")
+        choice = presets.choose(EnvSpec(ENV), None, {"steps": 10_000_000, "random_steps": 10_000_000, "threads": 1})
+        session = Session(EnvSpec(ENV), choice, folder / "run")
         rng = np.random.default_rng(0)
         # The environment itself takes no step: what a resumed run plays again is no part of this.
         for _ in range(size // NEW_STEPS):
@@ -131,7 +132,7 @@ def per_step_us() -> float:
     folder = Path(tempfile.mkdtemp(prefix="t3d-checkpoints-", dir="."))
     try:
         steps = {"steps": LOOP_STEPS, "eval_every": 10 * LOOP_STEPS, "log_every": 5 * LOOP_STEPS}
-        session = Session(ENV, presets.choose(ENV, None, {**steps, "threads": 1}), folder / "run")
+        session = Session(EnvSpec(ENV), presets.choose(EnvSpec(ENV), None, {**steps, "threads": 1}), folder / "run")
         trainer, episode = session.trainer, Episode(0, 0.0, EPISODE_STEPS, "truncated")
 
         def step() -> list[Episode]:

@@ -20,6 +20,7 @@ import engine
 import numpy as np
 
 from t3d import presets
+from t3d.env_spec import EnvSpec
 from t3d.machine import describe
 from t3d.training.trainer import Trainer
 
@@ -35,8 +36,8 @@ def count() -> int:
 
 def measure(env: str, options: dict[str, Any]) -> dict[str, list[float]]:
     """Return of each part the median microseconds of its first, second and third call behind an update."""
-    config = presets.choose(env, None).config.with_values({"random_steps": 1_000, **options})
-    trainer = Trainer(env, config)
+    config = presets.choose(EnvSpec(env), None).config.with_values({"random_steps": 1_000, **options})
+    trainer = Trainer(EnvSpec(env), config)
     while trainer.env_steps < WARM_STEPS:
         trainer.step()
     replay, streams, size = trainer.replay, trainer.streams, config.batch_size

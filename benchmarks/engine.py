@@ -17,6 +17,7 @@ from floor import floor_s
 from t3d import presets
 from t3d.bench import bench
 from t3d.cli.bench import flat
+from t3d.env_spec import EnvSpec
 from t3d.environments.make import make, spaces_of
 from t3d.machine import describe
 
@@ -34,13 +35,13 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def measure(env: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return what one bench of a job says, and the floor, measured before and behind it."""
-    config = presets.choose(env, None).config.with_values(options)
-    made = make(env)
+    config = presets.choose(EnvSpec(env), None).config.with_values(options)
+    made = make(EnvSpec(env))
     spaces = spaces_of(made, env)
     made.close()
     sizes = spaces.obs_size, spaces.action_size, config.td3.hidden, config.batch_size, options["threads"]
     before = floor_s(*sizes)
-    seen = bench(env, config, ("fused",))
+    seen = bench(EnvSpec(env), config, ("fused",))
     floor_ms = 1e3 * (before + floor_s(*sizes)) / 2
     timings = {timing.engine: flat(timing) | {"over_floor": timing.update_ms / floor_ms} for timing in seen.timings}
     values = seen._asdict()

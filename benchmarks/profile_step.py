@@ -20,6 +20,7 @@ from typing import Any
 from t3d import presets
 from t3d.bench import _Clocked  # by this name in older trees, too
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.machine import describe
 from t3d.training.trainer import Trainer
 
@@ -37,8 +38,8 @@ JOBS = {
 
 def profile(env: str, options: dict[str, Any]) -> dict[str, float]:
     """Return env steps and the milliseconds of each part, in the median second of several."""
-    config: Config = presets.choose(env, None).config.with_values({"random_steps": 1_000, **options})
-    trainer: Any = Trainer(env, config)
+    config: Config = presets.choose(EnvSpec(env), None).config.with_values({"random_steps": 1_000, **options})
+    trainer: Any = Trainer(EnvSpec(env), config)
     while trainer.env_steps < config.random_steps + WARM_STEPS:
         trainer.step()
     trainer.learner.losses()

@@ -19,6 +19,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
+from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Envs
 from t3d.errors import EnvFailed
 from t3d.machine import describe
@@ -74,7 +75,7 @@ class Hangs(Trivial):
 
 def reported_after_s(name: str) -> float:
     """Return the seconds from the beginning of a step that fails to its report, of four environments in two workers."""
-    envs = Envs(f"{HERE}:{name}", 4, lambda i, k: k, fresh=False, workers=2, timeout_s=LIMIT_S)
+    envs = Envs(EnvSpec(f"{HERE}:{name}"), 4, lambda i, k: k, fresh=False, workers=2, timeout_s=LIMIT_S)
     began = time.perf_counter()
     try:
         envs.step(np.zeros((4, 2), np.float32))
@@ -87,7 +88,7 @@ def reported_after_s(name: str) -> float:
 
 def seconds_a_step(name: str, n_envs: int, workers: int, steps: int) -> float:
     """Return the median over five rounds of the seconds that a step of all environments takes."""
-    envs = Envs(f"{HERE}:{name}", n_envs, lambda i, k: k, fresh=False, workers=workers)
+    envs = Envs(EnvSpec(f"{HERE}:{name}"), n_envs, lambda i, k: k, fresh=False, workers=workers)
     action = np.zeros((n_envs, 2), np.float32)
     rounds = []
     for _ in range(6):

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.formats import (
     Engine,
     EnvsState,
@@ -48,8 +49,10 @@ def write_run(
     given = {"steps": max(curve, default=100) if steps is None else steps, "seed": seed, "random_steps": 0}
     config = Config().with_values({"hidden": (8, 8), "lr": 0.0003, **given, **options})
     record = RunRecord(
-        run=run_id(env, "TD3", config),
+        run=run_id(EnvSpec(env), "TD3", config),
         env=env,
+        env_kwargs={},
+        wrappers=(),
         preset=preset,
         algorithm="TD3",
         obs=(ObsPart(shape=(4,)),),

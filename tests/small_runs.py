@@ -8,6 +8,7 @@ import msgspec
 import probes
 
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.presets import Choice
 from t3d.runs.progress import RunProgress
 from t3d.runs.session import Session
@@ -39,7 +40,7 @@ def choice(**options):
 
 def train(folder, env=PROBE, until=None, resume=False, **options):
     """Train in a folder to the end, or stop saved once so many env steps are done. Return the session."""
-    session = Session(env, choice(**options), folder, resume=resume)
+    session = Session(EnvSpec(env), choice(**options), folder, resume=resume)
     rows = session.run()
     for row in rows:
         if until is not None and row["env_steps"] >= until:
@@ -67,10 +68,10 @@ class Opener:
     """
 
     def __init__(self, folder, env=PROBE, **options):
-        self.trainer = Trainer(env, choice(**options).config)
+        self.trainer = Trainer(EnvSpec(env), choice(**options).config)
         tensors = self.trainer.agent.tensors()  # the agent's own: restoring writes into them
         self.trainer.agent.tensors = lambda: tensors
-        self.store = Store.find(env, choice(**options), folder)
+        self.store = Store.find(EnvSpec(env), choice(**options), folder)
         self.store.close()
         self.store._tidy = lambda path, trainer, progress: None
         self.lost = None  # rows of metrics.jsonl, by env steps, in the folder that was opened last

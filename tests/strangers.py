@@ -17,6 +17,7 @@ import torch
 from sealing import said, seal
 
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.formats import run_id
 from t3d.policy import policy
 
@@ -111,7 +112,7 @@ def with_config(*path, value):
         put(content, path, value)
         with contextlib.suppress(Exception):
             config = msgspec.convert(content["config"], Config)
-            content["run"] = run_id(content["env"], content["algorithm"], config)
+            content["run"] = run_id(EnvSpec(content["env"]), content["algorithm"], config)
 
     return lambda run: reseal(run / "config.json", change)
 

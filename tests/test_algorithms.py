@@ -20,6 +20,7 @@ from t3d.cli import progress
 from t3d.cli.main import run as t3d_command
 from t3d.diagnosis import health
 from t3d.diagnosis.hints import hints
+from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.formats import ClassName
 from t3d.reports import write_report
@@ -53,7 +54,7 @@ class Thrice(t3d.Critic):
 
 
 def session(folder, algorithm=OneCritic, resume=False, **options):
-    return Session(small_runs.PROBE, small_runs.choice(**options), folder, resume=resume, algorithm=algorithm)
+    return Session(EnvSpec(small_runs.PROBE), small_runs.choice(**options), folder, resume=resume, algorithm=algorithm)
 
 
 def rows_of(folder, kind):
@@ -139,11 +140,11 @@ def test_a_run_records_the_class_and_runs_eagerly(trained):
 
 
 def test_auto_says_why_it_is_not_fused_and_fused_is_refused():
-    made = Trainer(small_runs.PROBE, small_runs.choice(engine="auto").config, OneCritic)
+    made = Trainer(EnvSpec(small_runs.PROBE), small_runs.choice(engine="auto").config, OneCritic)
     assert made.learner.chosen.name == "eager"
     assert "OneCritic is not t3d's own TD3" in made.learner.chosen.reason
     with pytest.raises(ConfigRefused, match="OneCritic is not t3d's own TD3"):
-        Trainer(small_runs.PROBE, small_runs.choice(engine="fused").config, OneCritic)
+        Trainer(EnvSpec(small_runs.PROBE), small_runs.choice(engine="fused").config, OneCritic)
 
 
 def test_a_resumed_run_is_the_undisturbed_one(trained, tmp_path):
@@ -280,8 +281,8 @@ class LearnsAndSays(Learns):
 def test_what_a_checkpoint_would_leave_out_is_refused():
     config = small_runs.choice().config
     with pytest.raises(ConfigRefused, match=r"Learns has temperature(.|\n)*override tensors"):
-        Trainer(small_runs.PROBE, config, Learns)
-    tensors, _ = Trainer(small_runs.PROBE, config, LearnsAndSays).state()
+        Trainer(EnvSpec(small_runs.PROBE), config, Learns)
+    tensors, _ = Trainer(EnvSpec(small_runs.PROBE), config, LearnsAndSays).state()
     assert "temperature" in tensors
 
 

@@ -16,6 +16,7 @@ from sealing import seal
 
 import t3d
 from t3d.cli.main import run
+from t3d.env_spec import EnvSpec
 from t3d.environments.make import make
 from t3d.runs import session
 
@@ -69,7 +70,7 @@ def test_spaces_that_td3_cannot_act_or_see_in(capsys, folder):
         "Image": ["image observations are not yet supported", "(64, 64, 3)"],
         "DictObs": ["Discrete observations are not supported", "obs/gear is Discrete(3)", "FlattenObservation"],
         "TupleObs": ["image observations are not yet supported", "obs/1 is an image"],
-        "NeedsArguments": ["cannot be made", "missing 1 required positional argument: 'size'", "without arguments"],
+        "NeedsArguments": ["cannot be made", "missing 1 required positional argument: 'size'", "--env-arg"],
     }
     for name, says in rows.items():
         err = refused(capsys, folder, "train", f"{OWN}:{name}")
@@ -100,9 +101,9 @@ def test_environments_that_do_not_exist(capsys, folder):
         "wrong.py:Wrong": ["cannot be made", "SyntaxError", "wrong.py, line 1"],
         "raises.py:Robot": ["cannot be made", "ZeroDivisionError", "raises.py, line 3"],
         "lacks.py:Robot": ["is not installed", "no_such_package"],
-        f"{OWN}:Robot": ["no such environment class", "Robot in", "NanObs"],
-        f"{OWN}:NotAnEnv": ["no such environment class", "a subclass of gymnasium.Env"],
-        f"{OWN}:np": ["no such environment class"],
+        f"{OWN}:Robot": ["no such class or function", "Robot in", "NanObs"],
+        f"{OWN}:NotAnEnv": ["what was made is no environment", "a gymnasium.Env"],
+        f"{OWN}:np": ["no such class or function"],
     }
     for command in ("train", "check"):
         for env, says in rows.items():
@@ -260,7 +261,7 @@ def test_an_environment_whose_first_reset_raises_leaves_nothing_behind(capsys, f
 
 def test_a_failing_evaluation_says_that_it_was_one(capsys, folder):
     # The second instance made, the evaluation's, fails at its 30th step, in its second episode.
-    type(make(f"{OWN}:SecondFails")).made = 0
+    type(make(EnvSpec(f"{OWN}:SecondFails"))).made = 0
     code, _, err = typed(
         capsys, "train", f"{OWN}:SecondFails", "--steps", "100", "--random-steps", "10", "--eval-every", "25",
         "--out", "run", *SMALL, "--eval-episodes", "2",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from t3d.cli.main import run
+from t3d.env_spec import EnvSpec
 from t3d.environments.check import check
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
@@ -12,7 +13,7 @@ NAMES = ["observation", "action", "bounds", "time limit", "numbers", "repeatable
 
 
 def found(env, steps=200):
-    findings = check(env, steps)
+    findings = check(EnvSpec(env), steps)
     assert [finding.name for finding in findings] == NAMES
     return {finding.name: finding for finding in findings}
 
@@ -68,14 +69,14 @@ def test_one_that_cannot_be_repeated_is_found():
     ],
 )
 def test_numbers_that_are_not_finite_are_found(name, text):
-    findings = check(f"{OWN}:{name}", 200)
+    findings = check(EnvSpec(f"{OWN}:{name}"), 200)
     numbers = {finding.name: finding for finding in findings}["numbers"]
     assert numbers.verdict == "fails"
     assert text in numbers.text
 
 
 def test_observations_of_another_shape_are_found():
-    findings = {finding.name: finding for finding in check(f"{OWN}:WrongShape", 200)}
+    findings = {finding.name: finding for finding in check(EnvSpec(f"{OWN}:WrongShape"), 200)}
     assert findings["numbers"].verdict == "fails"
     assert "ndarray of shape (3,)" in findings["numbers"].text
     assert "expected: numbers of shape (4,)" in findings["numbers"].text

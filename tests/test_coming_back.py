@@ -13,6 +13,7 @@ from small_runs import PROBE, train
 
 from t3d import api
 from t3d.cli.main import run as command
+from t3d.env_spec import EnvSpec
 from t3d.errors import EnvFailed, FormatRefused, RunRefused
 from t3d.formats import FORMAT
 from t3d.runs.checkpoints import Checkpoints
@@ -37,7 +38,7 @@ def without_wall_times(run):
 
 def gone_at(folder, env_steps, **options):
     """Train until so many env steps and vanish as a killed process does: nothing is saved on the way out."""
-    session = Session(PROBE, small_runs.choice(**options), folder)
+    session = Session(EnvSpec(PROBE), small_runs.choice(**options), folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "_stop", lambda why: None)
         rows = session.run()
@@ -66,7 +67,7 @@ def test_rows_behind_the_checkpoint_are_cut_and_written_once(tmp_path):
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     assert facts["trainer"]["envs"]["env_steps"] < 48
     assert before[length:].count(b"\n") > 3
-    session = Session(PROBE, small_runs.choice(), tmp_path / "run", resume=True)
+    session = Session(EnvSpec(PROBE), small_runs.choice(), tmp_path / "run", resume=True)
     now = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     assert now[:length] == before[:length]
     assert [json.loads(line)["kind"] for line in now[length:].splitlines()] == ["event"]
@@ -92,7 +93,7 @@ def test_slots_behind_the_checkpoint_are_cut(tmp_path, monkeypatch, segment_byte
         gone_at(tmp_path / "run", 56)
     _, told, _ = position(tmp_path / "run")
     assert sum(sizes(tmp_path / "run").values()) > sum(told.values())
-    session = Session(PROBE, small_runs.choice(), tmp_path / "run", resume=True)
+    session = Session(EnvSpec(PROBE), small_runs.choice(), tmp_path / "run", resume=True)
     assert sizes(tmp_path / "run") == told
     list(session.run())
     ended = session.trainer.agent.tensors()
@@ -108,7 +109,7 @@ def test_a_run_whose_memory_went_round_comes_back(tmp_path, monkeypatch):
     _, told, _ = position(tmp_path / "run")
     assert min(sizes(tmp_path / "run")) > "00000000.rows"
     assert set(told) == set(sizes(tmp_path / "run"))
-    session = Session(PROBE, small_runs.choice(**options), tmp_path / "run", resume=True)
+    session = Session(EnvSpec(PROBE), small_runs.choice(**options), tmp_path / "run", resume=True)
     list(session.run())
     ended = session.trainer.agent.tensors()
     assert {k: v.numpy().tobytes() for k, v in ended.items()} == {k: v.numpy().tobytes() for k, v in whole.items()}
@@ -201,7 +202,7 @@ def test_a_run_of_another_format_is_refused_and_left_as_it_is(tmp_path, caplog, 
         assert f"expected: format {FORMAT}" in str(refused.value)
         assert "use the version of t3d that wrote it" in str(refused.value)
     with pytest.raises(FormatRefused):
-        api.resume(tmp_path / "run", env=PROBE)
+        api.resume(tmp_path / "run", env=EnvSpec(PROBE))
     assert caplog.text == ""
     assert content(tmp_path / "run") == before
 

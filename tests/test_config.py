@@ -13,6 +13,7 @@ import torch
 
 from t3d import presets
 from t3d.config import MAX_UNLOGGED_UPDATES, Config, TD3Config
+from t3d.env_spec import EnvSpec
 from t3d.environments import in_process, worker_pool
 from t3d.errors import ConfigRefused
 from t3d.presets import Choice
@@ -39,7 +40,7 @@ def one_thread():
 
 def trained(**options):
     """Return a trainer that has trained to the end of its steps."""
-    made = Trainer(PROBE, Config().with_values(SMALL | options))
+    made = Trainer(EnvSpec(PROBE), Config().with_values(SMALL | options))
     while made.env_steps < made.config.steps:
         made.step()
     return made
@@ -53,7 +54,7 @@ def weights(**options):
 
 def rows(folder, kind, **options):
     """Train in a run folder; return the rows of one kind in its metrics.jsonl."""
-    session = Session(PROBE, Choice("td3", Config().with_values(SMALL | options), "as asked"), folder)
+    session = Session(EnvSpec(PROBE), Choice("td3", Config().with_values(SMALL | options), "as asked"), folder)
     for _ in session.run():
         pass
     written = [json.loads(line) for line in (session.path / "metrics.jsonl").read_text().splitlines()]
@@ -83,7 +84,7 @@ def steps_end_the_run(folder, monkeypatch):
 
 
 def n_envs_are_stepped_side_by_side(folder, monkeypatch):
-    made = Trainer(PROBE, Config().with_values(SMALL | {"n_envs": 3}))
+    made = Trainer(EnvSpec(PROBE), Config().with_values(SMALL | {"n_envs": 3}))
     made.step()
     assert (len(made.envs), made.env_steps, len(made.replay)) == (3, 3, 3)
     assert {row["env"] for row in rows(folder, "episode", n_envs=3)} == {0, 1, 2}
@@ -93,9 +94,9 @@ def env_workers_share_the_environments(folder, monkeypatch):
     def shares(made):
         return [worker.n_envs for worker in made.envs._envs._workers]
 
-    assert isinstance(Trainer(PROBE, Config().with_values(SMALL)).envs._envs, in_process.Instances)
+    assert isinstance(Trainer(EnvSpec(PROBE), Config().with_values(SMALL)).envs._envs, in_process.Instances)
     for n, expected in ((1, [3]), (2, [1, 2]), (3, [1, 1, 1])):
-        made = Trainer(PROBE, Config().with_values(SMALL | {"n_envs": 3, "env_workers": n}))
+        made = Trainer(EnvSpec(PROBE), Config().with_values(SMALL | {"n_envs": 3, "env_workers": n}))
         assert shares(made) == expected
         made.envs.close()
 
@@ -203,10 +204,10 @@ def device_is_where_the_networks_live(folder, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
         for device in refused:
             with pytest.raises(ConfigRefused, match=rf"{device}, .*{count} CUDA devices\n.*expected: +cpu"):
-                Trainer(PROBE, Config(device=device), Build)
+                Trainer(EnvSpec(PROBE), Config(device=device), Build)
         for device in accepted:
             with pytest.raises(Seen, match=f"^{device}$"):
-                Trainer(PROBE, Config(device=device), Build)
+                Trainer(EnvSpec(PROBE), Config(device=device), Build)
 
 
 def engine_runs_the_updates(folder, monkeypatch):
@@ -245,7 +246,7 @@ def hidden_are_the_widths(folder, monkeypatch):
 def explored(monkeypatch, steps, **options):
     """Return the standard deviation of what was added to the actor's actions at each vector step after the random."""
     options = SMALL | {"n_envs": 500, "random_steps": 1000, "buffer_size": 5_000, "updates_per_step": 0} | options
-    made = Trainer(PROBE, Config().with_values(options))
+    made = Trainer(EnvSpec(PROBE), Config().with_values(options))
     monkeypatch.setattr(made.learner.engine, "act", lambda obs: np.zeros((500, 1), np.float32))
     found, step = [], made.envs.step
     monkeypatch.setattr(made.envs, "step", lambda action: found.append(action.std()) or step(action))
@@ -388,7 +389,7 @@ def test_an_impossible_value_is_refused(name, value):
 def test_options_that_are_impossible_together_are_refused_before_anything_is_made(options, monkeypatch):
     monkeypatch.setattr(in_process, "make", lambda env: pytest.fail("an environment was made"))
     with pytest.raises(ConfigRefused, match=r"got: .*\n.*expected: "):
-        Trainer(PROBE, Config().with_values(SMALL | options))
+        Trainer(EnvSpec(PROBE), Config().with_values(SMALL | options))
 
 
 def test_as_many_losses_may_wait_as_a_checkpoint_is_read_with():
@@ -408,11 +409,11 @@ def test_an_unknown_option_is_refused_with_the_nearest_known_one():
 def test_a_memory_that_would_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr("t3d.training.limits.usable_memory_bytes", lambda: 4_000_000)
     with pytest.raises(ConfigRefused, match=r"got: .*GB(.|\n)*expected: .*80%(.|\n)*--buffer-size"):
-        Trainer(PROBE, Config(buffer_size=120_000))  # 28 bytes a slot: 84 %
-    Trainer(PROBE, Config(buffer_size=100_000).with_values({"hidden": (8,)}))
+        Trainer(EnvSpec(PROBE), Config(buffer_size=120_000))  # 28 bytes a slot: 84 %
+    Trainer(EnvSpec(PROBE), Config(buffer_size=100_000).with_values({"hidden": (8,)}))
     with pytest.raises(ConfigRefused, match=r"networks would not fit(.|\n)*--hidden"):
         # 4.2 MB: weights, target and Adam's moments of the actor
-        Trainer(PROBE, Config(buffer_size=1_000).with_values({"hidden": (512, 512)}))
+        Trainer(EnvSpec(PROBE), Config(buffer_size=1_000).with_values({"hidden": (512, 512)}))
 
 
 # ---- Presets
@@ -439,7 +440,7 @@ def test_the_presets_are_these():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_preset_has_the_figures_of_the_literature_and_defaults_elsewhere(name):
-    choice = presets.choose("HalfCheetah-v5", name)
+    choice = presets.choose(EnvSpec("HalfCheetah-v5"), name)
     assert choice.preset == name
     assert flat(choice.config).items() >= (FIGURES[name] | COMMON).items()
     file = presets._read(f"{name}.toml")
@@ -480,7 +481,7 @@ def test_the_defaults_are_the_issues():
     ],
 )
 def test_an_environment_chooses_its_preset(env, preset, facts):
-    choice = presets.choose(env)
+    choice = presets.choose(EnvSpec(env))
     assert choice.preset == preset
     assert flat(choice.config).items() >= facts.items()
     assert (env in choice.reason) == (preset != "td3")
@@ -496,22 +497,22 @@ def test_presets_name_only_environments_presets_and_options_that_exist():
 @pytest.mark.parametrize("preset", FIGURES)
 @pytest.mark.parametrize("env", ["BipedalWalker-v3", "AntBulletEnv-v0"])
 def test_facts_of_an_environment_hold_under_any_preset(env, preset):
-    assert presets.choose(env, preset).config.fresh_envs
-    assert presets.choose("InvertedPendulum-v5", preset).config.random_steps == 1_000
+    assert presets.choose(EnvSpec(env), preset).config.fresh_envs
+    assert presets.choose(EnvSpec("InvertedPendulum-v5"), preset).config.random_steps == 1_000
 
 
 def test_values_win_over_the_preset_which_wins_over_facts_which_win_over_defaults(monkeypatch):
     known = {"environment": [{"ids": ["Mine-v0"], "preset": "small", "facts": {"lr": 5.0, "gamma": 0.1, "tau": 0.2}}]}
     read = presets._read
     monkeypatch.setattr(presets, "_read", lambda file: known if file == "environments.toml" else read(file))
-    config = presets.choose("Mine-v0", None, {"lr": 0.3}).config
+    config = presets.choose(EnvSpec("Mine-v0"), None, {"lr": 0.3}).config
     assert (config.td3.lr, config.td3.gamma, config.td3.tau) == (0.3, 0.98, 0.2)
     assert config.td3.policy_noise == TD3Config().policy_noise
-    assert presets.choose("Mine-v0", "swimmer").config.td3.gamma == 0.9999
-    assert presets.choose("Mine-v0", "course").config.td3.gamma == 0.1
-    assert presets.choose("Other-v0", None, {"lr": 0.3}).config == Config(td3=TD3Config(lr=0.3))
+    assert presets.choose(EnvSpec("Mine-v0"), "swimmer").config.td3.gamma == 0.9999
+    assert presets.choose(EnvSpec("Mine-v0"), "course").config.td3.gamma == 0.1
+    assert presets.choose(EnvSpec("Other-v0"), None, {"lr": 0.3}).config == Config(td3=TD3Config(lr=0.3))
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(ConfigRefused, match=r"got: +papre(.|\n)*expected: .*paper-2018"):
-        presets.choose("HalfCheetah-v5", "papre")
+        presets.choose(EnvSpec("HalfCheetah-v5"), "papre")

@@ -10,6 +10,7 @@ from small_runs import PROBE, choice, train
 
 import t3d
 from t3d import api
+from t3d.env_spec import EnvSpec
 from t3d.reports import read_runs, write_report
 from t3d.runs.session import Session
 
@@ -104,7 +105,7 @@ def test_what_was_lost_is_not_found_missing_again(stopped, run, caplog):
     flip(run, "metrics.jsonl", 0.5)
     flip(run, "policy/best.safetensors", 0.5)
     # Gone before anything is saved on the way out.
-    Session(PROBE, choice(steps=STEPS, **OPTIONS), run, resume=True)._store.close()
+    Session(EnvSpec(PROBE), choice(steps=STEPS, **OPTIONS), run, resume=True)._store.close()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "t3d"):
         assert weights(go_on(run)) == stopped.expected
@@ -194,7 +195,7 @@ def test_the_best_policy_of_another_run_is_not_taken_for_this_ones(run, tmp_path
     other = train(tmp_path / "other", **{**OPTIONS, "seed": 1}).path
     shutil.copyfile(other / "policy" / "best.safetensors", run / "policy" / "best.safetensors")
     with pytest.raises(t3d.Refused, match="this policy is another run's"):
-        api.evaluate_run(run, "best", env=PROBE)
+        api.evaluate_run(run, "best", env=EnvSpec(PROBE))
     session = go_on(run)
     assert t3d.load(run).info.run == session._store._record.run
 
@@ -202,14 +203,17 @@ def test_the_best_policy_of_another_run_is_not_taken_for_this_ones(run, tmp_path
 def test_a_damaged_config_json_is_refused_while_its_policies_play(run):
     flip(run, "config.json", 0.5)
     before = content(run)
-    for attempt in (lambda: api.resume(run, env=PROBE), lambda: api.evaluate_run(run, "best", env=PROBE)):
+    for attempt in (
+        lambda: api.resume(run, env=EnvSpec(PROBE)),
+        lambda: api.evaluate_run(run, "best", env=EnvSpec(PROBE)),
+    ):
         with pytest.raises(t3d.Refused, match=r"config\.json"):
             attempt()
     assert content(run) == before
     assert t3d.load(run).info.env_steps > 0
     (run / "config.json").unlink()
     with pytest.raises(t3d.Refused, match=r"no file .*config\.json"):
-        api.resume(run, env=PROBE)
+        api.resume(run, env=EnvSpec(PROBE))
 
 
 def test_a_report_misses_no_seed_whose_config_json_is_gone(stopped, tmp_path):
@@ -231,7 +235,7 @@ def test_a_damaged_run_that_has_ended_is_not_changed_by_who_looks_at_it(run, nam
     flip(run, name, 0.5)
     before = content(run)
     with caplog.at_level(logging.WARNING, "t3d"):
-        session = api.resume(run, env=PROBE)
+        session = api.resume(run, env=EnvSpec(PROBE))
     session._store.close()
     assert session.had_ended
     assert content(run) == before

@@ -17,6 +17,7 @@ import torch
 
 from t3d.cli.progress import watch
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Envs
 from t3d.presets import Choice
 from t3d.runs.session import Session
@@ -53,7 +54,7 @@ def digest(agent):
 
 def trained(env=ENV, meanwhile=lambda: None, **options):
     """Train without a run folder; return the digest."""
-    made = Trainer(env, config(**options))
+    made = Trainer(EnvSpec(env), config(**options))
     while made.env_steps < made.config.steps:
         meanwhile()
         made.step()
@@ -101,7 +102,7 @@ def test_another_seed_or_number_of_environments_ends_elsewhere(baseline):
 
 def run(folder, how=None, **options):
     """Train in a run folder as the command does; return the digest."""
-    session = Session(ENV, Choice("td3", config(**options), "as asked"), folder)
+    session = Session(EnvSpec(ENV), Choice("td3", config(**options), "as asked"), folder)
     if how:
         how(session)
     else:
@@ -180,7 +181,7 @@ def test_every_stream_of_a_run_is_its_own_and_follows_from_the_seed():
 
 def starts(n_envs, resets, seed=0):
     """Return {(env, episode): first observation} of environments that are reset in the given order."""
-    envs = Envs(PROBE, n_envs, partial(episode_seed, seed), fresh=False)
+    envs = Envs(EnvSpec(PROBE), n_envs, partial(episode_seed, seed), fresh=False)
     seen = {(i, 0): envs.obs[i].tolist() for i in range(n_envs)}
     counts = [0] * n_envs
     for reset in resets:
@@ -206,7 +207,7 @@ def test_an_episodes_start_depends_on_its_environment_and_number_alone():
 
 def test_an_episodes_start_does_not_depend_on_what_was_played_before():
     def first_observations(**options):
-        made = Trainer(ENV, config(updates_per_step=0, **options))
+        made = Trainer(EnvSpec(ENV), config(updates_per_step=0, **options))
         seen = [made.envs.obs.tolist()]
         reset = made.envs.reset
         made.envs.reset = lambda ended: (reset(ended), seen.append(made.envs.obs.tolist()))
@@ -248,9 +249,11 @@ def test_evaluation_and_training_episodes_have_different_seeds():
 
 
 def test_evaluations_of_an_unchanged_policy_are_equal_and_of_a_run_made_from_its_seed(tmp_path):
-    session = Session(ENV, Choice("td3", config(steps=200, random_steps=500, eval_every=100), "as asked"), tmp_path)
+    session = Session(
+        EnvSpec(ENV), Choice("td3", config(steps=200, random_steps=500, eval_every=100), "as asked"), tmp_path
+    )
     returns = [row["returns"] for row in session.run() if row["kind"] == "evaluation"]
     assert len(returns) == 2
     assert returns[0] == returns[1]
-    made = Trainer(ENV, config())
+    made = Trainer(EnvSpec(ENV), config())
     assert evaluate(made.agent.act, ENV, episodes=1, seed=0, fresh=False).returns == returns[0]

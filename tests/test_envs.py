@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from t3d import presets
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Envs
 from t3d.environments.make import make, spaces_of
 from t3d.errors import Diverged, EnvFailed, EnvRefused
@@ -64,7 +65,7 @@ def play(envs, actions):
 
 @pytest.mark.parametrize("env", SUITES)
 def test_every_suite_makes_and_steps(env):
-    envs = Envs(env, 2, SEED_OF, fresh=False)
+    envs = Envs(EnvSpec(env), 2, SEED_OF, fresh=False)
     assert (envs.spaces.obs_size, envs.spaces.action_size) == SUITES[env]
     assert (np.array(envs.spaces.action_low) < envs.spaces.action_high).all()
     play(envs, actions_for(envs, 5))
@@ -89,7 +90,7 @@ def test_steps_as_gymnasium_does(env):
         spec = gymnasium.spec(env)
         name = registered("T3dShortPendulum-v0", spec.entry_point, max_episode_steps=limit)
     n, steps = 3, 150
-    ours = Envs(name, n, SEED_OF, fresh=False)
+    ours = Envs(EnvSpec(name), n, SEED_OF, fresh=False)
     vector = SyncVectorEnv([partial(gymnasium.make, name)] * n, autoreset_mode=AutoresetMode.DISABLED)
     episode = np.zeros(n, int)
     obs, _ = vector.reset(seed=[SEED_OF(i, 0) for i in range(n)])
@@ -116,7 +117,7 @@ def test_steps_as_gymnasium_does(env):
 
 
 def test_what_ends_is_shown_as_it_was_and_counted():
-    envs = Envs(f"{OWN}:Walk", 2, SEED_OF, fresh=False)
+    envs = Envs(EnvSpec(f"{OWN}:Walk"), 2, SEED_OF, fresh=False)
     rewards = np.zeros(2)
     for action in actions_for(envs, 20):
         before, step = envs.obs, envs.step(action)
@@ -137,7 +138,7 @@ def test_what_ends_is_shown_as_it_was_and_counted():
 def test_an_env_stream_does_not_depend_on_its_neighbours():
     # The same actions in environment 0, whatever the others do and however many there are: equal to the bit.
     name = "LunarLanderContinuous-v3"
-    alone, among = Envs(name, 1, SEED_OF, fresh=False), Envs(name, 3, SEED_OF, fresh=False)
+    alone, among = Envs(EnvSpec(name), 1, SEED_OF, fresh=False), Envs(EnvSpec(name), 3, SEED_OF, fresh=False)
     actions = actions_for(among, 250)
     ends = []
     for action in actions:
@@ -159,7 +160,7 @@ def test_every_episode_and_every_env_has_a_seed_of_its_own():
         asked.append((env, episode))
         return episode_seed(0, env, episode)
 
-    envs = Envs(f"{OWN}:Walk", 3, seed_of, fresh=False)
+    envs = Envs(EnvSpec(f"{OWN}:Walk"), 3, seed_of, fresh=False)
     starts = [envs.obs]
     for _ in range(2):
         envs.reset(np.array([True, False, True]))
@@ -173,7 +174,7 @@ def test_noise_and_random_actions_are_drawn_for_each_env():
     # The widespread mistake: one row of noise for all environments.
     # With equal weights, env 0 and 1 differ by their noise alone where they see the same.
     config = Config(n_envs=3, random_steps=3, batch_size=1, buffer_size=100, exploration_noise=0.5)
-    trainer = Trainer(f"{OWN}:Walk", config)
+    trainer = Trainer(EnvSpec(f"{OWN}:Walk"), config)
     random = trainer.collector._draw_action(trainer.learner.engine.act)
     assert len(np.unique(random[:, 0])) == 3
     trainer.step()
@@ -235,7 +236,7 @@ def test_unclipped_scaling_would_leave_the_bounds():
 def test_bounds_in_double_precision_are_rounded_inwards():
     # float32(0.1) is above 0.1, and an env with float64 bounds refuses it.
     box = gymnasium.spaces.Box(-0.1, 0.1, (1,), np.float64)
-    env = make(f"{OWN}:Walk")
+    env = make(EnvSpec(f"{OWN}:Walk"))
     env.action_space = box
     spaces = spaces_of(env, "own")
     assert box.contains(np.array(spaces.action_low, np.float32))
@@ -244,7 +245,7 @@ def test_bounds_in_double_precision_are_rounded_inwards():
 
 
 def test_two_dimensional_spaces_are_flat_inside_and_whole_outside():
-    envs = Envs(f"{OWN}:Square", 2, SEED_OF, fresh=False)  # it asserts the shape of its actions itself
+    envs = Envs(EnvSpec(f"{OWN}:Square"), 2, SEED_OF, fresh=False)  # it asserts the shape of its actions itself
     assert (envs.spaces.obs_size, envs.spaces.action_size) == (4, 3)
     assert (envs.spaces.obs_shape, envs.spaces.action_shape) == ((2, 2), (3, 1))
     play(envs, actions_for(envs, 25))
@@ -255,11 +256,11 @@ def test_two_dimensional_spaces_are_flat_inside_and_whole_outside():
 
 @pytest.mark.parametrize("env", ["BipedalWalker-v3", "HalfCheetahBulletEnv-v0", "AntBulletEnv-v0"])
 def test_a_fresh_instance_repeats_an_episode_and_a_used_one_does_not(env):
-    assert presets.choose(env).config.fresh_envs
+    assert presets.choose(EnvSpec(env)).config.fresh_envs
     steps = 60
 
     def third_episode(fresh):
-        envs = Envs(env, 1, SEED_OF, fresh)
+        envs = Envs(EnvSpec(env), 1, SEED_OF, fresh)
         for _ in range(2):
             play(envs, actions_for(envs, 20, seed=1))
             envs.reset(np.ones(1, bool))
@@ -269,7 +270,7 @@ def test_a_fresh_instance_repeats_an_episode_and_a_used_one_does_not(env):
         return episode, seen
 
     episode, of_fresh = third_episode(fresh=True)
-    brand_new = Envs(env, 1, lambda _, k: SEED_OF(0, episode + k), fresh=True)
+    brand_new = Envs(EnvSpec(env), 1, lambda _, k: SEED_OF(0, episode + k), fresh=True)
     assert same(of_fresh, play(brand_new, actions_for(brand_new, steps, seed=2)))
     brand_new.close()
     assert not same(of_fresh, third_episode(fresh=False)[1])
@@ -294,7 +295,7 @@ def same(one, other):
 )
 def test_a_bad_step_is_described_and_never_stored(name, says):
     config = Config(random_steps=10, batch_size=8, buffer_size=1_000, eval_episodes=1)
-    trainer = Trainer(f"{OWN}:{name}", config)
+    trainer = Trainer(EnvSpec(f"{OWN}:{name}"), config)
     with pytest.raises(EnvFailed) as caught:
         for _ in range(100):
             collector = trainer.collector
@@ -311,8 +312,8 @@ def test_a_bad_step_is_described_and_never_stored(name, says):
 
 
 def test_the_failing_env_is_named_and_no_stream_stores_the_step():
-    type(make(f"{OWN}:SecondFails")).made = 0
-    trainer = Trainer(f"{OWN}:SecondFails", Config(n_envs=3, batch_size=8, buffer_size=1_000))
+    type(make(EnvSpec(f"{OWN}:SecondFails"))).made = 0
+    trainer = Trainer(EnvSpec(f"{OWN}:SecondFails"), Config(n_envs=3, batch_size=8, buffer_size=1_000))
     with pytest.raises(EnvFailed, match=r"environment 1, env step 88, .* index \[2\] is \[nan\]"):
         for _ in range(100):
             trainer.step()
@@ -321,15 +322,15 @@ def test_the_failing_env_is_named_and_no_stream_stores_the_step():
 
 def test_a_reset_that_raises_is_described():
     with pytest.raises(EnvFailed, match=r"raised KeyError in reset") as caught:
-        Envs(f"{OWN}:RaisesInFirstReset", 1, SEED_OF, fresh=False)
+        Envs(EnvSpec(f"{OWN}:RaisesInFirstReset"), 1, SEED_OF, fresh=False)
     assert "environment 0, env step 1, episode 0, episode step 0" in str(caught.value)
-    envs = Envs(f"{OWN}:RaisesInReset", 1, SEED_OF, fresh=False)
+    envs = Envs(EnvSpec(f"{OWN}:RaisesInReset"), 1, SEED_OF, fresh=False)
     with pytest.raises(EnvFailed, match="no second episode"):
         play(envs, actions_for(envs, 25))
 
 
 def test_an_actor_that_diverged_is_not_blamed_on_the_env():
-    envs = Envs(f"{OWN}:Walk", 1, SEED_OF, fresh=False)
+    envs = Envs(EnvSpec(f"{OWN}:Walk"), 1, SEED_OF, fresh=False)
     with pytest.raises(Diverged, match="action is not finite"):
         envs.step(np.float32([[0, np.nan, 0]]))
     assert envs.env_steps == 0
@@ -339,9 +340,10 @@ def test_an_actor_that_diverged_is_not_blamed_on_the_env():
 
 PLAY = """
 import numpy as np
+from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Envs
 for env in {envs!r}:
-    envs = Envs(env, 2, lambda i, k: 10 * i + k, fresh=True)
+    envs = Envs(EnvSpec(env), 2, lambda i, k: 10 * i + k, fresh=True)
     for _ in range(3):
         envs.step(np.zeros((2, envs.spaces.action_size), np.float32))
     envs.reset(np.ones(2, bool))
@@ -376,7 +378,7 @@ def test_a_module_of_ones_own_registers_its_ids(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # modules are found where the command is called
     (tmp_path / "t3d_test_robots.py").write_text(MODULE)
     (tmp_path / "t3d_test_walks.py").write_text(Path(OWN).read_text())
-    env = make("t3d_test_robots:My/T3dWalk-v0")
+    env = make(EnvSpec("t3d_test_robots:My/T3dWalk-v0"))
     assert spaces_of(env, "mine").obs_size == 4
     assert env.spec.max_episode_steps == 7
 
@@ -384,13 +386,13 @@ def test_a_module_of_ones_own_registers_its_ids(tmp_path, monkeypatch):
 def test_a_file_may_import_its_neighbours(tmp_path):
     (tmp_path / "t3d_test_neighbour.py").write_text(Path(OWN).read_text())
     (tmp_path / "mine.py").write_text("from t3d_test_neighbour import Walk\nclass Mine(Walk): pass\n")
-    assert spaces_of(make(f"{tmp_path}/mine.py:Mine"), "Mine").obs_size == 4
+    assert spaces_of(make(EnvSpec(f"{tmp_path}/mine.py:Mine")), "Mine").obs_size == 4
     with pytest.raises(EnvRefused, match="Walk, Mine"):
-        make(f"{tmp_path}/mine.py:Yours")
+        make(EnvSpec(f"{tmp_path}/mine.py:Yours"))
 
 
 @pytest.mark.parametrize(("env", "follows"), [("HalfCheetah-v5", True), ("InvertedPendulum-v5", False)])
 def test_the_camera_follows_a_robot_that_runs_away(env, follows):
-    made = make(env, render=True)
+    made = make(EnvSpec(env), render=True)
     assert (made.unwrapped.mujoco_renderer.camera_id >= 0) == follows
     made.close()

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from t3d.config import Config, TD3Config
 from t3d.diagnosis import health
+from t3d.env_spec import EnvSpec
 from t3d.replay import Batch, Replay
 from t3d.spaces import Spaces
 from t3d.td3 import TD3
@@ -287,7 +288,7 @@ def played(made, episodes=3):
 
 def trained(probe, steps, **options):
     td3 = TD3Config(**{"hidden": (32, 32), "lr": 5e-3, "gamma": 0.5, "tau": 0.05} | options)
-    made = Trainer(spec(probe), Config(random_steps=100, batch_size=64, buffer_size=10_000, td3=td3))
+    made = Trainer(EnvSpec(spec(probe)), Config(random_steps=100, batch_size=64, buffer_size=10_000, td3=td3))
     while made.env_steps < steps:
         made.step()
     return made
@@ -344,7 +345,7 @@ def test_looking_changes_no_weight_no_stream_and_nothing_global(engine):
     def train(looks):
         td3 = TD3Config(hidden=(16, 16))
         config = Config(random_steps=30, batch_size=16, buffer_size=500, engine=engine, threads=1, td3=td3)
-        made = Trainer(spec(probes.Counting), config)
+        made = Trainer(EnvSpec(spec(probes.Counting)), config)
         while made.env_steps < 60:
             made.step()
             if looks:

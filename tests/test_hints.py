@@ -13,6 +13,7 @@ import torch
 from t3d import presets
 from t3d.config import Config, TD3Config
 from t3d.diagnosis.hints import LOOKS, hints
+from t3d.env_spec import EnvSpec
 from t3d.training.evaluation import evaluate
 from t3d.training.trainer import Trainer
 
@@ -45,7 +46,7 @@ def spec(env):
 @functools.cache
 def rows(env, steps, every, **options):
     """Train, looking at the batch and at an evaluation every so many steps; return the rows of kind `health`."""
-    made = Trainer(env, presets.choose(env, None, options).config)
+    made = Trainer(EnvSpec(env), presets.choose(EnvSpec(env), None, options).config)
     found = []
     while made.env_steps < steps:
         made.step()

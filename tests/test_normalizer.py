@@ -22,6 +22,7 @@ from t3d import api
 from t3d.cli.main import run as run_command
 from t3d.config import Config
 from t3d.diagnosis import health
+from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused
 from t3d.policy.normalizer import CLIP, EPSILON, Normalizer, as_networks_see, normalize
 from t3d.presets import Choice
@@ -140,7 +141,7 @@ def test_a_large_mean_does_not_drown_a_small_movement():
 
 
 def trainer(env=HUGE, steps=0, **options):
-    made = Trainer(env, Config().with_values(SMALL | options))
+    made = Trainer(EnvSpec(env), Config().with_values(SMALL | options))
     while made.env_steps < steps:
         made.step()
     return made
@@ -231,7 +232,7 @@ def test_what_could_not_be_learned_is_learned():
 
 
 def lively(folder, **options):
-    session = Session(HUGE, Choice("td3", Config().with_values(SMALL | options), "as asked"), folder)
+    session = Session(EnvSpec(HUGE), Choice("td3", Config().with_values(SMALL | options), "as asked"), folder)
     return session, list(session.run())
 
 
@@ -249,7 +250,7 @@ def test_the_policy_repeats_the_runs_own_evaluation_of_that_moment(run, which):
     (recorded,) = [row for row in evaluations if row["env_steps"] == policy.info.env_steps]
     if which == "best":
         assert recorded["return_mean"] == max(row["return_mean"] for row in evaluations)
-    seen, env_steps = api.evaluate_run(path, which, env=HUGE)
+    seen, env_steps = api.evaluate_run(path, which, env=EnvSpec(HUGE))
     assert (seen.returns, env_steps) == (recorded["returns"], recorded["env_steps"])
 
 
@@ -385,7 +386,7 @@ def test_a_policy_without_them_takes_raw_observations(run, copy):
 def test_a_checkpoint_with_impossible_statistics_is_refused(name, copy):
     strangers.with_state(strangers.with_tensors(putting(STATES[name])))(copy)
     with pytest.raises(RunRefused, match="no checkpoint of this run can be used"):
-        api.resume(copy, env=HUGE)
+        api.resume(copy, env=EnvSpec(HUGE))
 
 
 def test_one_with_possible_statistics_is_taken(copy):
@@ -393,5 +394,5 @@ def test_one_with_possible_statistics_is_taken(copy):
     strangers.with_state(strangers.with_tensors(putting({"obs_m2": np.array([1.0, 0, 4]), "obs_count": np.array(4)})))(
         copy
     )
-    made = api.resume(copy, env=HUGE).trainer
+    made = api.resume(copy, env=EnvSpec(HUGE)).trainer
     assert made.normalizer.std == pytest.approx(np.sqrt([0.25 + 1e-8, 1e-8, 1 + 1e-8]), rel=1e-12)

@@ -22,6 +22,7 @@ import t3d
 from t3d import api
 from t3d.cli.main import run as command
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.environments import values
 from t3d.environments.check import check
 from t3d.environments.envs import Envs
@@ -40,7 +41,7 @@ SMALL = {"steps": 60, "random_steps": 20, "batch_size": 8, "hidden": (4,), "eval
 
 def session(folder, env, resume=False, **options):
     config = Config().with_values({**SMALL, "threads": 1, **options})
-    return Session(env, Choice("td3", config, "as asked"), folder, resume=resume)
+    return Session(EnvSpec(env), Choice("td3", config, "as asked"), folder, resume=resume)
 
 
 def ended(folder, env, **options):
@@ -88,7 +89,7 @@ def test_whatever_it_raises_is_its_failure_and_the_run_is_saved(tmp_path, name, 
 
 def test_one_that_exits_when_it_is_made_is_refused():
     with pytest.raises(EnvRefused, match=r"its own code raised(.|\n)*SystemExit: no licence(.|\n)*fix .*odd_envs"):
-        Envs(f"{ODD}:SysExitWhenMade", 1, lambda i, k: k, fresh=False)
+        Envs(EnvSpec(f"{ODD}:SysExitWhenMade"), 1, lambda i, k: k, fresh=False)
 
 
 @pytest.mark.usefixtures("usual_handlers")
@@ -100,7 +101,7 @@ def test_ctrl_c_while_nothing_is_saved_yet_is_no_failure_of_the_environment():
 
 
 def opened(name):
-    return Envs(f"{ODD}:{name}", 1, lambda i, k: k, fresh=False)
+    return Envs(EnvSpec(f"{ODD}:{name}"), 1, lambda i, k: k, fresh=False)
 
 
 @pytest.mark.parametrize("name", ["CloseRaises", "CloseExits"])
@@ -265,14 +266,14 @@ def test_the_old_gym_is_recognised(name, says):
 
 @pytest.mark.parametrize("name", ["Float16Actions", "Float64Actions"])
 def test_actions_are_of_the_spaces_own_kind_and_within_its_bounds(name):
-    envs = Envs(f"{ODD}:{name}", 1, lambda i, k: k, fresh=False)
+    envs = Envs(EnvSpec(f"{ODD}:{name}"), 1, lambda i, k: k, fresh=False)
     for action in (-1, 1, 0.999999):
         envs.step(np.full((1, 3), action, np.float32))  # it asserts that its space contains them
     envs.close()
 
 
 def test_observations_are_copied():
-    envs = Envs(f"{ODD}:KeepsItsObservation", 1, lambda i, k: k, fresh=False)
+    envs = Envs(EnvSpec(f"{ODD}:KeepsItsObservation"), 1, lambda i, k: k, fresh=False)
     first = envs.obs
     kept = first.copy()
     envs.step(actions_for(envs, 1)[0])
@@ -284,7 +285,7 @@ def test_observations_are_copied():
 
 
 def test_check_judges_as_training_does(capsys):
-    numbers = {finding.name: finding for finding in check(f"{OWN}:RewardArray", 60)}["numbers"]
+    numbers = {finding.name: finding for finding in check(EnvSpec(f"{OWN}:RewardArray"), 60)}["numbers"]
     assert numbers.verdict == "fails"
     assert "step 29: the environment's reward is of the wrong kind" in numbers.text
     assert command(["check", f"{OWN}:NanObs", "--steps", "60"]) == 1
@@ -298,7 +299,7 @@ def test_check_judges_as_training_does(capsys):
 
 
 def test_a_dead_worker_is_told_at_once_though_a_child_of_its_own_holds_its_socket():
-    envs = Envs(f"{ODD}:Forks", 1, lambda i, k: k, fresh=False, workers=1, timeout_s=15)
+    envs = Envs(EnvSpec(f"{ODD}:Forks"), 1, lambda i, k: k, fresh=False, workers=1, timeout_s=15)
     with pytest.raises(EnvFailed, match="worker process exited with code 3"):
         for action in actions_for(envs, 40):
             if envs.step(action).episodes:
@@ -420,7 +421,7 @@ def test_without_one_an_evaluation_ends_all_the_same_and_says_so_once(tmp_path, 
     rows = list(session(tmp_path, f"{OWN}:Endless", eval_every=30, env_workers=workers).run())
     assert [row["lengths"] for row in rows if row["kind"] == "evaluation"] == [[70], [70]]
     said = [row["what"] for row in rows if row["kind"] == "event"]
-    api.evaluate_run(tmp_path, "last", episodes=1, env=f"{OWN}:Endless")  # it ends
+    api.evaluate_run(tmp_path, "last", episodes=1, env=EnvSpec(f"{OWN}:Endless"))  # it ends
     assert said == ["an evaluation episode did not end within 70 steps and was cut; --max-episode-steps sets a limit"]
 
 
@@ -436,7 +437,7 @@ def test_ten_times_the_longest_training_episode_are_waited_for(tmp_path, monkeyp
 
 
 def test_a_dict_is_taken_part_by_part_in_the_order_of_its_names():
-    envs = Envs(f"{ODD}:Goal", 2, lambda i, k: 10 * i + k, fresh=False)
+    envs = Envs(EnvSpec(f"{ODD}:Goal"), 2, lambda i, k: 10 * i + k, fresh=False)
     names = [(part.name, part.shape) for part in envs.spaces.obs]
     assert names == [("obs/achieved", (1,)), ("obs/goal/0", (2,)), ("obs/goal/1", ()), ("obs/observation", (2, 2))]
     envs.step(actions_for(envs, 1)[0])
@@ -470,7 +471,7 @@ def test_it_is_learned_from_resumed_and_played_by_the_policy_as_it_is(tmp_path, 
 
 
 def test_a_part_that_is_gone_is_named():
-    envs = Envs(f"{ODD}:LosesAPart", 1, lambda i, k: k, fresh=False)
+    envs = Envs(EnvSpec(f"{ODD}:LosesAPart"), 1, lambda i, k: k, fresh=False)
     with pytest.raises(EnvFailed, match=r"expected: one with the part obs/achieved, as its space says"):
         for action in actions_for(envs, 6):
             envs.step(action)
@@ -480,7 +481,7 @@ def test_a_part_that_is_gone_is_named():
 @pytest.mark.parametrize(("name", "says"), [("SlashInAKey", "no plain name"), ("NoEnd", "Sequence observations")])
 def test_parts_that_cannot_be_taken_are_refused(name, says):
     with pytest.raises(EnvRefused, match=says):
-        Envs(f"{ODD}:{name}", 1, lambda i, k: k, fresh=False)
+        Envs(EnvSpec(f"{ODD}:{name}"), 1, lambda i, k: k, fresh=False)
 
 
 # ---- Names that are no text

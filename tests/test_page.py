@@ -12,6 +12,7 @@ from run_folders import MACHINE, episode, row, write_run, write_seeds
 import t3d
 from t3d import api
 from t3d.diagnosis import hints
+from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused
 from t3d.reports import charts, read_runs, write_report
 
@@ -131,7 +132,7 @@ def test_both_policies_of_a_run_play(opened, tmp_path):
     with films_here():
         run = t3d.train(env, steps=240, eval_every=120, out=tmp_path / "run", **SMALL | {"random_steps": 100})
         assert run.report.read_text("utf-8").count("<video") == 2
-        api.film_run(run.path, "last", frames=12, env=env)  # shorter, to tell them apart
+        api.film_run(run.path, "last", frames=12, env=EnvSpec(env))  # shorter, to tell them apart
     page = opened(write_report([run.path]))
     for which, step, frames in (("best", 120, 21), ("last", 240, 12)):
         page.page.get_by_role("button", name=f"{which} policy").click()

@@ -15,6 +15,7 @@ from strangers import description_of, sealed_policy
 
 import t3d
 from t3d.config import TD3Config
+from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Envs
 from t3d.formats import PolicyInfo
 from t3d.policy.policy import Policy, encode
@@ -88,7 +89,7 @@ def test_actions_never_leave_the_bounds(tmp_path, scale):
 def test_a_policy_acts_in_an_env_as_the_agent_did(tmp_path):
     agent = saved(tmp_path)
     policy = t3d.load(tmp_path)
-    envs = Envs(f"{OWN}:Walk", 1, lambda i, k: k, fresh=False)
+    envs = Envs(EnvSpec(f"{OWN}:Walk"), 1, lambda i, k: k, fresh=False)
     got = []
     env = envs._envs._envs[0]
     env.step = lambda action, step=env.step: got.append(action.copy()) or step(action)
@@ -118,7 +119,7 @@ def test_predict_follows_the_convention_of_stable_baselines3(tmp_path):
     saved(tmp_path)
     policy = t3d.load(tmp_path)
     # What stable_baselines3.common.evaluation.evaluate_policy does with a vector of environments.
-    envs = Envs(f"{OWN}:Walk", 2, lambda i, k: 10 * i + k, fresh=False)
+    envs = Envs(EnvSpec(f"{OWN}:Walk"), 2, lambda i, k: 10 * i + k, fresh=False)
     states, episode_starts = None, np.ones(2, bool)
     for _ in range(3):
         obs = envs.obs

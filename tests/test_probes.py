@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from t3d.config import Config, TD3Config
+from t3d.env_spec import EnvSpec
 from t3d.training.trainer import Trainer
 
 GAMMA = probes.GAMMA
@@ -29,7 +30,7 @@ def trainer(probe, steps=0, **options):
     """Return a trainer that has taken so many steps in a probe."""
     td3 = TD3Config(**{"hidden": (32, 32), "lr": 5e-3, "gamma": GAMMA, "tau": 0.05} | options.pop("td3", {}))
     config = Config(**{"random_steps": 100, "batch_size": 64, "buffer_size": 10_000} | options, td3=td3)
-    made = Trainer(spec(probe), config)
+    made = Trainer(EnvSpec(spec(probe)), config)
     while made.env_steps < steps:
         made.step()
     return made

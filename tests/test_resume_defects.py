@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from small_runs import train
 
+from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused
 from t3d.runs.progress import RunProgress
 from t3d.runs.store import Store
@@ -35,8 +36,8 @@ def continued(folder):
 
     from t3d.training.trainer import Trainer
 
-    trainer = Trainer(PROBE, choice().config)
-    store = Store.find(PROBE, choice(), folder)
+    trainer = Trainer(EnvSpec(PROBE), choice().config)
+    store = Store.find(EnvSpec(PROBE), choice(), folder)
     store.restore(trainer, RunProgress())
     store.close()
     return trainer

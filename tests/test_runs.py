@@ -15,6 +15,7 @@ import t3d
 from t3d import presets
 from t3d.cli.main import run
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.runs import run_folder
 from t3d.runs.session import Session
 from t3d.training.trainer import Trainer
@@ -140,14 +141,14 @@ def test_nothing_was_promised_before_the_first_update(folder):
 
 
 def test_a_resumed_run_remembers_how_well_it_was(folder):
-    choice = presets.choose("Pendulum-v1", None, {**SMALL, "steps": 400, "log_every": 100})
-    session = Session("Pendulum-v1", choice, folder / "run")
+    choice = presets.choose(EnvSpec("Pendulum-v1"), None, {**SMALL, "steps": 400, "log_every": 100})
+    session = Session(EnvSpec("Pendulum-v1"), choice, folder / "run")
     assert session.rows("health") == []
     rows = session.run()
     while next(rows)["env_steps"] < 350:
         pass
     rows.close()
-    resumed = Session("Pendulum-v1", choice, folder / "run", resume=True)
+    resumed = Session(EnvSpec("Pendulum-v1"), choice, folder / "run", resume=True)
     assert len(resumed.rows("health")) == 2
     health = [{k: v for k, v in row.items() if k != "crc32"} for row in rows_of(folder / "run", "health")]
     assert resumed.rows("health") == health
@@ -251,7 +252,7 @@ def test_a_taken_name_gets_a_counter():
     ],
 )
 def test_a_folder_is_named_after_its_environment(env, name):
-    assert run_folder.env_name(env) == name
+    assert EnvSpec(env).folder == name
 
 
 # --- intervals -------------------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def test_a_folder_is_named_after_its_environment(env, name):
 @pytest.mark.parametrize("updates_per_step", [0.5, 1, 2])
 def test_updates_per_step_holds_whatever_n_envs_is(n_envs, updates_per_step):
     config = Config().with_values({**SMALL, "n_envs": n_envs, "updates_per_step": updates_per_step})
-    trainer = Trainer(f"{OWN}:Walk", config)
+    trainer = Trainer(EnvSpec(f"{OWN}:Walk"), config)
     while trainer.env_steps < 140:
         before = trainer.env_steps
         trainer.step()
@@ -270,7 +271,7 @@ def test_updates_per_step_holds_whatever_n_envs_is(n_envs, updates_per_step):
 
 
 def test_random_actions_last_as_long_as_asked_and_updates_begin_right_after():
-    trainer = Trainer(f"{OWN}:Walk", Config().with_values({**SMALL, "exploration_noise": 0.0}))
+    trainer = Trainer(EnvSpec(f"{OWN}:Walk"), Config().with_values({**SMALL, "exploration_noise": 0.0}))
     first_random = []
     for step in range(102):
         collector = trainer.collector
@@ -360,7 +361,7 @@ def test_a_run_in_ones_own_code_asks_for_it_and_refuses_another(capsys):
     assert run(command) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert "no import path is taken from a file" in said.err
+    assert "neither is taken from a file" in said.err
     assert f"--env {env}" in said.err
     for other in ("Pendulum-v1", f"{OWN}:Square"):
         assert run([*command, "--env", other]) == 2

@@ -16,6 +16,7 @@ from run_folders import row, write_rows
 import t3d
 from t3d import presets
 from t3d.cli.main import run
+from t3d.env_spec import EnvSpec
 from t3d.runs import seeds
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
@@ -166,7 +167,7 @@ def test_where_nothing_is_wrong_nothing_is_said(folder, capsys):
 
 
 def test_a_seed_whose_metrics_were_cut_is_judged_from_their_beginning(folder):
-    _, (job,) = seeds.jobs_of("Pendulum-v1", presets.choose("Pendulum-v1", None), 1, folder / "all")
+    _, (job,) = seeds.jobs_of(EnvSpec("Pendulum-v1"), presets.choose(EnvSpec("Pendulum-v1"), None), 1, folder / "all")
     metrics = folder / "all" / "s0" / "metrics.jsonl"
     metrics.parent.mkdir(parents=True)
     looks = [{"reward_mean": 0.5, "reward_std": 0.0, "terminated_share": 0.0, "value_bound": None}] * 4

@@ -19,7 +19,9 @@ from torch import nn
 
 import t3d
 from t3d import api
+from t3d.address import address_of, object_at
 from t3d.cli.main import run as command
+from t3d.env_spec import EnvSpec
 from t3d.environments.make import spaces_of
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.networks import linear, mlp
@@ -31,7 +33,6 @@ from t3d.spaces import ObsPart, Spaces
 from t3d.training.learner import Learner
 from t3d.training.randomness import Streams
 from t3d.training.trainer import Trainer
-from t3d.variants.address import address_of, class_at
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
 
@@ -82,7 +83,7 @@ OBS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
 
 def session(folder, algorithm=Toy, **options):
-    return Session(small_runs.PROBE, small_runs.choice(**options), folder, resume=True, algorithm=algorithm)
+    return Session(EnvSpec(small_runs.PROBE), small_runs.choice(**options), folder, resume=True, algorithm=algorithm)
 
 
 def looked_at(folder):
@@ -100,7 +101,7 @@ def trained(tmp_path_factory):
 
 
 def test_it_learns_all_that_it_has():
-    trainer = Trainer(small_runs.PROBE, small_runs.choice().config, Toy)
+    trainer = Trainer(EnvSpec(small_runs.PROBE), small_runs.choice().config, Toy)
     before = {name: tensor.clone() for name, tensor in trainer.agent.tensors().items()}
     while trainer.env_steps < 58:
         trainer.step()
@@ -170,7 +171,7 @@ def test_a_network_that_bears_the_name_of_t3ds_own_is_not_it():
 
 
 def test_it_is_evaluated_and_reported(trained, tmp_path):
-    seen, env_steps = api.evaluate_run(trained, "last", env=small_runs.PROBE, algorithm=Toy)
+    seen, env_steps = api.evaluate_run(trained, "last", env=EnvSpec(small_runs.PROBE), algorithm=Toy)
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert (seen.returns, env_steps) == ([row["returns"] for row in rows if row["kind"] == "evaluation"][-1], 58)
     health = [row for row in rows if row["kind"] == "health" and row["of"] == "batch"][-1]
@@ -195,17 +196,17 @@ def test_where_it_cannot_be_given_the_class_that_is_said_and_the_run_is_there(tm
     options = OPTIONS | {"steps": 30, "n_envs": 1, "random_steps": 10}
     run = t3d.train(f"{OWN}:Walk", algorithm=within, out=tmp_path / "run", video_frames=5, **options)
     assert run.video is None
-    assert "cannot be given this algorithm" in str(run.video_problem)
+    assert "cannot find this class" in str(run.video_problem)
     assert run.report.is_file()
     assert t3d.load(run.path, algorithm=within)(OBS).shape == (5, 3)
 
 
 def test_a_class_has_an_address_for_other_processes(tmp_path, monkeypatch):
-    assert class_at(address_of(Toy)) is Toy
+    assert object_at(address_of(Toy)) is Toy
     assert address_of(t3d.TD3) == "t3d.td3:TD3"
     script = tmp_path / "script.py"
     script.write_text("import t3d\nclass Mine(t3d.TD3):\n    'In a script.'\n")
-    assert class_at(f"{script}:Mine").__doc__ == "In a script."
+    assert object_at(f"{script}:Mine").__doc__ == "In a script."
 
 
 # ---- A second kind of observation: let in where spaces are read, and looked at by networks of one's own
@@ -254,13 +255,13 @@ def test_a_second_kind_of_observation_goes_through_the_house(tmp_path, monkeypat
 
     monkeypatch.setattr("t3d.environments.in_process.spaces_of", as_bytes)
     env, options = f"{__file__}:Bytes", {"steps": 90, "checkpoint_every": 30, "n_envs": 1}
-    whole = Session(env, small_runs.choice(**options), tmp_path / "whole", algorithm=BytesTD3)
+    whole = Session(EnvSpec(env), small_runs.choice(**options), tmp_path / "whole", algorithm=BytesTD3)
     list(whole.run())
-    rows = Session(env, small_runs.choice(**options), tmp_path / "run", algorithm=BytesTD3).run()
+    rows = Session(EnvSpec(env), small_runs.choice(**options), tmp_path / "run", algorithm=BytesTD3).run()
     for row in rows:
         if row["env_steps"] >= 50:
             rows.close()
-    back = Session(env, small_runs.choice(**options), tmp_path / "run", resume=True, algorithm=BytesTD3)
+    back = Session(EnvSpec(env), small_runs.choice(**options), tmp_path / "run", resume=True, algorithm=BytesTD3)
     assert back.trainer.replay.slot["obs"] == np.dtype((np.uint8, (4,)))
     assert back.trainer.envs.obs.dtype == np.uint8
     list(back.run())

@@ -13,6 +13,7 @@ from film_here import films_here
 import t3d
 from t3d import api
 from t3d.cli.main import run
+from t3d.env_spec import EnvSpec
 from t3d.errors import VideoFailed
 from t3d.reports.videos import nearest_the_median
 from t3d.runs import seeds
@@ -94,10 +95,10 @@ def test_an_own_environment_is_filmed_to_the_end_of_its_episode(capsys):
     widths = (frames[:, 32, :, 0] > 128).sum(axis=1)
     assert (np.diff(widths) >= 0).all()
     assert widths[-1] > widths[0] + 50
-    # Later on it must be named again: no import path is taken from a file.
+    # Later on it must be named again: nothing that is code is taken from a file.
     command = ["video", "runs/own_envs.Walk/td3-s0", "--policy", "last", "--video-frames", "2"]
     assert run(command) == 2
-    assert "no import path is taken from a file" in capsys.readouterr().err
+    assert "neither is taken from a file" in capsys.readouterr().err
     assert run([*command, "--env", f"{OWN}:Walk"]) == 0
     assert capsys.readouterr().out == "runs/own_envs.Walk/td3-s0/video/last.mp4\n"
     assert len(decoded("runs/own_envs.Walk/td3-s0/video/last.mp4")[0]) == 2
@@ -124,7 +125,7 @@ def test_where_the_best_policy_is_the_last_one_film_is_enough():
     assert [path.name for path in done.video.parent.iterdir()] == ["best.mp4"]
     of_before = done.video.with_name("last.mp4")
     of_before.write_bytes(done.video.read_bytes())
-    film_it = {"frames": 3, "env": f"{OWN}:Walk"}
+    film_it = {"frames": 3, "env": EnvSpec(f"{OWN}:Walk")}
     assert api.film_policies(done.path, anew=False, **film_it) == (done.video, None)
     assert of_before.is_file()
     assert len(decoded(done.video)[0]) == 2
@@ -136,7 +137,7 @@ def test_where_the_best_policy_is_the_last_one_film_is_enough():
 def test_a_policy_that_cannot_be_read_is_no_failure_of_the_run():
     done = t3d.train(f"{OWN}:Walk", video=False, **SMALL)
     (done.path / "policy" / "last.safetensors").unlink()
-    video, problem = api.film_policies(done.path, frames=2, env=f"{OWN}:Walk", anew=True)
+    video, problem = api.film_policies(done.path, frames=2, env=EnvSpec(f"{OWN}:Walk"), anew=True)
     assert video is None
     assert "the policies cannot be filmed" in str(problem)
     assert "last.safetensors" in str(problem)

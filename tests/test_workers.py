@@ -17,6 +17,7 @@ from test_envs import PLAY, actions_for, buffered, play, same
 
 from t3d.cli.main import run
 from t3d.config import Config, TD3Config
+from t3d.env_spec import EnvSpec
 from t3d.environments import worker_pool
 from t3d.environments.envs import Envs
 from t3d.errors import EnvFailed, EnvRefused, Refused
@@ -64,7 +65,7 @@ def shared_memory():
 @functools.cache
 def import_once():
     """Let libraries open what they keep open."""
-    Envs("InvertedPendulum-v5", 1, SEED_OF, fresh=False).close()
+    Envs(EnvSpec("InvertedPendulum-v5"), 1, SEED_OF, fresh=False).close()
 
 
 def pids(envs):
@@ -77,7 +78,7 @@ def pids(envs):
 def trained(env, n_workers, **options):
     td3 = TD3Config(hidden=(16, 16), lr=1e-3)
     config = Config(n_envs=4, random_steps=100, batch_size=16, env_workers=n_workers, td3=td3, **options)
-    made = Trainer(env, config)
+    made = Trainer(EnvSpec(env), config)
     episodes = []
     while made.env_steps < 400:
         episodes += made.step()
@@ -107,7 +108,7 @@ def test_training_is_the_same_to_the_bit_with_any_number_of_workers(n_workers):
 def test_what_is_seen_is_the_same_to_the_bit(env, fresh):
     seen = []
     for n_workers in (0, 2):
-        envs = Envs(env, 3, SEED_OF, fresh, workers=n_workers)
+        envs = Envs(EnvSpec(env), 3, SEED_OF, fresh, workers=n_workers)
         seen.append(play(envs, actions_for(envs, 50)))
         envs.close()
     assert same(*seen)
@@ -117,7 +118,7 @@ def test_unfinished_episodes_are_played_again_in_workers():
     def play_on(envs, actions):
         return [(step.next_obs.tobytes(), step.reward.tobytes()) for step in map(envs.step, actions)]
 
-    envs = Envs(f"{OWN}:Leaks", 2, SEED_OF, fresh=True, workers=2)
+    envs = Envs(EnvSpec(f"{OWN}:Leaks"), 2, SEED_OF, fresh=True, workers=2)
     play(envs, actions_for(envs, 20))
     actions = actions_for(envs, 12, seed=1)
     played = np.zeros((2, 7), [("obs", "f4", 4), ("action", "f4", 3), ("reward", "f4"), ("ended", "i4")])
@@ -129,7 +130,7 @@ def test_unfinished_episodes_are_played_again_in_workers():
     expected = play_on(envs, actions[7:])
     envs.close()
     for n_workers in (0, 2):
-        again = Envs(f"{OWN}:Leaks", 2, SEED_OF, fresh=True, workers=n_workers)
+        again = Envs(EnvSpec(f"{OWN}:Leaks"), 2, SEED_OF, fresh=True, workers=n_workers)
         assert again.restore(state, obs, list(played)) == [None, None]
         assert play_on(again, actions[7:]) == expected
         other = played.copy()
@@ -143,7 +144,7 @@ def test_unfinished_episodes_are_played_again_in_workers():
 
 @pytest.mark.parametrize("n_workers", [0, 1])
 def test_an_environment_may_keep_its_action(n_workers):
-    envs = Envs(f"{OWN}:KeepsItsAction", 2, SEED_OF, fresh=False, workers=n_workers)
+    envs = Envs(EnvSpec(f"{OWN}:KeepsItsAction"), 2, SEED_OF, fresh=False, workers=n_workers)
     actions = actions_for(envs, 6)
     rewards = [envs.step(action).reward for action in actions]
     envs.close()
@@ -156,7 +157,7 @@ def test_a_run_and_its_evaluations_are_the_same(tmp_path):
     for n_workers in (0, 2):
         options = {"n_envs": 3, "steps": 90, "random_steps": 50, "batch_size": 8, "eval_every": 60, "eval_episodes": 2}
         config = Config(**options, env_workers=n_workers)
-        session = Session(f"{OWN}:Walk", Choice("td3", config, "as asked"), tmp_path / str(n_workers))
+        session = Session(EnvSpec(f"{OWN}:Walk"), Choice("td3", config, "as asked"), tmp_path / str(n_workers))
         rows = list(session.run())
         seen.append([{name: value for name, value in row.items() if name != "wall_s"} for row in rows])
     assert seen[0] == seen[1]
@@ -168,7 +169,7 @@ def test_an_environment_is_found_as_this_process_would_find_it(tmp_path, monkeyp
         "import gymnasium\nfrom own_envs import Walk\ngymnasium.register('My/Worker-v0', Walk, max_episode_steps=7)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    envs = Envs("t3d_worker_robots:My/Worker-v0", 2, SEED_OF, fresh=False, workers=1)
+    envs = Envs(EnvSpec("t3d_worker_robots:My/Worker-v0"), 2, SEED_OF, fresh=False, workers=1)
     ended = [envs.step(action) for action in actions_for(envs, 7)][-1]
     assert ended.truncated.all()
     envs.close()
@@ -177,7 +178,7 @@ def test_an_environment_is_found_as_this_process_would_find_it(tmp_path, monkeyp
 def test_nothing_in_the_folder_it_is_called_in_stands_before_pythons_own(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')\n")
     monkeypatch.chdir(tmp_path)
-    Envs(f"{OWN}:Walk", 1, SEED_OF, fresh=False, workers=1).close()
+    Envs(EnvSpec(f"{OWN}:Walk"), 1, SEED_OF, fresh=False, workers=1).close()
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def test_nothing_in_the_folder_it_is_called_in_stands_before_pythons_own(tmp_pat
 def failure(env, n_workers, n_envs=1, **options):
     """Train until the environment fails; return the error and the trainer."""
     config = Config(n_envs=n_envs, random_steps=1_000, buffer_size=1_000, env_workers=n_workers, **options)
-    trainer = Trainer(env, config)
+    trainer = Trainer(EnvSpec(env), config)
     try:
         with pytest.raises(EnvFailed) as caught:
             for _ in range(100):
@@ -214,7 +215,7 @@ def test_a_first_reset_that_raises_reads_as_in_one_process():
     said = []
     for n_workers in (0, 1):
         with pytest.raises(EnvFailed) as caught:
-            Envs(f"{OWN}:RaisesInFirstReset", 1, SEED_OF, fresh=False, workers=n_workers)
+            Envs(EnvSpec(f"{OWN}:RaisesInFirstReset"), 1, SEED_OF, fresh=False, workers=n_workers)
         said.append(str(caught.value))
     assert said[0] == said[1]
 
@@ -253,16 +254,16 @@ def test_one_that_hangs_in_its_reset_or_while_it_is_made_is_named(monkeypatch):
     monkeypatch.setattr(worker_pool, "_MAKING_S", 0.5)
     monkeypatch.setattr(worker_pool, "_CLOSING_S", 0.1)
     with pytest.raises(EnvFailed, match=r"not made within 0.5 s(.|\n)*HangsWhenMade, while environment 0 "):
-        Envs(f"{OWN}:HangsWhenMade", 2, SEED_OF, fresh=False, workers=2, timeout_s=0.5)
+        Envs(EnvSpec(f"{OWN}:HangsWhenMade"), 2, SEED_OF, fresh=False, workers=2, timeout_s=0.5)
 
 
 def test_one_that_exits_while_it_is_made_is_named():
     with pytest.raises(EnvFailed, match=r"exited with code 4(.|\n)*ExitsWhenMade, while environment 0 "):
-        Envs(f"{OWN}:ExitsWhenMade", 1, SEED_OF, fresh=False, workers=1)
+        Envs(EnvSpec(f"{OWN}:ExitsWhenMade"), 1, SEED_OF, fresh=False, workers=1)
 
 
 def test_one_that_is_killed_from_outside_is_named_at_the_next_step():
-    envs = Envs(f"{OWN}:Walk", 4, SEED_OF, fresh=False, workers=2)
+    envs = Envs(EnvSpec(f"{OWN}:Walk"), 4, SEED_OF, fresh=False, workers=2)
     action = actions_for(envs, 3)
     envs.step(action[0])
     before = envs.obs
@@ -277,18 +278,18 @@ def test_one_that_is_killed_from_outside_is_named_at_the_next_step():
 @pytest.mark.slow
 def test_each_step_has_the_whole_limit_also_behind_a_slow_neighbour(monkeypatch):
     monkeypatch.setattr(worker_pool, "_SLICE_S", 0.1)
-    envs = Envs(f"{OWN}:Slow", 2, SEED_OF, fresh=False, workers=1, timeout_s=1.1)  # 1.2 s for both
+    envs = Envs(EnvSpec(f"{OWN}:Slow"), 2, SEED_OF, fresh=False, workers=1, timeout_s=1.1)  # 1.2 s for both
     envs.step(actions_for(envs, 1)[0])
     envs.close()
 
 
 def test_a_worker_that_does_not_end_by_itself_is_killed(monkeypatch):
     monkeypatch.setattr(worker_pool, "_CLOSING_S", 0.3)
-    Envs(f"{OWN}:HangsWhenClosed", 2, SEED_OF, fresh=False, workers=1).close()
+    Envs(EnvSpec(f"{OWN}:HangsWhenClosed"), 2, SEED_OF, fresh=False, workers=1).close()
 
 
 def test_workers_end_with_their_owner_when_nobody_closes_them():
-    envs = Envs(f"{OWN}:Walk", 2, SEED_OF, fresh=False, workers=2)
+    envs = Envs(EnvSpec(f"{OWN}:Walk"), 2, SEED_OF, fresh=False, workers=2)
     processes = [psutil.Process(pid) for pid in pids(envs)]
     assert all(process.is_running() for process in processes)
     del envs
@@ -300,14 +301,14 @@ def test_a_refusal_reads_as_in_one_process(name):
     said = []
     for n_workers in (0, 1):
         with pytest.raises(Refused) as caught:
-            Envs(f"{OWN}:{name}", 1, SEED_OF, fresh=False, workers=n_workers)
+            Envs(EnvSpec(f"{OWN}:{name}"), 1, SEED_OF, fresh=False, workers=n_workers)
         said.append(str(caught.value))
     assert said[0] == said[1]
 
 
 def test_an_id_that_only_the_own_script_knows_is_refused_with_what_to_do():
     with pytest.raises(EnvRefused, match=r"no such environment(.|\n)*do: .*do not run your script: .*module:Id"):
-        Envs("OnlyHere-v0", 2, SEED_OF, fresh=False, workers=2)
+        Envs(EnvSpec("OnlyHere-v0"), 2, SEED_OF, fresh=False, workers=2)
 
 
 def test_an_evaluation_in_a_worker_names_what_fails():
@@ -331,10 +332,11 @@ def test_the_command_saves_and_exits_with_1(tmp_path, monkeypatch, capfd):
 SCRIPT = """
 import os, signal, sys, threading, time
 import numpy as np
+from t3d.env_spec import EnvSpec
 from t3d.environments import worker_pool
 from t3d.environments.envs import Envs
 def make(name, workers=2, **options):
-    return Envs({own!r} + ":" + name, 2, lambda i, k: 10 * i + k, fresh=False, workers=workers, **options)
+    return Envs(EnvSpec({own!r} + ":" + name), 2, lambda i, k: 10 * i + k, fresh=False, workers=workers, **options)
 def step(envs, times):
     for _ in range(times):
         if envs.step(np.zeros((2, 3), np.float32)).episodes:
@@ -439,7 +441,7 @@ print("went on")
 def test_a_worker_has_no_descriptor_of_its_parents(tmp_path):
     with (tmp_path / "lock").open("w") as file:
         os.set_inheritable(file.fileno(), True)
-        envs = Envs(f"{OWN}:Walk", 2, SEED_OF, fresh=False, workers=2)
+        envs = Envs(EnvSpec(f"{OWN}:Walk"), 2, SEED_OF, fresh=False, workers=2)
         links = [str(link.readlink()) for pid in pids(envs) for link in Path(f"/proc/{pid}/fd").iterdir()]
         envs.close()
     assert links
@@ -451,7 +453,7 @@ def test_a_worker_loads_no_torch():
     code = "import sys, t3d.environments.worker; print(*{'torch', 'numba', 'rich', 'gymnasium'} & set(sys.modules))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.split() == ["gymnasium"]
-    envs = Envs(f"{OWN}:Walk", 1, SEED_OF, fresh=False, workers=1)
+    envs = Envs(EnvSpec(f"{OWN}:Walk"), 1, SEED_OF, fresh=False, workers=1)
     assert "libtorch" not in Path(f"/proc/{pids(envs)[0]}/maps").read_text()
     envs.close()
 

@@ -7,6 +7,7 @@ import torch
 from job import Job, report, time_steps
 
 from t3d.config import Config, TD3Config
+from t3d.env_spec import EnvSpec
 from t3d.training.trainer import Trainer
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     same = {name: getattr(job, name) for name in ("random_steps", "batch_size", "buffer_size", "threads")}
     config = Config(**same, td3=TD3Config(hidden=job.hidden, lr=job.lr))
-    trainer = Trainer(job.env, config.with_values({"engine": job.engine} if job.engine else {}))
+    trainer = Trainer(EnvSpec(job.env), config.with_values({"engine": job.engine} if job.engine else {}))
     read = time_steps(trainer.step, job)
     losses = trainer.learner.losses()
     assert losses is not None and losses.updates == job.warm_updates + job.steps

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import filecmp
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from t3d import presets
+from t3d.address import refuse_while_imported
+from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.make import spaces_in
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
-from t3d.formats import PolicyInfo, RunRecord, env_name
+from t3d.formats import PolicyInfo, RunRecord
 from t3d.policy.policy import ARCHITECTURES, Policy, load
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
@@ -42,8 +45,10 @@ class Run(NamedTuple):
 
 
 def train(
-    env: str,
+    env: str | Callable[..., Any] | EnvSpec,
     *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str] = (),
     preset: str | None = None,
     out: str | Path | None = None,
     resume: Literal["no", "auto"] = "no",
@@ -55,7 +60,11 @@ def train(
     """Train a policy and keep everything in a run folder: what the command `t3d train` does.
 
     Args:
-        env: a registered id, `module:Id`, or `path/to/file.py:Class`.
+        env: a class, or a function that makes an environment; a registered id; or the name of one of these as
+            `module:Name` or `path/to/file.py:Name`. Another process (of env_workers, or for a film) finds a class or
+            function at the top level of a module or of the script that is run, and no other.
+        env_kwargs: its arguments, as JSON can hold them; they are part of what the run is.
+        wrappers: `module:Name` or `path/to/file.py:Name` of wrappers around it, the innermost first.
         preset: named set of options; None takes the environment's.
         out: the run folder; None takes runs/<env>/<preset>-s<seed>.
         resume: auto continues the run in that folder, if there is one.
@@ -71,15 +80,17 @@ def train(
     """
     refuse_below_one("video_frames", video_frames)
     refuse_unknown_resume(resume)
-    choice = presets.choose(env, preset, options)
-    session = Session(env, choice, Path(out) if out else None, resume=resume == "auto", algorithm=algorithm)
+    refuse_while_imported()
+    spec = spec_of(env, env_kwargs, wrappers)
+    choice = presets.choose(spec, preset, options)
+    session = Session(spec, choice, Path(out) if out else None, resume=resume == "auto", algorithm=algorithm)
     with closing(session.run()) as rows:
         for _ in rows:
             pass
     return finish(session, video=video, video_frames=video_frames)
 
 
-def resume(run: Path, *, env: str | None = None, steps: int | None = None) -> Session:
+def resume(run: Path, *, env: EnvSpec | None = None, steps: int | None = None) -> Session:
     """Return the session that continues a run from its newest checkpoint; a finished one has nothing left to do.
 
     Args:
@@ -93,11 +104,11 @@ def resume(run: Path, *, env: str | None = None, steps: int | None = None) -> Se
     info = _recorded(run)
     config = info.config if steps is None else info.config.with_values({"steps": steps})
     choice = presets.Choice(info.preset, config, "as recorded")
-    return Session(_environment(info.env, env), choice, run, resume=True, recorded=info)
+    return Session(_environment(info, env), choice, run, resume=True, recorded=info)
 
 
 def plan_seeds(
-    env: str, choice: presets.Choice, seeds: int, jobs: int, out: Path | None = None
+    env: EnvSpec, choice: presets.Choice, seeds: int, jobs: int, out: Path | None = None
 ) -> tuple[Path, list[Job]]:
     """Return the parent folder and the jobs that train several seeds of one configuration, the environment looked at.
 
@@ -119,7 +130,7 @@ def plan_seeds(
     return jobs_of(env, choice, seeds, out)
 
 
-def film_middle_seed(env: str, seeds: list[Seed], *, frames: int) -> tuple[Path | None, VideoFailed | None]:
+def film_middle_seed(env: EnvSpec, seeds: list[Seed], *, frames: int) -> tuple[Path | None, VideoFailed | None]:
     """Film, as `film_policies` does, the seed that a report shows: the one nearest the median by its last evaluation.
 
     Args:
@@ -175,7 +186,7 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
 
 
 def film_policies(
-    run: Path, *, frames: int, env: str, anew: bool, algorithm: type[TD3] | None = None
+    run: Path, *, frames: int, env: EnvSpec, anew: bool, algorithm: type[TD3] | None = None
 ) -> tuple[Path | None, VideoFailed | None]:
     """Film the best policy of a run that has ended, and the last one where it is another.
 
@@ -210,7 +221,9 @@ def film_policies(
     return filmed, None
 
 
-def film_run(run: Path, which: str, *, frames: int, env: str | None = None, algorithm: type[TD3] | None = None) -> Path:
+def film_run(
+    run: Path, which: str, *, frames: int, env: EnvSpec | None = None, algorithm: type[TD3] | None = None
+) -> Path:
     """Film the first evaluation episode of a run's policy.
 
     Args:
@@ -233,11 +246,11 @@ def film_run(run: Path, which: str, *, frames: int, env: str | None = None, algo
     video = _video_path(run, which)
     # Looked at here, so that what is wrong with it is not taken for a machine that cannot draw.
     policy = _policy_of(run, which, info, algorithm)
-    name = _environment(info.env, env)
-    _refuse_other_spaces(policy.info, name)
+    spec = _environment(info, env)
+    _refuse_other_spaces(policy.info, spec)
     with Signals() as signals:
         film(
-            name,
+            spec,
             run_folder.policy_path(run, which),
             video,
             seed=info.config.seed,
@@ -257,7 +270,7 @@ def evaluate_run(
     which: str,
     *,
     episodes: int | None = None,
-    env: str | None = None,
+    env: EnvSpec | None = None,
     algorithm: type[TD3] | None = None,
 ) -> tuple[Evaluation, int]:
     """Play a run's policy as its own evaluations did.
@@ -279,12 +292,12 @@ def evaluate_run(
     episodes = info.config.eval_episodes if episodes is None else episodes
     refuse_below_one("episodes", episodes)
     policy = _policy_of(run, which, info, algorithm)
-    name = _environment(info.env, env)
-    _refuse_other_spaces(policy.info, name)
+    spec = _environment(info, env)
+    _refuse_other_spaces(policy.info, spec)
     with Signals() as signals:
         seen = evaluate(
             policy.act,
-            name,
+            spec,
             episodes=episodes,
             seed=info.config.seed,
             fresh=info.config.fresh_envs,
@@ -311,25 +324,34 @@ def _policy_of(run: Path, which: str, record: RunRecord, algorithm: type[TD3] | 
     return policy
 
 
-def _environment(recorded: str, given: str | None) -> str:
-    """Return the environment to make. A recorded import path is compared with the given one, never followed."""
-    if given is not None:
-        if env_name(given) != env_name(recorded):
-            raise RunRefused(
-                "the run was trained in another environment",
-                got=given,
-                expected=recorded,
-                do=f"--env {recorded}",
-            )
-        return given
-    if ":" in recorded:
+def _environment(recorded: RunRecord, given: EnvSpec | None) -> EnvSpec:
+    """Return the environment to make. What a file says of code, or to code, is compared with the given, never followed.
+
+    Raises:
+        RunRefused: another one was given, or none where one must be.
+    """
+    spec = recorded.spec
+    if given is not None and given.identity != spec.identity:
         raise RunRefused(
-            "this run's environment is your own code, and no import path is taken from a file",
-            got=recorded,
-            expected="the environment on the command line",
-            do=f"add --env {recorded} if you trust it",
+            "the run was trained in another environment",
+            got=given.title,
+            expected=spec.title,
+            do=f"{spec.command_words or f'--env {spec.name}'}",
         )
-    return recorded
+    if given is None and not spec.is_named:
+        raise RunRefused(
+            "this run's environment was made by a function that has no name for other processes",
+            got=spec.title,
+            do='t3d.train(the function, resume="auto", out=...) goes on with it, t3d.load plays its policies',
+        )
+    if given is None and not spec.is_registered:
+        raise RunRefused(
+            "this run's environment is your own code, or has arguments, and neither is taken from a file",
+            got=spec.title,
+            expected="the environment on the command line",
+            do=f"add {spec.command_words} if you trust it",
+        )
+    return given or spec
 
 
 def refuse_below_one(name: str, count: int) -> None:
@@ -347,12 +369,12 @@ def refuse_below_one(name: str, count: int) -> None:
         )
 
 
-def _refuse_other_spaces(policy: PolicyInfo, env: str) -> None:
+def _refuse_other_spaces(policy: PolicyInfo, env: EnvSpec) -> None:
     spaces = spaces_in(env)
     if spaces != policy.spaces:
         raise RunRefused(
             "this environment's spaces are not those that the policy was trained for",
-            got=f"{env}: {_in_words(spaces)}",
+            got=f"{env.title}: {_in_words(spaces)}",
             expected=_in_words(policy.spaces),
             do="use the version of the environment that the policy was trained in",
         )

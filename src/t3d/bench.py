@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from t3d.config import Config
 from t3d.engines.choose import Engine, choose, choose_threads
+from t3d.env_spec import EnvSpec
 from t3d.environments.make import spaces_in
 from t3d.machine import usable_cores
 from t3d.replay import Batch, slot_dtype
@@ -49,7 +50,7 @@ class Timing(NamedTuple):
 class Bench(NamedTuple):
     """What was measured."""
 
-    env: str | None
+    env: str | None  # its title
     spaces: Spaces
     config: Config
     replay_bytes_per_slot: int
@@ -57,22 +58,18 @@ class Bench(NamedTuple):
     timings: list[Timing]
 
 
-def bench(what: str | Spaces, config: Config, engines: tuple[str, ...] = ("eager", "fused")) -> Bench:
+def bench(what: EnvSpec | Spaces, config: Config, engines: tuple[str, ...] = ("eager", "fused")) -> Bench:
     """Measure updates, then training, of each engine; updates in turns, so that all meet the same machine.
 
     Args:
-        what: an environment, as for `make.make`; or spaces alone, without training.
+        what: an environment; or spaces alone, without training.
         config: sizes, threads and everything else; its `engine` is replaced by each of `engines`.
         engines: their names.
 
     Raises:
         Refused: the environment or the options make it impossible.
     """
-    if isinstance(what, str):
-        env = what
-        spaces = spaces_in(env)
-    else:
-        env, spaces = None, what
+    env, spaces = (what, spaces_in(what)) if isinstance(what, EnvSpec) else (None, what)
     best = choose_threads(spaces, config.td3.hidden, config.batch_size, usable_cores())
     threads = best if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
@@ -91,7 +88,7 @@ def bench(what: str | Spaces, config: Config, engines: tuple[str, ...] = ("eager
         loop = _train(env, config.with_values({"engine": name})) if env else None
         timings.append(Timing(name, threads, median, p10, p90, loop))
     slot = slot_dtype(spaces).itemsize
-    return Bench(env, spaces, config, slot, slot * config.buffer_size, timings)
+    return Bench(env.title if env else None, spaces, config, slot, slot * config.buffer_size, timings)
 
 
 def _draw(spaces: Spaces, batch_size: int) -> tuple[Batch[NDArray[np.float32]], NDArray[np.float32]]:
@@ -148,7 +145,7 @@ class _Clocked:
         return len(self._inner)
 
 
-def _train(env: str, config: Config) -> Loop:
+def _train(env: EnvSpec, config: Config) -> Loop:
     trainer = Trainer(env, config.with_values({"random_steps": max(config.batch_size, _RANDOM_STEPS)}))
     while trainer.env_steps < trainer.config.random_steps + _WARM_STEPS:
         trainer.step()

@@ -22,6 +22,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from t3d.config import IDLE, Config
+from t3d.env_spec import EnvSpec
 from t3d.errors import printable
 from t3d.spaces import ObsPart, Shape, Spaces
 
@@ -60,28 +61,21 @@ class Machine(Record, frozen=True):
     versions: dict[Text, Text]
 
 
-def env_name(env: str) -> str:
-    """Return the folder name of an environment: its id, or <module or file stem>.<Class>."""
-    module, _, name = env.rpartition(":")
-    full = f"{Path(module).name.removesuffix('.py')}.{name}" if module else name
-    return re.sub(r"[^A-Za-z0-9._-]", "_", full)
-
-
 def class_name(kind: type) -> str:
     """Return the name of a class as files record it."""
     return re.sub(r"[^\w.<>]", "_", kind.__qualname__)[:150]
 
 
-def run_id(env: str, algorithm: str, config: Config) -> str:
+def run_id(env: EnvSpec, algorithm: str, config: Config) -> str:
     """Return what tells a run from others: two of one id are the same run, and end with the same weights.
 
     Args:
-        env: which environment, wherever its file lies.
+        env: which environment.
         algorithm: its class's name.
         config: options that may change in a run that goes on are left out.
     """
     options = {name: value for name, value in msgspec.to_builtins(config).items() if name not in {*IDLE, "steps"}}
-    identity = json.dumps([env_name(env), algorithm, options], sort_keys=True, separators=(",", ":"))
+    identity = json.dumps([env.identity, algorithm, options], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
@@ -91,6 +85,8 @@ class RunRecord(Record, frozen=True, kw_only=True):
     format: int = FORMAT
     run: Sha256  # the run id: equal for runs that are the same
     env: Text
+    env_kwargs: dict[Text, Any]
+    wrappers: tuple[Text, ...]
     preset: Text
     algorithm: ClassName  # as `contract.name_of` gave it
     obs: ObsParts
@@ -99,8 +95,13 @@ class RunRecord(Record, frozen=True, kw_only=True):
     machine: Machine
 
     def __post_init__(self) -> None:
-        if self.run != (made := run_id(self.env, self.algorithm, self.config)):
+        if self.run != (made := run_id(self.spec, self.algorithm, self.config)):
             raise ValueError(f"run {self.run} says of itself what makes it run {made}")
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Which environment it was trained in."""
+        return EnvSpec(self.env, self.env_kwargs, self.wrappers)
 
 
 class PolicyInfo(Record, frozen=True, kw_only=True):
@@ -108,7 +109,7 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
 
     format: int = FORMAT
     run: Sha256  # of the run that it is from
-    env: Text
+    env: Text  # as people read it
     algorithm: ClassName
     architecture: ClassName  # of the network that plays, as `policy.architecture_of` gave it
     obs: ObsParts

@@ -14,6 +14,7 @@ import pytest
 
 import t3d
 from t3d import presets
+from t3d.env_spec import EnvSpec
 from t3d.errors import Stopped
 from t3d.runs import replay_log
 from t3d.runs.session import Session
@@ -126,7 +127,7 @@ def watched(monkeypatch, stand_in, ended):
 
 @functools.cache
 def chosen(**options):
-    return presets.choose(WALK, None, {**TINY, **options})
+    return presets.choose(EnvSpec(WALK), None, {**TINY, **options})
 
 
 def live(monkeypatch, run, stand_in, **options):
@@ -134,7 +135,7 @@ def live(monkeypatch, run, stand_in, **options):
     ended = Ended()
     with watched(monkeypatch, stand_in, ended):
         try:
-            for _ in Session(WALK, chosen(**options), run, resume=True).run():
+            for _ in Session(EnvSpec(WALK), chosen(**options), run, resume=True).run():
                 pass
         except Gone:
             ended.code = -9

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from t3d import presets
+from t3d.env_spec import EnvSpec
 from t3d.formats import FORMAT
 from t3d.runs.session import Session
 
@@ -32,7 +33,7 @@ OPTIONS = {
 
 def make(path: Path, steps: int, until: int | None) -> None:
     """Train in a folder, to the end or until about so many env steps, and keep what is not made from the rest."""
-    session = Session(ENV, presets.choose(ENV, None, {**OPTIONS, "steps": steps}), path)
+    session = Session(EnvSpec(ENV), presets.choose(EnvSpec(ENV), None, {**OPTIONS, "steps": steps}), path)
     rows = session.run()
     for row in rows:
         if until is not None and row["env_steps"] >= until:

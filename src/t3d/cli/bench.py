@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from t3d import presets
+from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import parse
 from t3d.config import Config
 from t3d.errors import ConfigRefused
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(EnvArguments):
     """Measure how fast t3d trains here: updates and the training loop."""
 
     env: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = None
-    """A registered id, module:Id, or path/to/file.py:Class; HalfCheetah-v5 if neither this nor --sizes is given."""
+    """As for t3d train; HalfCheetah-v5 if neither this nor --sizes is given."""
     sizes: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="OBS ACTION")] = None
     """Lengths of observations and actions, in place of an environment: updates only, no training."""
     preset: str | None = None
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
             expected="1 or more each",
             do="raise them",
         )
-    env = "" if given.sizes else given.env or "HalfCheetah-v5"
+    env = given.spec("" if given.sizes else given.env or "HalfCheetah-v5")
     chosen = presets.choose(env, given.preset)
     args = parse(Arguments, "bench", arguments, dataclasses.replace(given, config=chosen.config))
 

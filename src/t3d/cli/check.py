@@ -9,17 +9,18 @@ from dataclasses import dataclass
 
 import tyro
 
+from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import parse
 
 _COLOURS = {"ok": "green", "look": "yellow", "fails": "red"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(EnvArguments):
     """Look at an environment before training in it: spaces, bounds, numbers, repeatability, speed."""
 
     env: tyro.conf.Positional[str]
-    """A registered id, module:Id, or path/to/file.py:Class."""
+    """A registered id, module:Name (an id that it registers, a class, or a function), or path/to/file.py:Name."""
     steps: int = 1_000
     """Random steps to take, three times."""
     json: bool = False
@@ -39,17 +40,18 @@ def main(arguments: list[str]) -> int:
     from t3d.environments.check import check
 
     api.refuse_below_one("steps", args.steps)
+    env = args.spec(args.env)
     console = Console(stderr=True)
     # Own environments may print; under --json stdout is the object's alone.
     quiet = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
     with quiet, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("random steps", total=3 * args.steps)
-        findings = check(args.env, args.steps, lambda: progress.advance(task))
+        findings = check(env, args.steps, lambda: progress.advance(task))
     if args.json:
         rows = [finding._asdict() for finding in findings]
-        print(json.dumps({"env": args.env, "findings": rows}))
+        print(json.dumps({"env": env.title, "findings": rows}))
     else:
-        table = Table(title=Text(args.env), show_header=False, box=None, padding=(0, 1), title_justify="left")
+        table = Table(title=Text(env.title), show_header=False, box=None, padding=(0, 1), title_justify="left")
         for name, verdict, text in findings:
             table.add_row(Text(verdict, _COLOURS[verdict]), name, Text(text))
         Console().print(table)

@@ -11,11 +11,12 @@ from typing import Literal
 
 import tyro
 
+from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import counted, parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(EnvArguments):
     """Play a run's policy without noise and count its returns."""
 
     run: tyro.conf.Positional[Path]
@@ -25,7 +26,7 @@ class Arguments:
     policy: Literal["best", "last"] = "best"
     """Which of the run's policies."""
     env: str | None = None
-    """The environment, for runs in a module:Id or a file.py:Class: no import path is taken from a file."""
+    """The environment, where it is not an installed suite's id alone: nothing that is code is taken from a file."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> None:
 
     # Own environments may print; under --json stdout is the object's alone.
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-        seen, env_steps = api.evaluate_run(args.run, args.policy, episodes=args.episodes, env=args.env)
+        seen, env_steps = api.evaluate_run(args.run, args.policy, episodes=args.episodes, env=args.given(args.env))
     if args.json:
         answer = {
             "return_mean": seen.return_mean,

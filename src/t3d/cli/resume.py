@@ -7,11 +7,12 @@ from pathlib import Path
 
 import tyro
 
+from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(EnvArguments):
     """Continue a run from its newest checkpoint, to the bit as if nothing had happened."""
 
     run: tyro.conf.Positional[Path]
@@ -19,7 +20,7 @@ class Arguments:
     steps: int | None = None
     """Train to so many env steps instead of those planned; more, not fewer."""
     env: str | None = None
-    """The environment, for runs in a module:Id or a file.py:Class: no import path is taken from a file."""
+    """The environment, where it is not an installed suite's id alone: nothing that is code is taken from a file."""
     video: bool = True
     """Film the best policy at the end, and the last one where it is another."""
     video_frames: int = 300
@@ -34,5 +35,5 @@ def main(arguments: list[str]) -> None:
     from t3d.cli.train import run_to_the_end
 
     api.refuse_below_one("video_frames", args.video_frames)
-    session = api.resume(args.run, env=args.env, steps=args.steps)
+    session = api.resume(args.run, env=args.given(args.env), steps=args.steps)
     run_to_the_end(session, video=args.video, video_frames=args.video_frames)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from t3d import api
 from t3d.cli.parsing import counted
+from t3d.env_spec import EnvSpec
 from t3d.errors import Failed
 from t3d.formats import Row
 from t3d.presets import Choice
@@ -17,7 +18,7 @@ from t3d.reports import write_report
 from t3d.runs.seeds import Seed
 
 
-def main(env: str, choice: Choice, seeds: int, jobs: int, out: Path | None, video_frames: int | None) -> None:
+def main(env: EnvSpec, choice: Choice, seeds: int, jobs: int, out: Path | None, video_frames: int | None) -> None:
     """Train the seeds, print a line for each, and film the one in their middle, or none without frames.
 
     Raises:
@@ -25,7 +26,7 @@ def main(env: str, choice: Choice, seeds: int, jobs: int, out: Path | None, vide
     """
     parent, planned = api.plan_seeds(env, choice, seeds, jobs, out)
     print(
-        f"{env}, preset {choice.preset} ({choice.reason}): {counted(seeds, 'seed')}, {jobs} at a time, "
+        f"{env.title}, preset {choice.preset} ({choice.reason}): {counted(seeds, 'seed')}, {jobs} at a time, "
         f"{counted(planned[0].config['threads'], 'thread')} each\nfolder {parent}",
         file=sys.stderr,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from t3d import presets
+from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import counted, parse
 from t3d.config import Config
 from t3d.errors import Failed, printable
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(EnvArguments):
     """Train a TD3 policy in an environment and keep everything in a run folder."""
 
     env: tyro.conf.Positional[str]
-    """A registered id, module:Id, or path/to/file.py:Class."""
+    """A registered id, module:Name (an id that it registers, a class, or a function), or path/to/file.py:Name."""
     preset: str | None = None
     """Named set of options; the environment's own if left out."""
     out: Path | None = None
@@ -49,7 +50,8 @@ def main(arguments: list[str]) -> None:
     """Train, showing progress on stderr and the result on stdout."""
     # The flags' defaults depend on the environment and the preset, so these two are read first.
     given = parse(Arguments, "train", arguments)
-    chosen = presets.choose(given.env, given.preset)
+    env = given.spec(given.env)
+    chosen = presets.choose(env, given.preset)
     parsed = parse(Arguments, "train", arguments, dataclasses.replace(given, config=chosen.config))
     choice = chosen._replace(config=parsed.config)
     parsed.config.check_together()
@@ -66,9 +68,9 @@ def main(arguments: list[str]) -> None:
 
         jobs = parsed.jobs or min(parsed.seeds, usable_cores())
         frames = parsed.video_frames if parsed.video else None
-        seeds.main(parsed.env, choice, parsed.seeds, jobs, parsed.out, frames)
+        seeds.main(env, choice, parsed.seeds, jobs, parsed.out, frames)
         return
-    session = Session(parsed.env, choice, parsed.out, resume=parsed.resume == "auto")
+    session = Session(env, choice, parsed.out, resume=parsed.resume == "auto")
     run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
 
 
@@ -96,8 +98,9 @@ def _opening(session: Session) -> str:
     spaces, engine = trainer.envs.spaces, trainer.learner.chosen
     replay_mb = trainer.replay.full_bytes / 1e6
     parts = "" if spaces.is_array else f" ({spaces.obs_in_words})"
+    sees = counted(spaces.obs_size, "observation") + parts
     lines = [
-        f"{session.env}: {counted(spaces.obs_size, 'observation')}{parts}, {counted(spaces.action_size, 'action')}",
+        f"{session.env.title}: {sees}, {counted(spaces.action_size, 'action')}",
         f"preset {session.choice.preset} ({session.choice.reason}), seed {config.seed}",
         f"replay {config.buffer_size:,} slots, {replay_mb:,.0f} MB when full",
         f"engine {engine.name} ({engine.reason}), {counted(trainer.learner.threads, 'thread')}, "
@@ -121,8 +124,9 @@ def _stopped(session: Session) -> str:
 
     last = policy_path(session.path, "last")
     kept = f"its last policy is {last}" if last.is_file() else f"its numbers are in {session.path}"
-    env = f" --env {shlex.quote(session.env)}" if ":" in session.env else ""  # no import path is taken from a file
-    go_on = f"t3d resume {shlex.quote(str(session.path))}{env}"
+    go_on = f"t3d resume {shlex.quote(str(session.path))} {session.env.command_words}".rstrip()
+    if not session.env.is_named:
+        go_on = 't3d.train(the same function, resume="auto", out=the same folder)'
     return f"stopped after {session.trainer.env_steps:,} env steps; {kept}\nto go on: {go_on}"
 
 

@@ -8,11 +8,12 @@ from typing import Literal
 
 import tyro
 
+from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(EnvArguments):
     """Film one episode of a run's policy."""
 
     run: tyro.conf.Positional[Path]
@@ -22,7 +23,7 @@ class Arguments:
     video_frames: int = 300
     """Frames, at most."""
     env: str | None = None
-    """The environment, for runs in a module:Id or a file.py:Class: no import path is taken from a file."""
+    """The environment, where it is not an installed suite's id alone: nothing that is code is taken from a file."""
 
 
 def main(arguments: list[str]) -> None:
@@ -33,6 +34,6 @@ def main(arguments: list[str]) -> None:
     from t3d.errors import VideoFailed
 
     try:
-        print(api.film_run(args.run, args.policy, frames=args.video_frames, env=args.env))
+        print(api.film_run(args.run, args.policy, frames=args.video_frames, env=args.given(args.env)))
     except VideoFailed as problem:
         print(f"no video: {problem.one_line()}")

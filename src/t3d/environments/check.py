@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d import presets
+from t3d.env_spec import EnvSpec
 from t3d.environments.in_process import Broken, Instances
 from t3d.errors import EnvFailed
 from t3d.spaces import Spaces
@@ -39,11 +40,11 @@ class _Trace(NamedTuple):
     failure: str  # what ended it early, as training would say; empty if nothing did
 
 
-def check(env: str, steps: int = 1_000, tick: Callable[[], None] = lambda: None) -> list[Finding]:
+def check(env: EnvSpec, steps: int = 1_000, tick: Callable[[], None] = lambda: None) -> list[Finding]:
     """Look at an environment as training would: it is made, reset and stepped by the same code.
 
     Args:
-        env: which, as for `make.make`.
+        env: which.
         steps: random steps to take, three times.
         tick: called after each of them.
 
@@ -62,7 +63,7 @@ def check(env: str, steps: int = 1_000, tick: Callable[[], None] = lambda: None)
     scaled = spaces.to_env_units(actions).reshape(-1, *spaces.action_shape)
 
     def play(instances: Instances) -> _Trace:
-        return _play(instances, env, scaled, tick)
+        return _play(instances, env.title, scaled, tick)
 
     began = time.perf_counter()
     trace = play(first)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d.env_spec import EnvSpec
 from t3d.environments.in_process import Broken, Instances
 from t3d.environments.process_state import ProcessState
 from t3d.environments.worker_pool import Workers
@@ -46,7 +47,7 @@ class Envs:
     (what Gymnasium calls AutoresetMode.DISABLED).
 
     Args:
-        env: which, as for `make`.
+        env: which.
         n_envs: N.
         seed_of: (env index, episode index) to that episode's seed.
         fresh: make the instance anew for every episode.
@@ -63,7 +64,7 @@ class Envs:
 
     def __init__(
         self,
-        env: str,
+        env: EnvSpec,
         n_envs: int,
         seed_of: Callable[[int, int], int],
         fresh: bool,
@@ -73,12 +74,12 @@ class Envs:
         timeout_s: float = 60.0,
         max_episode_steps: int | None = None,
     ) -> None:
-        self.name = env
+        self.name = env.title
         self._role = role
         self.env_steps = 0
         self._seed_of = seed_of
         self._fresh = fresh
-        self._process = ProcessState(env)
+        self._process = ProcessState(self.name)
         with self._process:
             self._envs = (
                 Workers(env, n_envs, workers, timeout_s, max_episode_steps)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d.env_spec import EnvSpec
 from t3d.environments import silence
 from t3d.environments.make import close, is_ctrl_c, make, spaces_of
 from t3d.environments.silence import quiet_pybullet
@@ -67,7 +68,7 @@ class Instances:
     """Hold N environments. Whatever is begun here is over when the call returns; not so in `worker_pool.Workers`.
 
     Args:
-        env: which, as for `make`.
+        env: which.
         n_envs: N.
         max_episode_steps: truncates an episode after so many; None leaves that to the environment.
 
@@ -75,11 +76,11 @@ class Instances:
         EnvRefused: as `make` and `spaces_of`.
     """
 
-    def __init__(self, env: str, n_envs: int, max_episode_steps: int | None = None) -> None:
-        self._name = env
+    def __init__(self, env: EnvSpec, n_envs: int, max_episode_steps: int | None = None) -> None:
+        self._spec, self._name = env, env.title
         self._limit, self._steps = max_episode_steps, [0] * n_envs
         self._envs = [make(env) for _ in range(n_envs)]
-        self.spaces: Spaces = spaces_of(self._envs[0], env)
+        self.spaces: Spaces = spaces_of(self._envs[0], self._name)
         self.gym_spaces: tuple[Any, Any] = self._envs[0].observation_space, self._envs[0].action_space
         spec = self._envs[0].spec
         self.time_limit = spec.max_episode_steps if spec else None  # None: no one that is known
@@ -100,7 +101,7 @@ class Instances:
             with quiet_pybullet():
                 if anew:
                     close(self._envs[i], self._name)
-                    self._envs[i] = make(self._name)
+                    self._envs[i] = make(self._spec)
                 given = self._envs[i].reset(seed=seed)
         except BaseException as error:
             raise _raised(error, i, "reset") from error

@@ -7,10 +7,9 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import inspect
 import logging
-import re
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,15 +20,16 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
+from t3d.address import FILE_AND_NAME, importable_from, module_at, object_at
+from t3d.env_spec import EnvSpec
 from t3d.environments.process_state import ProcessState
 from t3d.environments.silence import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
-from t3d.errors import EnvRefused, message_of, shortened
+from t3d.errors import EnvRefused, Refused, message_of, shortened
 from t3d.spaces import ObsPart, Spaces
 
 _log = logging.getLogger("t3d")
 
 Env = gym.Env[Any, Any]
-_FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
 _EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "pybullet": "bullet"}
 # Suites that register their ids only once they are imported, by what their ids have in common.
 _SUITES = {"BulletEnv-v": "pybullet_envs_gymnasium"}
@@ -38,54 +38,109 @@ _SUITES = {"BulletEnv-v": "pybullet_envs_gymnasium"}
 _VIDEO = {"width": 480, "height": 360, "camera_name": "track"}
 
 
-def make(env: str, *, render: bool = False) -> Env:
+def make(env: EnvSpec, *, render: bool = False) -> Env:
     """Make one environment.
 
     Args:
-        env: a registered id, `module:Id` (the module is imported and registers it), or `path/to/file.py:Class`.
-        render: draw frames as RGB arrays.
+        env: which.
+        render: draw frames as RGB arrays; a function that takes no render_mode is asked without it.
 
     Raises:
         EnvRefused: there is no such environment, a package it needs is missing, or its own code raised.
     """
-    options: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
     try:
-        if match := _FILE_AND_CLASS.fullmatch(env):
-            own_class = _class_in_file(match["file"], match["name"])
-            tame_mujoco()
-            return own_class(**options)
-        module, _, env_id = env.rpartition(":")
-        if module:
-            _import_module(module)
-        entry = _import_entry(env_id, render)
-        if render and entry.startswith("gymnasium.envs.mujoco"):
-            options |= _VIDEO
-        with quiet_pybullet():
-            return gym.make(env_id, disable_env_checker=True, **options)
-    except EnvRefused:
+        made = _made(env, render)
+        for wrapper in env.wrappers:
+            made = _checked(_found_at(wrapper)(made), wrapper)
+    except Refused:
         raise
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise EnvRefused(
             "a package that this environment needs is not installed",
-            got=f"{env}: {error}",
-            do=_install_hint(str(error) + env) or "install it, or put its folder on PYTHONPATH",
+            got=f"{env.title}: {error}",
+            do=_install_hint(str(error) + env.name) or "install it, or put its folder on PYTHONPATH",
         ) from error
     except gym.error.Error as error:
         raise EnvRefused(
             "there is no such environment",
-            got=f"{env} ({str(error).splitlines()[0]})",
-            expected=f"a registered id, for example {_nearest(env)}; module:Id; or path/to/file.py:Class",
-            do=_install_hint(env)
-            or 'check the spelling, or install the suite it belongs to: pip install "t3d[mujoco,box2d,bullet]"',
+            got=f"{env.title} ({str(error).splitlines()[0]})",
+            expected=f"a registered id, for example {_nearest(env.name)}; module:Id; or path/to/file.py:Class",
+            do=_install_hint(env.name) or _unknown_hint(env.name),
         ) from error
     except BaseException as error:
         if is_ctrl_c(error):
             raise
         raise EnvRefused(
             "the environment cannot be made: its own code raised",
-            got=f"{env}: {message_of(error)}",
+            got=f"{env.title}: {message_of(error)}",
             do=_fix_where(error),
         ) from error
+    return made
+
+
+def _made(env: EnvSpec, render: bool) -> Env:
+    options = dict(env.kwargs)
+    if (maker := _own_maker(env)) is not None:
+        tame_mujoco()
+        if render and _takes_render_mode(maker):
+            options["render_mode"] = "rgb_array"
+        return _checked(maker(**options), env.name)
+    env_id = env.name.rpartition(":")[2]
+    entry = _import_entry(env_id, render)
+    if render:
+        options = (_VIDEO if entry.startswith("gymnasium.envs.mujoco") else {}) | options | {"render_mode": "rgb_array"}
+    with quiet_pybullet():
+        return gym.make(env_id, disable_env_checker=True, **options)
+
+
+def _own_maker(env: EnvSpec) -> Any:
+    """Return the class or function that makes it; None for an id."""
+    if env.maker is not None:
+        return env.maker
+    module, _, name = env.name.rpartition(":")
+    if not module:
+        return None
+    if FILE_AND_NAME.fullmatch(env.name):
+        return _found_at(env.name)
+    _import_module(module)
+    return None if name in gym.registry else object_at(env.name)
+
+
+def _found_at(address: str) -> Callable[..., Any]:
+    if ":" not in address:
+        raise EnvRefused("this says not where to find it", got=address, expected="module:Name or path/to/file.py:Name")
+    if not FILE_AND_NAME.fullmatch(address):
+        _import_module(address.rpartition(":")[0])
+    found: Callable[..., Any] | None = object_at(address)
+    if callable(found):
+        return found
+    where, _, name = address.rpartition(":")
+    inside = vars(module_at(address)).items()
+    classes = [k for k, v in inside if isinstance(v, type) and issubclass(v, (gym.Env, gym.Wrapper))]
+    raise EnvRefused(
+        "there is no such class or function",
+        got=f"{name} in {where}",
+        expected=f"for example {', '.join(classes)}" if classes else "one that makes or wraps a gymnasium.Env",
+        do="check the name behind the colon",
+    )
+
+
+def _checked(made: Any, maker: str) -> Env:
+    if isinstance(made, gym.Env):
+        return made
+    kind = f"{type(made).__module__}.{type(made).__qualname__}"
+    old = "; for one of the old gym, shimmy has compatibility classes" if hasattr(made, "reset") else ""
+    raise EnvRefused(
+        "what was made is no environment", got=f"{maker} gave {kind}", expected="a gymnasium.Env", do=f"return one{old}"
+    )
+
+
+def _takes_render_mode(maker: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(maker).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def is_ctrl_c(error: BaseException) -> bool:
@@ -116,12 +171,12 @@ def _fix_where(error: BaseException) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if "site-packages" not in frame.filename and frame.filename[0] != "<" and frame.filename != __file__:
             return f"fix {frame.filename}, line {frame.lineno}"
-    return "its class is called without arguments (render_mode alone for a video): see whether it can be"
+    return "it is called with the arguments of --env-arg alone (and render_mode for a video): see whether it can be"
 
 
 def _import_module(module: str) -> None:
     # As `python -m` does: the installed command's own path lacks the folder it is called in.
-    _importable_from(Path.cwd())
+    importable_from(Path.cwd())
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -130,14 +185,9 @@ def _import_module(module: str) -> None:
         raise EnvRefused(
             "there is no such module",
             got=module,
-            expected="a module that registers environments when it is imported",
+            expected="a module that has or registers environments",
             do="check the name before the colon, install it, or put its folder on PYTHONPATH",
         ) from error
-
-
-def _importable_from(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
 
 
 def _import_entry(env_id: str, render: bool) -> str:
@@ -153,27 +203,10 @@ def _import_entry(env_id: str, render: bool) -> str:
     return entry if isinstance(entry, str) else ""
 
 
-@functools.cache
-def _class_in_file(file: str, name: str) -> Callable[..., Env]:
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise EnvRefused("there is no such file", got=str(path), do="check the path before the colon")
-    spec = importlib.util.spec_from_file_location(f"t3d_env_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    _importable_from(path.parent)  # as `python file.py` does: a file may import its neighbours
-    spec.loader.exec_module(module)
-    loaded = getattr(module, name, None)
-    if not (isinstance(loaded, type) and issubclass(loaded, gym.Env)):
-        classes = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, gym.Env)]
-        raise EnvRefused(
-            "the file has no such environment class",
-            got=f"{name} in {path}",
-            expected=f"a subclass of gymnasium.Env: {', '.join(classes) or 'there is none in it'}",
-            do="check the name behind the colon",
-        )
-    return loaded
+def _unknown_hint(name: str) -> str:
+    suite = 'install the suite it belongs to: pip install "t3d[mujoco,box2d,bullet]"'
+    other = "" if ":" in name else f", or name the package that registers it too: PACKAGE:{name}"
+    return f"check the spelling, or {suite}{other}"
 
 
 def _nearest(env: str) -> str:
@@ -191,17 +224,18 @@ def _install_hint(text: str) -> str:
     return ""
 
 
-def spaces_in(env: str) -> Spaces:
+def spaces_in(env: EnvSpec) -> Spaces:
     """Return the spaces of an environment that is made for this alone.
 
     Raises:
         EnvRefused: as `make` and `spaces_of`.
     """
-    with ProcessState(env):
+    with ProcessState(env.title):
         made = make(env)
-        spaces = spaces_of(made, env)
-        close(made, env)
-    return spaces
+        try:
+            return spaces_of(made, env.title)
+        finally:
+            close(made, env.title)
 
 
 def spaces_of(env: Env, name: str) -> Spaces:
@@ -213,10 +247,10 @@ def spaces_of(env: Env, name: str) -> Spaces:
     obs, action = env.observation_space, env.action_space
     if not isinstance(action, gym.spaces.Box) or not np.issubdtype(action.dtype, np.floating):
         raise EnvRefused(
-            "TD3 needs continuous actions",
-            got=f"{name} has {action}",
+            "TD3 needs continuous actions, in one vector",
+            got=f"{name} has {action}{_package(action)}",
             expected="a Box of floats with finite bounds",
-            do="choose another environment, or an algorithm for discrete actions",
+            do=_cure_of_actions(action),
         )
     parts = tuple(_obs_parts(obs, "obs", name))
     with np.errstate(over="ignore"):
@@ -230,11 +264,40 @@ def spaces_of(env: Env, name: str) -> Spaces:
             "the action bounds are impossible: TD3 scales its actions to them",
             got=f"{name}: low = {low.tolist()}, high = {high.tolist()}",
             expected="finite bounds with low < high in every dimension",
-            do="wrap the environment with gymnasium.wrappers.RescaleAction, or correct its action_space",
+            do="correct its action_space, or give bounds to it, of what it does: --wrapper FILE.py:bounded with "
+            f"def bounded(env): return gymnasium.wrappers.TransformAction(env, lambda action: action, "
+            f"gymnasium.spaces.Box(-1, 1, {action.shape}))",
         )
     if not parts or 0 in action.shape or any(0 in part.shape for part in parts):
         raise EnvRefused("a space is empty", got=f"{name}: obs {obs}, action {action.shape}")
     return Spaces(parts, action.shape, tuple(low.tolist()), tuple(high.tolist()))
+
+
+_OLD_GYM = "import gymnasium in its place where the environment is written, or wrap it with a class of shimmy"
+
+
+def _package(space: Any) -> str:
+    """Return which package a space is of, where that is not gymnasium: its class may have the same name there."""
+    package = type(space).__module__.split(".")[0]
+    return "" if isinstance(space, gym.Space) else f", a space of the package {package}"
+
+
+def _cure_of_actions(space: Any) -> str:
+    if _package(space):
+        return _OLD_GYM
+    if isinstance(space, (gym.spaces.Dict, gym.spaces.Tuple)):
+        return (
+            "make one vector of its parts: --wrapper FILE.py:flat with def flat(env): space = env.action_space; "
+            "return gymnasium.wrappers.TransformAction(env, lambda action: gymnasium.spaces.unflatten(space, action), "
+            "gymnasium.spaces.flatten_space(space))"
+        )
+    return "choose another environment, or an algorithm for discrete actions"
+
+
+def _cure_of_observations(space: Any) -> str:
+    if isinstance(space, gym.spaces.Sequence):
+        return "let the environment show a fixed number of numbers: a network has inputs of one size"
+    return "--wrapper gymnasium.wrappers:FlattenObservation makes numbers of it"
 
 
 def _obs_parts(space: gym.Space[Any], part: str, name: str) -> Iterator[ObsPart]:
@@ -254,9 +317,9 @@ def _obs_parts(space: gym.Space[Any], part: str, name: str) -> Iterator[ObsPart]
     elif not isinstance(space, gym.spaces.Box):
         raise EnvRefused(
             f"{type(space).__name__} observations are not supported",
-            got=f"{name}: {part} is {space}",
+            got=f"{name}: {part} is {space}{_package(space)}",
             expected="a Box of numbers, or a Dict or Tuple of such",
-            do="wrap the environment with gymnasium.wrappers.FlattenObservation, which makes numbers of it",
+            do=_OLD_GYM if _package(space) else _cure_of_observations(space),
         )
     elif space.dtype == np.uint8 and len(space.shape) >= 2:
         raise EnvRefused(

@@ -17,11 +17,13 @@ import sys
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d.env_spec import EnvSpec
 from t3d.environments.in_process import Broken, Instances, Rows, row_dtype
 from t3d.errors import EnvFailed, EnvRefused
 from t3d.spaces import Spaces
@@ -38,7 +40,7 @@ _MAX_TRACEBACK = 20_000
 class Task:
     """What a worker is started with; nothing but numbers and words, as JSON."""
 
-    env: str
+    env: dict[str, Any]  # as `EnvSpec.as_json` gave it
     first: int  # its environments are rows first to first + n_envs - 1
     n_envs: int
     max_episode_steps: int | None
@@ -58,7 +60,7 @@ def main(task: Task) -> None:
     sys.stdout.reconfigure(line_buffering=True, write_through=False)
     connection = Connection(task.socket)
     try:
-        instances = Instances(task.env, task.n_envs, task.max_episode_steps)
+        instances = Instances(EnvSpec.from_json(task.env), task.n_envs, task.max_episode_steps)
     except EnvRefused as error:
         connection.send_bytes(_message(error, error.__cause__))
         return

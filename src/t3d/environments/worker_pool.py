@@ -1,6 +1,6 @@
 """Environments in processes of their own, for those that are slow, hang or crash: the side that starts them.
 
-A worker is a fresh interpreter that knows the environment by its name alone and runs `in_process.Instances` on its
+A worker is a fresh interpreter that is told how to make the environment, and runs `in_process.Instances` on its
 share of the rows, which lie in shared memory without a name: nothing is left behind, however this process ends.
 """
 
@@ -29,6 +29,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d.env_spec import EnvSpec
 from t3d.environments.in_process import Broken, Rows, row_dtype
 from t3d.environments.worker import COMMAND, SIGNALS, STEP, Task, map_rows
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused, T3DError
@@ -65,20 +66,20 @@ class Workers:
     or was killed, all are of no more use.
 
     Args:
-        env: which, as for `make.make`.
+        env: which.
         n_envs: N.
         workers: W, 1 to N.
         timeout_s: a step or a reset that takes longer is taken for one that never ends.
         max_episode_steps: as for `Instances`.
 
     Raises:
-        ConfigRefused: this system cannot hand sockets to a process it starts.
+        ConfigRefused: this system cannot hand sockets to a process it starts; or another process cannot make it.
         EnvRefused: as `make.make` and `make.spaces_of`.
         EnvFailed: a worker died, or had not made its environments in time.
     """
 
     def __init__(
-        self, env: str, n_envs: int, workers: int, timeout_s: float, max_episode_steps: int | None = None
+        self, env: EnvSpec, n_envs: int, workers: int, timeout_s: float, max_episode_steps: int | None = None
     ) -> None:
         if os.name != "posix":
             raise ConfigRefused(
@@ -87,6 +88,7 @@ class Workers:
                 expected="Linux or macOS",
                 do="leave --env-workers out",
             )
+        env.refuse_unnamed("a worker process", "leave --env-workers out")
         self._timeout_s = timeout_s
         self._broken: Broken | None = None
         self._workers: list[_Worker] = []
@@ -154,7 +156,7 @@ class Workers:
         self._end()
         self.rows = Rows._make(column.copy() for column in self.rows)  # the shared memory goes back to the system
 
-    def _made(self, env: str) -> Spaces:
+    def _made(self, env: EnvSpec) -> Spaces:
         """Return the spaces, once all workers have made their environments."""
         spaces = {}
         try:
@@ -164,7 +166,7 @@ class Workers:
                     raise _hinted(error, env) from cause
                 spaces[first] = msgspec.json.decode(message, type=Spaces)
         except Broken as broken:
-            got = f"{env}, while environment {broken.env} and those that share its worker were made"
+            got = f"{env.title}, while environment {broken.env} and those that share its worker were made"
             raise EnvFailed(broken.failed.what, **broken.failed.rows | {"got": got}) from broken.__cause__
         return spaces[0]
 
@@ -249,10 +251,10 @@ def _unnamed_memory() -> int:
         return os.dup(file.fileno())
 
 
-def _start(env: str, first: int, n_envs: int, max_episode_steps: int | None, memory: int) -> _Worker:
+def _start(env: EnvSpec, first: int, n_envs: int, max_episode_steps: int | None, memory: int) -> _Worker:
     ours, its = Pipe()
     task = Task(
-        env=env,
+        env=env.as_json(),
         first=first,
         n_envs=n_envs,
         max_episode_steps=max_episode_steps,
@@ -281,9 +283,9 @@ def _failure(message: bytes) -> tuple[T3DError, InWorker | None]:
     return kind(failure["what"], **failure["rows"]), cause
 
 
-def _hinted(error: T3DError, env: str) -> T3DError:
+def _hinted(error: T3DError, env: EnvSpec) -> T3DError:
     """Return the refusal with a hint for those whose id is known in their own script alone."""
-    if ":" in env:
+    if ":" in env.name:
         return error
     hint = "worker processes do not run your script: name what it registers as module:Id or path/to/file.py:Class"
     return type(error)(error.what, **error.rows | {"do": "; ".join([*filter(None, [error.rows.get("do")]), hint])})

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
 
 DEFAULT = "td3"
@@ -32,22 +33,24 @@ def names() -> list[str]:
     return sorted(f.removesuffix(".toml") for f in files if f.endswith(".toml") and f != "environments.toml")
 
 
-def choose(env: str, preset: str | None = None, values: Mapping[str, Any] | None = None) -> Choice:
+def choose(env: EnvSpec, preset: str | None = None, values: Mapping[str, Any] | None = None) -> Choice:
     """Lay defaults, the environment's facts, its or the named preset, and the given values over each other.
 
     Args:
-        env: the environment, as the user wrote it.
+        env: the environment. With arguments or wrappers it is not the task that its preset is for; facts still hold.
         preset: a preset's name; None takes the environment's.
         values: option name to value, laid over everything.
 
     Raises:
         ConfigRefused: no preset of that name, or an impossible option.
     """
-    known = _environment(env)
+    known = _environment(env.name)
+    if not env.is_plain:
+        known.pop("preset", None)
     name = preset or known.get("preset", DEFAULT)
     if name not in names():
         raise ConfigRefused("there is no such preset", got=name, expected=", ".join(names()))
-    own = f"chosen for {env}" if "preset" in known else "the default"
+    own = f"chosen for {env.name}" if "preset" in known else "the default"
     config = Config().with_values(known.get("facts", {})).with_values(_read(f"{name}.toml"))
     return Choice(name, config.with_values(values or {}), "as asked" if preset else own)
 

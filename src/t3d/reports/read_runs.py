@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused
 from t3d.formats import ROWS, Engine, HalfRow, Machine, Manifest, Row, RowReader, RunRecord
 from t3d.storage import checked_files
@@ -26,7 +27,7 @@ class Run:
     """One run folder, read. Equal for equal folders; nothing is computed here but what its rows say."""
 
     path: Path
-    env: str
+    spec: EnvSpec
     preset: str
     options: dict[str, Any]  # every option by its flag's name, the algorithm's among them; and the algorithm
     engine: Engine
@@ -34,6 +35,11 @@ class Run:
     rows: dict[str, list[Row]]  # by kind, each in the order of env steps
     gaps: tuple[tuple[int, int], ...]  # env steps between which rows are gone
     notes: tuple[str, ...]
+
+    @property
+    def env(self) -> str:
+        """The environment's title."""
+        return self.spec.title
 
     @property
     def seed(self) -> int:
@@ -128,7 +134,7 @@ def read(folder: Path) -> Run:
     del options["td3"]
     return Run(
         path=folder,
-        env=record.env,
+        spec=record.spec,
         preset=record.preset,
         options={name: list(value) if isinstance(value, tuple) else value for name, value in options.items()},
         engine=record.engine,

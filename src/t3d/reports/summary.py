@@ -62,7 +62,7 @@ def _group(group: Group) -> dict[str, Any]:
         "scores": {name: _score(values) for name, values in scores.items()},
         "baseline": _baseline(group),
         "coverage": coverage(len(group.runs)),
-        "references": [_reference(reference, group) for reference in published.find(group.env)],
+        "references": [_reference(reference, group) for reference in _published(group)],
         "notes": [*(f"Seed {run.seed}: {note}" for run in group.runs for note in run.notes), *group.notes],
     }
 
@@ -115,6 +115,11 @@ def _baseline(group: Group) -> dict[str, Any] | None:
 def _reference(reference: published.Reference, group: Group) -> dict[str, Any]:
     last = group.env_steps[-1]
     return {**reference._asdict(), "env_steps": last, "there": published.at(reference, last)}
+
+
+def _published(group: Group) -> list[published.Reference]:
+    # With arguments or wrappers it is not the environment that was published.
+    return published.find(group.env) if group.runs[0].spec.is_plain else []
 
 
 def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:

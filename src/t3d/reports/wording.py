@@ -110,16 +110,16 @@ def command(runs: list[Run]) -> str:
         return ""
     options.update({name: getattr(first.engine, key) for name, key in _RAN.items()})
     try:
-        chosen = presets.choose(first.env, first.preset).config
+        chosen = presets.choose(first.spec, first.preset).config
         known, preset = _flat(chosen), ["--preset", first.preset]
     except T3DError:
         known, preset = {}, []
-    words = ["t3d", "train", first.env, *preset]
+    words = ["t3d", "train", first.spec.name, *first.spec.flags, *preset]
     for name, value in options.items():
         if name != "seed" and (name not in known or known[name] != value or name in _RAN):
             words += _flag(name, value)
     line = shlex.join(words)
-    if first.env.startswith("-") or not line.isprintable():
+    if first.spec.name.startswith("-") or not first.spec.is_named or not line.isprintable():
         return ""
     return "\n".join(f"{line} --seed {run.seed}" for run in runs)
 

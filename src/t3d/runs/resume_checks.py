@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from t3d.config import IDLE, Config
+from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused
-from t3d.formats import RunRecord, env_name
+from t3d.formats import RunRecord
 from t3d.machine import describe
 from t3d.runs.metrics import last_env_steps
 from t3d.td3 import TD3
@@ -32,7 +33,7 @@ def refuse_another_algorithm(path: Path, recorded: RunRecord, algorithm: type[TD
     )
 
 
-def refuse_changes(path: Path, recorded: RunRecord, env: str, config: Config) -> None:
+def refuse_changes(path: Path, recorded: RunRecord, env: EnvSpec, config: Config) -> None:
     """Refuse to continue a run with options that would make it another one.
 
     Raises:
@@ -42,8 +43,8 @@ def refuse_changes(path: Path, recorded: RunRecord, env: str, config: Config) ->
     differs = [
         f"{n} was {before[n]}, now {now[n]}" for n in now if n not in {*IDLE, "steps", "td3"} and now[n] != before[n]
     ]
-    if env_name(env) != env_name(recorded.env):
-        differs.insert(0, f"the environment was {recorded.env}, now {env}")
+    if env.identity != recorded.spec.identity:
+        differs.insert(0, f"the environment was {recorded.spec.title}, now {env.title}")
     if config.steps < recorded.config.steps:
         differs.append(f"steps was {recorded.config.steps}, now {config.steps}: it may grow, not shrink")
     if differs:

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused, printable
-from t3d.formats import Engine, Machine, PolicyInfo, RunRecord, env_name, run_id
+from t3d.formats import Engine, Machine, PolicyInfo, RunRecord, run_id
 from t3d.machine import describe
 from t3d.policy.policy import STATISTICS, architecture_of, encode
 from t3d.storage import checked_files, disk
@@ -33,9 +34,9 @@ WRITTEN = (
 _MAX_FILES, _MAX_DEPTH = 10_000, 8
 
 
-def usual(env: str, preset: str, seed: int) -> Path:
+def usual(env: EnvSpec, preset: str, seed: int) -> Path:
     """Return where a run goes if nobody says otherwise."""
-    return Path("runs") / env_name(env) / f"{preset}-s{seed}"
+    return Path("runs") / env.folder / f"{preset}-s{seed}"
 
 
 def create(path: Path, *, counted: bool) -> Path:
@@ -118,12 +119,14 @@ def _modes(folder: Path) -> Iterator[tuple[Path, int]]:
                 yield inside, inside.lstat().st_mode
 
 
-def record_of(env: str, preset: str, config: Config, trainer: Trainer) -> RunRecord:
+def record_of(env: EnvSpec, preset: str, config: Config, trainer: Trainer) -> RunRecord:
     """Return what config.json says: everything resolved, what was chosen, machine and versions; enough to repeat it."""
     algorithm, chosen = name_of(type(trainer.agent)), trainer.learner.chosen
     return RunRecord(
         run=run_id(env, algorithm, config),
-        env=printable(env),
+        env=printable(env.name),
+        env_kwargs=dict(env.kwargs),
+        wrappers=env.wrappers,
         preset=preset,
         algorithm=algorithm,
         obs=trainer.envs.spaces.obs,
@@ -181,7 +184,7 @@ def as_policy(trainer: Trainer, record: RunRecord, return_mean: float | None) ->
         tensors |= {name: torch.from_numpy(array) for name, array in statistics}
     info = PolicyInfo(
         run=record.run,
-        env=record.env,
+        env=record.spec.title,
         algorithm=record.algorithm,
         architecture=architecture_of(net),
         obs=record.obs,

@@ -19,8 +19,9 @@ import msgspec
 
 from t3d.config import Config
 from t3d.diagnosis.hints import Hint, hints
+from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused, T3DError
-from t3d.formats import HalfRow, Row, RowReader, env_name
+from t3d.formats import HalfRow, Row, RowReader
 from t3d.presets import Choice
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
@@ -33,7 +34,7 @@ _LEAVES_S = 30  # after SIGTERM; saving takes seconds, a step of an environment 
 class Job(NamedTuple):
     """One run: all that the process that trains it must know, and all that JSON can hold."""
 
-    env: str
+    env: dict[str, Any]  # as `EnvSpec.as_json` gave it
     preset: str
     config: dict[str, Any]  # fields of `Config`
     out: str
@@ -46,12 +47,12 @@ def train_run(job: Job) -> None:
         Refused, Failed, Stopped: as `Session` says.
     """
     choice = Choice(job.preset, msgspec.convert(job.config, Config), "as asked")
-    with closing(Session(job.env, choice, Path(job.out), resume=True).run()) as rows:
+    with closing(Session(EnvSpec.from_json(job.env), choice, Path(job.out), resume=True).run()) as rows:
         for _ in rows:
             pass
 
 
-def jobs_of(env: str, choice: Choice, seeds: int, out: Path | None) -> tuple[Path, list[Job]]:
+def jobs_of(env: EnvSpec, choice: Choice, seeds: int, out: Path | None) -> tuple[Path, list[Job]]:
     """Return the parent folder and a job for each seed, from the configuration's own seed on.
 
     Args:
@@ -60,14 +61,16 @@ def jobs_of(env: str, choice: Choice, seeds: int, out: Path | None) -> tuple[Pat
         seeds: how many.
         out: the parent folder; None takes runs/<env>/<preset>-n<seeds>.
     """
-    parent = out or Path("runs") / env_name(env) / f"{choice.preset}-n{seeds}"
+    env.refuse_unnamed("the process of a seed", "train one seed here")
+    parent = out or Path("runs") / env.folder / f"{choice.preset}-n{seeds}"
     if (parent / "config.json").exists() or any(parent.glob("checkpoints/*/manifest.json")):
         raise RunRefused("this folder holds a single run", got=str(parent), do="give another --out")
     threads = 1 if choice.config.threads == "auto" else choice.config.threads
     first = choice.config.seed
     configs = [dataclasses.replace(choice.config, seed=first + k, threads=threads) for k in range(seeds)]
     return parent, [
-        Job(env, choice.preset, dataclasses.asdict(config), str(parent / f"s{config.seed}")) for config in configs
+        Job(env.as_json(), choice.preset, dataclasses.asdict(config), str(parent / f"s{config.seed}"))
+        for config in configs
     ]
 
 

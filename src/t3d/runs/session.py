@@ -6,6 +6,7 @@ import logging
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Episode
 from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed
 from t3d.formats import Row, RunRecord
@@ -26,7 +27,7 @@ class Session:
     """Train in a run folder, from its beginning or from its newest checkpoint.
 
     Args:
-        env: which environment, as for `make.make`.
+        env: which environment.
         choice: preset and configuration.
         out: the run folder; None takes the usual place.
         resume: continue the run that is there, if one is.
@@ -39,7 +40,7 @@ class Session:
 
     def __init__(
         self,
-        env: str,
+        env: EnvSpec,
         choice: Choice,
         out: Path | None = None,
         *,

@@ -11,6 +11,7 @@ from typing import Self
 from msgspec import structs
 
 from t3d.config import MAX_UNLOGGED_UPDATES
+from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused, SaveFailed
 from t3d.formats import Manifest, RunRecord
 from t3d.policy.policy import load
@@ -68,7 +69,7 @@ class Store:
         self._every = steps_between(self._config)
 
     @classmethod
-    def create(cls, env: str, choice: Choice, out: Path | None, trainer: Trainer, *, exist_ok: bool) -> Self:
+    def create(cls, env: EnvSpec, choice: Choice, out: Path | None, trainer: Trainer, *, exist_ok: bool) -> Self:
         """Begin a run in a new folder.
 
         Args:
@@ -104,7 +105,7 @@ class Store:
     @classmethod
     def find(
         cls,
-        env: str,
+        env: EnvSpec,
         choice: Choice,
         out: Path | None,
         algorithm: type[TD3] = TD3,

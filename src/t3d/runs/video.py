@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import subprocess
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d.address import address_of, object_at
+from t3d.env_spec import EnvSpec
 from t3d.environments.make import Env, close, make
 from t3d.environments.silence import quiet_pybullet
 from t3d.errors import ConfigRefused, Refused, T3DError, VideoFailed, message_of
@@ -25,7 +28,6 @@ from t3d.policy import policy
 from t3d.storage import disk
 from t3d.td3 import TD3
 from t3d.training.randomness import evaluation_seed
-from t3d.variants.address import address_of, class_at
 
 _TIMEOUT_S = 600
 _LAST_WORDS = 20_000
@@ -37,7 +39,7 @@ _CRFS = (20, 26, 32, 38, 44, 51)
 
 
 def film(
-    env: str,
+    env: EnvSpec,
     policy_file: Path,
     out: Path,
     *,
@@ -49,7 +51,7 @@ def film(
     """Write a video of the first evaluation episode.
 
     Args:
-        env: which environment, as for `make.make`.
+        env: which environment.
         policy_file: a policy's .safetensors.
         out: the mp4 to write.
         seed: the run's seed.
@@ -58,18 +60,27 @@ def film(
         algorithm: the class that the policy was trained by, where it plays with a network of its own.
 
     Raises:
-        VideoFailed: PyAV is missing, no renderer works here, or the class cannot be given to another process.
+        VideoFailed: PyAV is missing, no renderer works here, or another process finds the environment or the class
+            nowhere.
     """
     if importlib.util.find_spec("av") is None:
         raise VideoFailed("PyAV is not installed", do='pip install "t3d[video]"')
     try:
+        env.refuse_unnamed("the process that films", "go without a film")
         address = "" if algorithm is None else address_of(algorithm)
     except ConfigRefused as error:
         raise VideoFailed(error.what, **error.rows) from error
     disk.make_folder(out.parent)
     command = [sys.executable, "-P", "-m", "t3d.runs.video"]
     # The environment may change the child's working directory.
-    command += [env, str(policy_file.absolute()), str(out.absolute()), str(seed), str(frames), address]
+    command += [
+        json.dumps(env.as_json()),
+        str(policy_file.absolute()),
+        str(out.absolute()),
+        str(seed),
+        str(frames),
+        address,
+    ]
     problems = []
     for variables in _renderers():
         variables = {**os.environ, **variables}
@@ -123,10 +134,10 @@ def _renderers() -> list[dict[str, str]]:
 
 
 def _play(
-    env_name: str, policy_file: str, seed: int, frames: int, algorithm: type[TD3] | None
+    spec: EnvSpec, policy_file: str, seed: int, frames: int, algorithm: type[TD3] | None
 ) -> tuple[list[NDArray[np.uint8]], Fraction]:
     acting = policy.load(policy_file, algorithm)
-    env = make(env_name, render=True)
+    env = make(spec, render=True)
     pace = float(env.metadata.get("render_fps") or 30)
     # A film shows at most 60 frames a second, and at least one.
     every, times = max(1, math.ceil(pace / _MOST_FPS)), max(1, math.ceil(1 / pace))
@@ -138,7 +149,7 @@ def _play(
         steps, over = steps + 1, bool(terminated or truncated)
         if steps % every == 0 or over:
             drawn.append(_rendered(env))
-    close(env, env_name)
+    close(env, spec.title)
     repeated = [frame for frame in as_pictures(drawn) for _ in range(times)]
     return repeated[:frames], Fraction(pace * times / every).limit_denominator(1_000)
 
@@ -158,7 +169,11 @@ def _rendered(env: Env) -> NDArray[Any]:
             raise
         raise VideoFailed("the environment's render raised", got=f"{message_of(error)}, in {file}") from error
     if frame.ndim != 3 or frame.shape[2] < 3 or frame.dtype.kind not in "iuf":
-        raise VideoFailed("the environment draws no RGB frames", got=f"{frame.dtype}, shape {frame.shape}")
+        raise VideoFailed(
+            "the environment draws no RGB frames",
+            got=f"{frame.dtype}, shape {frame.shape}, render_mode {env.render_mode}",
+            do="let what makes it take render_mode, and pass that on" if env.render_mode is None else "see its render",
+        )
     # H.264's usual pixel format wants even sides.
     return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2, :3]
 
@@ -213,7 +228,8 @@ def _encode(drawn: list[NDArray[np.uint8]], fps: Fraction, crf: int, path: Path)
 def main(arguments: list[str]) -> None:
     """Draw and write, in the child process."""
     env, policy_file, out, seed, frames, address = arguments
-    drawn, fps = _play(env, policy_file, int(seed), int(frames), class_at(address) if address else None)
+    spec, algorithm = EnvSpec.from_json(json.loads(env)), object_at(address) if address else None
+    drawn, fps = _play(spec, policy_file, int(seed), int(frames), algorithm)
     _write(drawn, fps, Path(out))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from t3d.diagnosis.health import Trajectory
+from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.envs import Envs
 from t3d.formats import Evaluation
 from t3d.training.randomness import evaluation_seed
@@ -23,7 +25,7 @@ Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 def evaluate(
     act: Act,
-    env: str,
+    env: str | Callable[..., Any] | EnvSpec,
     *,
     episodes: int,
     seed: int,
@@ -38,7 +40,7 @@ def evaluate(
 
     Args:
         act: from obs (1, S) to actions (1, A) in [-1, 1]: an agent's or a policy's.
-        env: which environment, as for `make.make`.
+        env: which environment: a name, a class, or a function that makes one, as for `train`.
         episodes: how many.
         seed: the run's seed; the evaluation's own follow from it and touch none of the training's.
         fresh: make the instance anew for every episode.
@@ -52,7 +54,7 @@ def evaluate(
         EnvFailed: the environment raised, or gave what it may not; or its worker died or took too long.
     """
     envs = Envs(
-        env,
+        spec_of(env),
         1,
         lambda _, episode: evaluation_seed(seed, episode),
         fresh,

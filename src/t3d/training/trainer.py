@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from t3d.config import Config
+from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Envs, Episode
 from t3d.formats import TrainerState
 from t3d.policy.normalizer import Normalizer
@@ -25,7 +26,7 @@ class Trainer:
     """Own everything that training needs: environments, replay memory, agent and random streams.
 
     Args:
-        env: which environment, as for `make.make`.
+        env: which environment.
         config: how to train.
         algorithm: TD3, or a subclass that changes it.
 
@@ -33,7 +34,7 @@ class Trainer:
         Refused: the algorithm, the environment, the options or this machine's memory make it impossible.
     """
 
-    def __init__(self, env: str, config: Config, algorithm: type[TD3] = TD3) -> None:
+    def __init__(self, env: EnvSpec, config: Config, algorithm: type[TD3] = TD3) -> None:
         config.check_together()
         refuse_missing_device(config.device)
         self.config = config

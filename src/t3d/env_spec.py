@@ -1,0 +1,157 @@
+"""Which environment, and how it is made: a name, arguments and wrappers, or what a caller has in hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t3d.address import address_of, in_words
+from t3d.errors import ConfigRefused
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What must be known to make an environment."""
+
+    name: str
+    """A registered id; module:Name, of an id that the module registers, or of a class or function in it that makes an
+    environment; or path/to/file.py:Name. What no other process can find stands in <>."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor or function; all that JSON can hold."""
+    wrappers: tuple[str, ...] = ()
+    """module:Name or file.py:Name of functions from environment to environment, the innermost first."""
+    maker: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
+    """The class or function itself, where the caller has given it."""
+
+    @property
+    def is_named(self) -> bool:
+        """Whether another process can make it."""
+        return not self.name.startswith("<")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is as its name says, without arguments and wrappers: what is known of that name holds."""
+        return not self.kwargs and not self.wrappers
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether it needs no code but what an installed suite registers, as that suite means it."""
+        return self.is_plain and self.is_named and ":" not in self.name
+
+    @property
+    def title(self) -> str:
+        """How it is called where people read it."""
+        arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in self.kwargs.items())
+        title = f"{self.name}({arguments})" if arguments else self.name
+        return " in ".join([title, *self.wrappers])
+
+    @property
+    def identity(self) -> list[Any]:
+        """What makes it the same environment as another one, wherever its file lies."""
+        return [short_name(self.name), dict(self.kwargs), [short_name(wrapper) for wrapper in self.wrappers]]
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder under runs/: that of the environment, with a hash of arguments and wrappers."""
+        if self.is_plain:
+            return short_name(self.name)
+        identity = json.dumps(self.identity, sort_keys=True).encode()
+        return f"{short_name(self.name)}-{hashlib.sha256(identity).hexdigest()[:6]}"
+
+    @property
+    def flags(self) -> list[str]:
+        """Arguments and wrappers as flags of a command line."""
+        arguments = [f"{name}={json.dumps(value)}" for name, value in self.kwargs.items()]
+        pairs = [("--env-arg", argument) for argument in arguments] + [("--wrapper", name) for name in self.wrappers]
+        return [word for pair in pairs for word in pair]
+
+    @property
+    def command_words(self) -> str:
+        """What a command on a run of it needs, quoted for the shell: nothing for an installed suite's id."""
+        return "" if self.is_registered else shlex.join(["--env", self.name, *self.flags])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the arguments that make an equal one in another process."""
+        return {"name": self.name, "kwargs": dict(self.kwargs), "wrappers": list(self.wrappers)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> EnvSpec:
+        """Return what `as_json` described."""
+        return cls(fields["name"], fields["kwargs"], tuple(fields["wrappers"]))
+
+    def refuse_unnamed(self, what: str, do: str) -> None:
+        """Refuse what takes another process, if that cannot make the environment.
+
+        Args:
+            what: takes it.
+            do: what to do without it.
+
+        Raises:
+            ConfigRefused: it cannot.
+        """
+        if not self.is_named:
+            raise ConfigRefused(
+                f"{what} cannot make this environment: another process finds nothing by its name",
+                got=self.title,
+                expected="a class or function at the top level of a module, or of the script that is run",
+                do=f"move it there, or {do}",
+            )
+
+
+def spec_of(
+    env: str | Callable[..., Any] | EnvSpec, kwargs: Mapping[str, Any] | None = None, wrappers: Sequence[str] = ()
+) -> EnvSpec:
+    """Return how to make what a caller calls an environment.
+
+    Args:
+        env: a name as in `EnvSpec.name`; or a class, or a function that makes one.
+        kwargs: arguments for it, as JSON can hold them.
+        wrappers: as in `EnvSpec.wrappers`.
+
+    Raises:
+        ConfigRefused: it is an environment that is made already, or an argument is nothing that JSON can hold.
+    """
+    if isinstance(env, EnvSpec):
+        return env
+    arguments, around = _as_json(kwargs or {}), tuple(wrappers)
+    if isinstance(env, str):
+        return EnvSpec(env, arguments, around)
+    made = not isinstance(env, type) and hasattr(env, "reset") and hasattr(env, "step")
+    if made or not callable(env):
+        raise ConfigRefused(
+            "this is no way to make an environment",
+            got=f"{'an environment that is made already' if made else 'an object'}, {type(env).__qualname__}",
+            expected="an id, a class, or a function: more than one instance is made, and each anew",
+            do="def make_env(): return ..., then t3d.train(make_env)",
+        )
+    try:
+        return EnvSpec(address_of(env), arguments, around, env)
+    except ConfigRefused:
+        return EnvSpec(f"<{in_words(env)}>", arguments, around, env)
+
+
+def _as_json(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        text = json.dumps(dict(kwargs), allow_nan=False, ensure_ascii=False).encode()
+        arguments: dict[str, Any] = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigRefused(
+            "arguments of an environment must be what JSON can hold: they are part of what a run is",
+            got=f"{error}"[:200],
+            expected="numbers, texts, True, False, None, and lists and dicts of them",
+            do="let a function make the environment, and take such arguments",
+        ) from error
+    return arguments
+
+
+def short_name(name: str) -> str:
+    """Return an environment's name without the folder of its file: its id, or <module or file stem>.<Class>."""
+    module, _, last = name.rpartition(":")
+    full = f"{Path(module).name.removesuffix('.py')}.{last}" if module else last
+    return re.sub(r"[^A-Za-z0-9._-]", "_", full.strip("<>"))
