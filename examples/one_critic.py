@@ -55,6 +55,7 @@ def main(env: tyro.conf.Positional[str], out: str, steps: int = 100_000, seed: i
     run = t3d.train(
         env, algorithm=OneCritic, out=out, resume="auto", video=False, steps=steps, seed=seed, threads=threads
     )
+    assert run.last is not None
     print(f"return {run.last.return_mean:,.1f}, report {run.report}")
 
 

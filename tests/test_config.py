@@ -169,7 +169,7 @@ def checkpoint_seconds_pass_at_most(folder, monkeypatch):
 
 def fresh_envs_are_made_for_every_episode(folder, monkeypatch):
     made, make = [], in_process.make
-    monkeypatch.setattr(in_process, "make", lambda env: made.append(env) or make(env))
+    monkeypatch.setattr(in_process, "make", lambda env, **options: made.append(env) or make(env, **options))
     trained(n_envs=2)
     assert len(made) == 2
     made.clear()
@@ -189,6 +189,34 @@ def max_episode_steps_truncate_every_episode(folder, monkeypatch):
         (2, "truncated")
     }
     assert rows(folder / "judged", "evaluation", max_episode_steps=2)[-1]["lengths"] == [2, 2]
+
+
+def eval_env_says_where_evaluations_play(folder, monkeypatch):
+    made, make = [], in_process.make
+    monkeypatch.setattr(in_process, "make", lambda env, **options: made.append(env) or make(env, **options))
+    rows(folder / "new", "evaluation", steps=2)
+    assert len(made) == 2
+    made.clear()
+    seen = rows(folder / "same", "evaluation", steps=7, eval_every=2, eval_env="same")
+    assert [row["env_steps"] for row in seen] == [3, 6, 7]  # episodes have 3 steps
+    assert len(made) == 1
+
+
+def on_resume_resets_or_repeats(folder, monkeypatch):
+    for on_resume, exact in (("repeat", True), ("reset", False)):
+        choice = Choice("td3", Config().with_values(SMALL | {"on_resume": on_resume}), "as asked")
+        run = Session(EnvSpec(PROBE), choice, folder / on_resume).run()
+        next(run)
+        run.close()
+        again = Session(EnvSpec(PROBE), choice, folder / on_resume, resume=True)
+        assert (again.progress.not_exact == []) is exact
+        list(again.run())
+
+
+def hardware_changes_defaults_alone(folder, monkeypatch):
+    robot = presets.choose(EnvSpec("Pendulum-v1"), hardware=True).config
+    assert (robot.hardware, robot.eval_env, robot.on_resume) == (True, "same", "reset")
+    assert presets.choose(EnvSpec("Pendulum-v1"), None, {"eval_env": "new"}, hardware=True).config.eval_env == "new"
 
 
 class Seen(Exception):
@@ -289,6 +317,9 @@ BEHAVES = {
     "updates_per_step": updates_per_step_are_made,
     "buffer_size": buffer_size_bounds_the_memory,
     "eval_every": eval_every_many_steps,
+    "eval_env": eval_env_says_where_evaluations_play,
+    "on_resume": on_resume_resets_or_repeats,
+    "hardware": hardware_changes_defaults_alone,
     "eval_episodes": eval_episodes_are_played,
     "log_every": log_every_many_steps,
     "checkpoint_every": checkpoint_every_many_steps,
@@ -340,7 +371,10 @@ IMPOSSIBLE = {
     "updates_per_step": [-1, NAN, INFINITE],
     "batch_size": [0, 256.0, "256"],
     "buffer_size": [0, 2, 255, -1],
-    "eval_every": [0],
+    "eval_every": [0, "always"],
+    "eval_env": ["", "old"],
+    "on_resume": ["replay", None],
+    "hardware": [1],
     "eval_episodes": [0],
     "log_every": [0],
     "checkpoint_every": [0, 1.5],

@@ -114,7 +114,9 @@ def test_the_command_line_takes_arguments_and_wrappers_and_says_how_to_go_on(cap
     assert command(["evaluate", "louder"]) == 2
     said = capsys.readouterr().err
     assert f"--env {OWN}:Walk --wrapper {__name__}:Louder" in said
-    assert command(["evaluate", "louder", "--env", f"{OWN}:Walk"]) == 2
+    assert command(["evaluate", "louder", "--env", f"{OWN}:Walk"]) == 0
+    assert "another environment than that of the training" in capsys.readouterr().err
+    assert command(["resume", "louder", "--env", f"{OWN}:Walk"]) == 2
     assert command(["evaluate", "louder", "--wrapper", f"{__name__}:Louder"]) == 2
     assert "add --env" in capsys.readouterr().err
     assert command(["evaluate", "louder", "--env", f"{OWN}:Walk", "--wrapper", f"{__name__}:Louder"]) == 0

@@ -441,7 +441,7 @@ def test_a_dict_is_taken_part_by_part_in_the_order_of_its_names():
     names = [(part.name, part.shape) for part in envs.spaces.obs]
     assert names == [("obs/achieved", (1,)), ("obs/goal/0", (2,)), ("obs/goal/1", ()), ("obs/observation", (2, 2))]
     envs.step(actions_for(envs, 1)[0])
-    at = np.stack([env.at for env in envs._envs._envs]).astype(np.float32)
+    at = np.stack([env.at for env in envs._envs.envs]).astype(np.float32)
     np.testing.assert_array_equal(envs.obs, np.concatenate([at[:, :1], at[:, 1:3], at[:, 3:], at], axis=1))
     envs.close()
 

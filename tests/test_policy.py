@@ -91,7 +91,7 @@ def test_a_policy_acts_in_an_env_as_the_agent_did(tmp_path):
     policy = t3d.load(tmp_path)
     envs = Envs(EnvSpec(f"{OWN}:Walk"), 1, lambda i, k: k, fresh=False)
     got = []
-    env = envs._envs._envs[0]
+    env = envs._envs.envs[0]
     env.step = lambda action, step=env.step: got.append(action.copy()) or step(action)
     for _ in range(10):
         obs = envs.obs

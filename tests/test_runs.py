@@ -183,7 +183,7 @@ def test_evaluating_afterwards_repeats_the_recorded_evaluation_to_the_bit(traine
     out = capsys.readouterr().out
     answer = json.loads(out)
     assert out == json.dumps(answer) + "\n"
-    assert set(answer) == {"return_mean", "return_std", "returns", "lengths", "policy", "env_steps"}
+    assert set(answer) == {"return_mean", "return_std", "returns", "lengths", "policy", "env_steps", "notes"}
     recorded = {row["env_steps"]: row for row in rows_of(trained, "evaluation")}[answer["env_steps"]]
     for name in ("return_mean", "return_std", "returns", "lengths"):
         assert answer[name] == recorded[name]
@@ -365,6 +365,8 @@ def test_a_run_in_ones_own_code_asks_for_it_and_refuses_another(capsys):
     assert f"--env {env}" in said.err
     for other in ("Pendulum-v1", f"{OWN}:Square"):
         assert run([*command, "--env", other]) == 2
+        assert "spaces are not those that the policy was trained for" in capsys.readouterr().err
+        assert run(["resume", command[1], "--env", other]) == 2
         assert "trained in another environment" in capsys.readouterr().err
     assert run([*command, "--env", env]) == 0
     out, err = capsys.readouterr()

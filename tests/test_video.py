@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import odd_envs
@@ -13,7 +14,8 @@ from film_here import films_here
 import t3d
 from t3d import api
 from t3d.cli.main import run
-from t3d.env_spec import EnvSpec
+from t3d.env_spec import EnvSpec, spec_of
+from t3d.environments.make import spaces_in
 from t3d.errors import VideoFailed
 from t3d.reports.videos import nearest_the_median
 from t3d.runs import seeds
@@ -228,9 +230,10 @@ def test_floats_are_pictures_by_the_largest_of_the_whole_film():
 def test_a_film_runs_in_real_time(pace, shown, frames, tmp_path, monkeypatch):
     """Thirteen pictures of twelve steps, at a pace of so many steps a second."""
     monkeypatch.setattr(odd_envs.Paced, "metadata", {"render_modes": ["rgb_array"], "render_fps": pace})
-    monkeypatch.setattr(film.policy, "load", lambda *_: lambda obs: np.zeros(3, np.float32))
-    monkeypatch.setattr(film, "make", lambda *_, **__: odd_envs.Paced())
-    drawn, fps = film._play("", "", 0, 300, None)
+    spec = spec_of(odd_envs.Paced)
+    acting = SimpleNamespace(act=lambda obs: np.zeros((1, 3), np.float32), info=SimpleNamespace(spaces=spaces_in(spec)))
+    monkeypatch.setattr(film.policy, "load", lambda *_: acting)
+    drawn, fps = film._play(spec, "", 0, 300, None)
     assert (len(drawn), fps) == (frames, shown)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,34 +10,34 @@ from typing import Any, Literal, NamedTuple
 from t3d import presets
 from t3d.address import refuse_while_imported
 from t3d.env_spec import EnvSpec, spec_of
-from t3d.environments.make import spaces_in
-from t3d.errors import ConfigRefused, RunRefused, VideoFailed
-from t3d.formats import PolicyInfo, RunRecord
-from t3d.policy.policy import ARCHITECTURES, Policy, load
+from t3d.environments.make import is_hardware, spaces_in
+from t3d.errors import ConfigRefused, VideoFailed
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
-from t3d.runs import run_folder
+from t3d.runs.policies import (
+    environment_of,
+    evaluate_run,
+    film_policies,
+    film_run,
+    recorded_in,
+    refuse_below_one,
+)
 from t3d.runs.seeds import Job, Seed, jobs_of, train_seeds
 from t3d.runs.session import Session
-from t3d.runs.signals import Signals
-from t3d.runs.video import film
-from t3d.spaces import Spaces
-from t3d.storage import disk
 from t3d.td3 import TD3
-from t3d.training import evaluation
-from t3d.training.evaluation import Evaluation, evaluate
+from t3d.training.evaluation import Evaluation
 from t3d.training.limits import refuse_too_large
 
-__all__ = ["train_seeds"]
+__all__ = ["evaluate_run", "film_policies", "film_run", "refuse_below_one", "train_seeds"]
 
 
 class Run(NamedTuple):
     """A finished run."""
 
     path: Path  # its folder
-    best: Evaluation  # the best evaluation of the run
+    best: Evaluation | None  # the best evaluation of the run; None if there was none (eval_every = never)
     best_env_steps: int  # when that was
-    last: Evaluation  # the evaluation at its end
+    last: Evaluation | None  # the evaluation at its end
     report: Path  # the page about it
     video: Path | None  # of the best policy; None if none was asked for or none could be drawn
     video_problem: VideoFailed | None  # why it, or that of the last policy beside it, could not be drawn
@@ -69,7 +68,7 @@ def train(
         out: the run folder; None takes runs/<env>/<preset>-s<seed>.
         resume: auto continues the run in that folder, if there is one.
         algorithm: a subclass of TD3 that changes it; it runs on the engine eager.
-        video: film the best policy at the end, and the last one where it is another.
+        video: film the best policy at the end, and the last one where it is another; never of hardware.
         video_frames: of each, at most so many.
         options: any option of `Config` and `TD3Config`, by its name.
 
@@ -82,12 +81,23 @@ def train(
     refuse_unknown_resume(resume)
     refuse_while_imported()
     spec = spec_of(env, env_kwargs, wrappers)
-    choice = presets.choose(spec, preset, options)
+    choice = choose(spec, preset, options)
     session = Session(spec, choice, Path(out) if out else None, resume=resume == "auto", algorithm=algorithm)
     with closing(session.run()) as rows:
         for _ in rows:
             pass
     return finish(session, video=video, video_frames=video_frames)
+
+
+def choose(env: EnvSpec, preset: str | None = None, options: Mapping[str, Any] | None = None) -> presets.Choice:
+    """Return preset and configuration, as `presets.choose` does, for what may be one physical device.
+
+    Raises:
+        ConfigRefused: as `presets.choose`.
+        EnvRefused: what makes the environment is not there.
+    """
+    hardware = (options or {}).get("hardware")
+    return presets.choose(env, preset, options, hardware=is_hardware(env) if hardware is None else bool(hardware))
 
 
 def resume(run: Path, *, env: EnvSpec | None = None, steps: int | None = None) -> Session:
@@ -101,10 +111,10 @@ def resume(run: Path, *, env: EnvSpec | None = None, steps: int | None = None) -
     Raises:
         RunRefused: it is not a run folder, or nothing in it can be continued.
     """
-    info = _recorded(run)
+    info = recorded_in(run)
     config = info.config if steps is None else info.config.with_values({"steps": steps})
     choice = presets.Choice(info.preset, config, "as recorded")
-    return Session(_environment(info, env), choice, run, resume=True, recorded=info)
+    return Session(environment_of(info, env), choice, run, resume=True, recorded=info)
 
 
 def plan_seeds(
@@ -167,9 +177,8 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
         RunRefused: the report cannot be written; the run itself is complete.
     """
     progress = session.progress
-    assert progress.best is not None and progress.last is not None
     filmed, problem = None, None
-    if video:
+    if video and not session.config.hardware:
         filmed, problem = film_policies(
             session.path,
             frames=video_frames,
@@ -183,202 +192,3 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
     if not (session.had_ended and report.is_file() and max(films, default=0.0) <= report.stat().st_mtime):
         report = write_report([session.path])
     return Run(session.path, progress.best, progress.best_env_steps, progress.last, report, filmed, problem)
-
-
-def film_policies(
-    run: Path, *, frames: int, env: EnvSpec, anew: bool, algorithm: type[TD3] | None = None
-) -> tuple[Path | None, VideoFailed | None]:
-    """Film the best policy of a run that has ended, and the last one where it is another.
-
-    Args:
-        run: the run folder.
-        frames: of each, at most so many.
-        env: the environment.
-        anew: whether videos that are there show policies of before.
-        algorithm: as for `policy.load`.
-
-    Returns:
-        The best policy's video, or None, and why one of the two could not be drawn, or None.
-
-    Raises:
-        Stopped: a signal asked for it.
-    """
-    filmed = None
-    try:
-        best, last = (run_folder.policy_path(run, which) for which in ("best", "last"))
-        same = filecmp.cmp(best, last, shallow=False)
-        if same and anew and _video_path(run, "last").is_file():
-            disk.remove(_video_path(run, "last"))
-        for which in ("best",) if same else ("best", "last"):
-            video = _video_path(run, which)
-            if anew or not video.is_file():
-                film_run(run, which, frames=frames, env=env, algorithm=algorithm)
-            filmed = filmed or video
-    except VideoFailed as error:
-        return filmed, error
-    except (RunRefused, OSError) as error:
-        return filmed, VideoFailed("the policies cannot be filmed", got=" ".join(str(error).split()))
-    return filmed, None
-
-
-def film_run(
-    run: Path, which: str, *, frames: int, env: EnvSpec | None = None, algorithm: type[TD3] | None = None
-) -> Path:
-    """Film the first evaluation episode of a run's policy.
-
-    Args:
-        run: the run folder.
-        which: the `best` or the `last` policy.
-        frames: at most so many.
-        env: the environment; None takes the recorded one.
-        algorithm: as for `policy.load`.
-
-    Returns:
-        The video's path.
-
-    Raises:
-        VideoFailed: nothing on this machine can draw it.
-        Stopped: a signal asked for it.
-        RunRefused: it is not a run folder, has no such policy, or was trained in another environment.
-    """
-    refuse_below_one("video_frames", frames)
-    info = _recorded(run)
-    video = _video_path(run, which)
-    # Looked at here, so that what is wrong with it is not taken for a machine that cannot draw.
-    policy = _policy_of(run, which, info, algorithm)
-    spec = _environment(info, env)
-    _refuse_other_spaces(policy.info, spec)
-    with Signals() as signals:
-        film(
-            spec,
-            run_folder.policy_path(run, which),
-            video,
-            seed=info.config.seed,
-            frames=frames,
-            between=signals.stop_here,
-            algorithm=None if policy.info.architecture in ARCHITECTURES else algorithm,
-        )
-    return video
-
-
-def _video_path(run: Path, which: str) -> Path:
-    return run / "video" / f"{which}.mp4"
-
-
-def evaluate_run(
-    run: Path,
-    which: str,
-    *,
-    episodes: int | None = None,
-    env: EnvSpec | None = None,
-    algorithm: type[TD3] | None = None,
-) -> tuple[Evaluation, int]:
-    """Play a run's policy as its own evaluations did.
-
-    Args:
-        run: the run folder.
-        which: the `best` or the `last` policy.
-        episodes: how many; None takes the run's own number.
-        env: the environment; None takes the recorded one, if an installed suite registers it.
-        algorithm: as for `policy.load`.
-
-    Returns:
-        What was seen, and the env steps that the policy had trained for.
-
-    Raises:
-        RunRefused: it is not a run folder, has no such policy, or was trained in another environment.
-    """
-    info = _recorded(run)
-    episodes = info.config.eval_episodes if episodes is None else episodes
-    refuse_below_one("episodes", episodes)
-    policy = _policy_of(run, which, info, algorithm)
-    spec = _environment(info, env)
-    _refuse_other_spaces(policy.info, spec)
-    with Signals() as signals:
-        seen = evaluate(
-            policy.act,
-            spec,
-            episodes=episodes,
-            seed=info.config.seed,
-            fresh=info.config.fresh_envs,
-            max_episode_steps=info.config.max_episode_steps or evaluation.LEAST_PATIENCE,
-            between=signals.stop_here,
-        )
-    return seen, policy.info.env_steps
-
-
-def _recorded(run: Path) -> RunRecord:
-    run_folder.refuse_odd_files(run)
-    return run_folder.read_config(run)
-
-
-def _policy_of(run: Path, which: str, record: RunRecord, algorithm: type[TD3] | None) -> Policy:
-    policy = load(run_folder.policy_path(run, which), algorithm)
-    if policy.info.run != record.run:
-        raise RunRefused(
-            "this policy is another run's",
-            got=f"{run_folder.policy_path(run, which)}: run {policy.info.run}",
-            expected=f"run {record.run}",
-            do="copy the run again",
-        )
-    return policy
-
-
-def _environment(recorded: RunRecord, given: EnvSpec | None) -> EnvSpec:
-    """Return the environment to make. What a file says of code, or to code, is compared with the given, never followed.
-
-    Raises:
-        RunRefused: another one was given, or none where one must be.
-    """
-    spec = recorded.spec
-    if given is not None and given.identity != spec.identity:
-        raise RunRefused(
-            "the run was trained in another environment",
-            got=given.title,
-            expected=spec.title,
-            do=f"{spec.command_words or f'--env {spec.name}'}",
-        )
-    if given is None and not spec.is_named:
-        raise RunRefused(
-            "this run's environment was made by a function that has no name for other processes",
-            got=spec.title,
-            do='t3d.train(the function, resume="auto", out=...) goes on with it, t3d.load plays its policies',
-        )
-    if given is None and not spec.is_registered:
-        raise RunRefused(
-            "this run's environment is your own code, or has arguments, and neither is taken from a file",
-            got=spec.title,
-            expected="the environment on the command line",
-            do=f"add {spec.command_words} if you trust it",
-        )
-    return given or spec
-
-
-def refuse_below_one(name: str, count: int) -> None:
-    """Refuse a count of nothing.
-
-    Raises:
-        ConfigRefused: count is below 1.
-    """
-    if count < 1:
-        raise ConfigRefused(
-            f"{name} is impossible",
-            got=f"{name} = {count}",
-            expected="1 or above",
-            do=f"change --{name.replace('_', '-')}",
-        )
-
-
-def _refuse_other_spaces(policy: PolicyInfo, env: EnvSpec) -> None:
-    spaces = spaces_in(env)
-    if spaces != policy.spaces:
-        raise RunRefused(
-            "this environment's spaces are not those that the policy was trained for",
-            got=f"{env.title}: {_in_words(spaces)}",
-            expected=_in_words(policy.spaces),
-            do="use the version of the environment that the policy was trained in",
-        )
-
-
-def _in_words(spaces: Spaces) -> str:
-    return f"observation {spaces.obs_in_words}, action from {spaces.action_low} to {spaces.action_high}"

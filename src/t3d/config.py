@@ -49,6 +49,11 @@ _Threads = Annotated[
 ]
 _LayerNorm = Annotated[Literal["none", "critic", "both"], Meta(description="none, critic or both")]
 _Engine = Annotated[Literal["auto", "eager", "fused"], Meta(description="auto, eager or fused")]
+_Interval = Annotated[
+    Literal["never"] | Annotated[int, Meta(ge=1, le=_MAX_INT)], Meta(description="never, or a whole number, 1 or above")
+]
+_EvalEnv = Annotated[Literal["new", "same"], Meta(description="new or same")]
+_OnResume = Annotated[Literal["repeat", "reset"], Meta(description="repeat or reset")]
 _Flag = Annotated[bool, Meta(description="True or False")]
 _OptionalPositive = Annotated[_Positive | None, Meta(description="a whole number, 1 or above, or None")]
 _OptionalFromZero = Annotated[_FromZero | None, Meta(description="a finite number, 0 or above, or None")]
@@ -136,16 +141,23 @@ class Config:
     """Transitions per update."""
     buffer_size: _Positive = 1_000_000
     """Slots of the replay memory: one a transition, and one more at each episode's end."""
-    eval_every: _Positive = 10_000
-    """Env steps between two evaluations."""
+    eval_every: _Interval = 10_000
+    """Env steps between two evaluations; never: the last policy counts, and training episodes tell how it goes."""
     eval_episodes: _Positive = 10
     """Episodes per evaluation."""
+    eval_env: _EvalEnv = "new"
+    """Where evaluations play: in an environment made anew, or in the same that trains, once an episode is over."""
     log_every: _Positive = 1_000
     """Env steps between two update lines in metrics.jsonl."""
     checkpoint_every: _Positive = field(default=10_000, metadata=_IDLE)
     """Env steps between two checkpoints; a signal, an environment's failure and the end make one too."""
     checkpoint_seconds: _AboveZero = field(default=60.0, metadata=_IDLE)
     """Seconds after which there is one in any case."""
+    on_resume: _OnResume = field(default="repeat", metadata=_IDLE)
+    """Repeat the actions of the unfinished episode, so that every bit is as it was; or reset, and begin another."""
+    hardware: _Flag = False
+    """It is one physical device: --eval-env same, --on-resume reset, no film, one seed at a time, if you do not say
+    otherwise."""
     fresh_envs: _Flag = False
     """Make the environment anew for every episode, for those that carry traces from one into the next."""
     max_episode_steps: _OptionalPositive = None
@@ -200,7 +212,8 @@ class Config:
 
         Raises:
             ConfigRefused: the batch, or the environments' shares, do not fit into the replay; a worker would have
-                no environment; too many updates lie between two log lines; or half of a schedule is given.
+                no environment; too many updates lie between two log lines; half of a schedule is given; or evaluations
+                would have to wait for several environments.
         """
         if (self.exploration_noise_final is None) != (self.exploration_noise_steps == 0):
             raise ConfigRefused(
@@ -232,6 +245,13 @@ class Config:
                 got=f"log_every = {self.log_every}, updates_per_step = {self.updates_per_step}: {unlogged:,.0f}",
                 expected=f"at most {MAX_UNLOGGED_UPDATES:,}",
                 do="lower --log-every",
+            )
+        if self.eval_env == "same" and self.n_envs > 1 and self.eval_every != "never":
+            raise ConfigRefused(
+                "evaluations in the environment that trains need one that trains alone",
+                got=f"eval_env = same, n_envs = {self.n_envs}",
+                expected="n_envs = 1",
+                do="lower --n-envs, or give --eval-env new or --eval-every never",
             )
         if self.env_workers > self.n_envs:
             raise ConfigRefused(

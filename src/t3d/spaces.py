@@ -94,6 +94,24 @@ class Spaces:
         np.minimum(scaled, high, out=scaled)
         return scaled
 
+    def from_env_units(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scale actions from the environment's own bounds to [-1, 1]; those beyond the bounds are cut to them.
+
+        Args:
+            action: (N, A) in the environment's units.
+
+        Returns:
+            (N, A) in [-1, 1].
+        """
+        low, high = self._bounds
+        scaled: NDArray[np.float32] = 2 * (np.clip(action, low, high) - low) / (high - low) - _ONE
+        return scaled
+
+    def cuts(self, other: Spaces) -> bool:
+        """Return whether an action within another environment's bounds may lie beyond these."""
+        pairs = zip(self.action_low, self.action_high, other.action_low, other.action_high, strict=True)
+        return any(low > its_low or high < its_high for low, high, its_low, its_high in pairs)
+
 
 def part_of(obs: Any, name: str) -> Any:
     """Return the part of an observation that an `ObsPart` names.

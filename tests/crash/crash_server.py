@@ -32,17 +32,16 @@ def noting(phase, what, into):
 
 
 def note_phases(path):
-    from t3d import api
-    from t3d.runs import session
+    from t3d.runs import policies, session
     from t3d.runs.store import Store
 
     with Path(path).open("r+b") as file:
         into = mmap.mmap(file.fileno(), 1)
-    session.evaluate = noting("evaluating", session.evaluate, into)
+    session.Session._evaluate = noting("evaluating", session.Session._evaluate, into)
     session.Trainer.step = noting("training", session.Trainer.step, into)
     Store.commit = noting("saving", Store.commit, into)
     Store.restore = noting("resuming", Store.restore, into)
-    api.film = noting("filming", api.film, into)
+    policies.film = noting("filming", policies.film, into)
 
 
 def live(arguments, said, phase):

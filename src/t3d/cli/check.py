@@ -21,8 +21,8 @@ class Arguments(EnvArguments):
 
     env: tyro.conf.Positional[str]
     """A registered id, module:Name (an id that it registers, a class, or a function), or path/to/file.py:Name."""
-    steps: int = 1_000
-    """Random steps to take, three times."""
+    steps: int | None = None
+    """Random steps to take, three times: 1,000 if left out. Hardware takes them once, and none if left out."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -37,15 +37,16 @@ def main(arguments: list[str]) -> int:
     from rich.text import Text
 
     from t3d import api
-    from t3d.environments.check import check
+    from t3d.environments.check import STEPS, check
 
-    api.refuse_below_one("steps", args.steps)
+    if args.steps is not None:
+        api.refuse_below_one("steps", args.steps)
     env = args.spec(args.env)
     console = Console(stderr=True)
     # Own environments may print; under --json stdout is the object's alone.
     quiet = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
     with quiet, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("random steps", total=3 * args.steps)
+        task = progress.add_task("random steps", total=3 * (args.steps or STEPS))
         findings = check(env, args.steps, lambda: progress.advance(task))
     if args.json:
         rows = [finding._asdict() for finding in findings]

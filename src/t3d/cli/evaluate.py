@@ -26,7 +26,7 @@ class Arguments(EnvArguments):
     policy: Literal["best", "last"] = "best"
     """Which of the run's policies."""
     env: str | None = None
-    """The environment, where it is not an installed suite's id alone: nothing that is code is taken from a file."""
+    """The environment: another of equal shapes; or the run's own, where that is not an installed suite's id alone."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -39,20 +39,25 @@ def main(arguments: list[str]) -> None:
 
     # Own environments may print; under --json stdout is the object's alone.
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-        seen, env_steps = api.evaluate_run(args.run, args.policy, episodes=args.episodes, env=args.given(args.env))
+        seen, which, env_steps, notes = api.evaluate_run(
+            args.run, args.policy, episodes=args.episodes, env=args.given(args.env)
+        )
     if args.json:
         answer = {
             "return_mean": seen.return_mean,
             "return_std": seen.return_std,
             "returns": seen.returns,
             "lengths": seen.lengths,
-            "policy": args.policy,
+            "policy": which,
             "env_steps": env_steps,
+            "notes": notes,
         }
         print(json.dumps(answer))
         return
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     print(
-        f"{args.policy} policy, trained for {env_steps:,} steps: return {seen.return_mean:,.1f} ± "
+        f"{which} policy, trained for {env_steps:,} steps: return {seen.return_mean:,.1f} ± "
         f"{seen.return_std:,.1f} over {counted(len(seen.returns), 'episode')} "
         f"({min(seen.returns):,.1f} to {max(seen.returns):,.1f})"
     )

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from t3d import presets
 from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import counted, parse
 from t3d.config import Config
@@ -39,7 +38,7 @@ class Arguments(EnvArguments):
     resume: Literal["no", "auto"] = "no"
     """auto: continue the run in that folder if there is one; a finished one prints its result."""
     video: bool = True
-    """Film the best policy at the end, and the last one where it is another."""
+    """Film the best policy at the end, and the last one where it is another; never of hardware."""
     video_frames: int = 300
     """Frames of each video, at most."""
     config: Config = field(default_factory=Config)
@@ -51,12 +50,14 @@ def main(arguments: list[str]) -> None:
     # The flags' defaults depend on the environment and the preset, so these two are read first.
     given = parse(Arguments, "train", arguments)
     env = given.spec(given.env)
-    chosen = presets.choose(env, given.preset)
+    from t3d import api
+
+    asked = {"hardware": True} if given.config.hardware else {}
+    chosen = api.choose(env, given.preset, asked)
     parsed = parse(Arguments, "train", arguments, dataclasses.replace(given, config=chosen.config))
     choice = chosen._replace(config=parsed.config)
     parsed.config.check_together()
 
-    from t3d import api
     from t3d.machine import usable_cores
     from t3d.runs.session import Session
 
@@ -66,8 +67,8 @@ def main(arguments: list[str]) -> None:
     if parsed.seeds is not None:
         from t3d.cli import seeds
 
-        jobs = parsed.jobs or min(parsed.seeds, usable_cores())
-        frames = parsed.video_frames if parsed.video else None
+        jobs = parsed.jobs or (1 if choice.config.hardware else min(parsed.seeds, usable_cores()))
+        frames = parsed.video_frames if parsed.video and not choice.config.hardware else None
         seeds.main(env, choice, parsed.seeds, jobs, parsed.out, frames)
         return
     session = Session(env, choice, parsed.out, resume=parsed.resume == "auto")
@@ -86,7 +87,7 @@ def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:
     except (Failed, KeyboardInterrupt):
         print(_stopped(session), file=sys.stderr)
         raise
-    if video and not session.had_ended:
+    if video and not session.had_ended and not session.config.hardware:
         print("filming the best and the last policy ...", file=sys.stderr)
     print(_closing(api.finish(session, video=video, video_frames=video_frames)))
 
@@ -132,13 +133,14 @@ def _stopped(session: Session) -> str:
 
 def _closing(run: Run) -> str:
     last, best = run.last, run.best
-    over = counted(len(last.returns), "episode")
-    lines = [
-        f"evaluation  return {last.return_mean:,.1f} ± {last.return_std:,.1f} over {over}"
-        f" (best {best.return_mean:,.1f}, after {run.best_env_steps:,} steps)",
-        f"folder      {run.path}",
-        f"report      {run.report}",
-    ]
+    lines = ["evaluation  none, as asked (--eval-every never): the last policy counts"]
+    if last is not None and best is not None:
+        over = counted(len(last.returns), "episode")
+        lines = [
+            f"evaluation  return {last.return_mean:,.1f} ± {last.return_std:,.1f} over {over}"
+            f" (best {best.return_mean:,.1f}, after {run.best_env_steps:,} steps)"
+        ]
+    lines += [f"folder      {run.path}", f"report      {run.report}"]
     if run.video:
         lines.append(f"video       {run.video}")
     if run.video_problem:

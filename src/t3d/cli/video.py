@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,8 @@ class Arguments(EnvArguments):
     video_frames: int = 300
     """Frames, at most."""
     env: str | None = None
-    """The environment, where it is not an installed suite's id alone: nothing that is code is taken from a file."""
+    """The environment: another of equal shapes, whose film stands beside the run's own; or the run's own, where that is
+    not an installed suite's id alone."""
 
 
 def main(arguments: list[str]) -> None:
@@ -34,6 +36,9 @@ def main(arguments: list[str]) -> None:
     from t3d.errors import VideoFailed
 
     try:
-        print(api.film_run(args.run, args.policy, frames=args.video_frames, env=args.given(args.env)))
+        video, notes = api.film_run(args.run, args.policy, frames=args.video_frames, env=args.given(args.env))
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        print(video)
     except VideoFailed as problem:
         print(f"no video: {problem.one_line()}")

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from t3d import presets
 from t3d.env_spec import EnvSpec
 from t3d.environments.in_process import Broken, Instances
-from t3d.errors import EnvFailed
+from t3d.errors import EnvFailed, EnvRefused
 from t3d.spaces import Spaces
 
 _SEED = 12345
+STEPS = 1_000
 # fails: training would end there. look: it would go on, and not as one may think.
 Verdict = Literal["ok", "look", "fails"]
 
@@ -40,12 +41,12 @@ class _Trace(NamedTuple):
     failure: str  # what ended it early, as training would say; empty if nothing did
 
 
-def check(env: EnvSpec, steps: int = 1_000, tick: Callable[[], None] = lambda: None) -> list[Finding]:
+def check(env: EnvSpec, steps: int | None = None, tick: Callable[[], None] = lambda: None) -> list[Finding]:
     """Look at an environment as training would: it is made, reset and stepped by the same code.
 
     Args:
         env: which.
-        steps: random steps to take, three times.
+        steps: random steps to take, three times; None takes STEPS, and none of hardware. Hardware takes them once.
         tick: called after each of them.
 
     Raises:
@@ -53,12 +54,20 @@ def check(env: EnvSpec, steps: int = 1_000, tick: Callable[[], None] = lambda: N
         EnvFailed: it raised.
     """
     first = Instances(env, 1)
+    hardware = first.is_hardware
+    steps = steps if steps is not None else 0 if hardware else STEPS
     spaces, (obs_space, action_space) = first.spaces, first.gym_spaces
     findings = [
         Finding("observation", "ok", f"{spaces.obs_size} numbers, {spaces.obs_in_words}{_dtype(obs_space)}"),
         Finding("action", "ok", f"{spaces.action_size} numbers, shape {action_space.shape}, {action_space.dtype}"),
         Finding("bounds", "ok", _bounds(spaces)),
     ]
+    if hardware:
+        said = "one physical device: one instance at any time, and training acts within the bounds above"
+        findings.append(Finding("hardware", "look", said + ("" if steps else "; --steps N lets it move here")))
+    if not steps:
+        first.close()
+        return findings
     actions = np.random.default_rng(_SEED).uniform(-1, 1, (steps, spaces.action_size)).astype(np.float32)
     scaled = spaces.to_env_units(actions).reshape(-1, *spaces.action_shape)
 
@@ -69,14 +78,18 @@ def check(env: EnvSpec, steps: int = 1_000, tick: Callable[[], None] = lambda: N
     trace = play(first)
     speed = len(trace.reward) / (time.perf_counter() - began)
     again, used = trace, trace
-    if not trace.failure:
-        second = Instances(env, 1)
+    if not trace.failure and not hardware:
+        try:
+            second = Instances(env, 1)
+        except EnvRefused as error:
+            first.close()
+            return [*findings, Finding("second instance", "fails", f"{error.one_line()}; train with --hardware")]
         again, used = play(second), play(first)
         second.close()
     first.close()
     failure = trace.failure or again.failure or used.failure
     findings += [_time_limit(first.time_limit, trace), _numbers(trace, obs_space, failure)]
-    if failure:
+    if failure or hardware:
         return findings
     repeats = _repeats(trace, again)
     fresh_envs = presets.choose(env).config.fresh_envs

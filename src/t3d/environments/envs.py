@@ -55,6 +55,7 @@ class Envs:
         workers: processes that share them; 0 steps them in this one.
         timeout_s: what a step or a reset in a worker may take.
         max_episode_steps: truncates an episode after so many; None leaves that to the environment.
+        over: step the environments of these, whose episodes are over, and leave them to these when closed.
 
     Raises:
         ConfigRefused: this system cannot have workers.
@@ -73,19 +74,20 @@ class Envs:
         workers: int = 0,
         timeout_s: float = 60.0,
         max_episode_steps: int | None = None,
+        over: Envs | None = None,
     ) -> None:
         self.name = env.title
         self._role = role
         self.env_steps = 0
         self._seed_of = seed_of
-        self._fresh = fresh
-        self._process = ProcessState(self.name)
+        self.spec, self.fresh, self._limit, self._over = env, fresh, max_episode_steps, over
+        self._process: ProcessState = ProcessState(self.name) if over is None else over._process
         with self._process:
-            self._envs = (
-                Workers(env, n_envs, workers, timeout_s, max_episode_steps)
-                if workers
-                else Instances(env, n_envs, max_episode_steps)
-            )
+            self._envs: Workers | Instances
+            if over is not None:
+                self._envs = over._envs
+            else:
+                self._envs = Workers(env, n_envs, workers, timeout_s) if workers else Instances(env, n_envs)
         self.spaces = self._envs.spaces
         self.obs = np.zeros((n_envs, self.spaces.obs_size), self.spaces.obs_dtype)  # where each environment stands
         self._episode = np.full(n_envs, -1)
@@ -100,6 +102,11 @@ class Envs:
     def __len__(self) -> int:
         """Return N."""
         return len(self.obs)
+
+    @property
+    def is_hardware(self) -> bool:
+        """Whether they say that they are one physical device; of those in other processes nobody asks."""
+        return isinstance(self._envs, Instances) and self._envs.is_hardware
 
     @property
     def unstable(self) -> int:
@@ -129,7 +136,7 @@ class Envs:
             with self._process:
                 for i in np.flatnonzero(ended).tolist():
                     episode = int(self._episode[i])
-                    self._envs.begin_reset(i, self._seed_of(i, episode), anew=self._fresh and episode > 0)
+                    self._envs.begin_reset(i, self._seed_of(i, episode), anew=self.fresh and episode > 0)
                 self._envs.wait()
         except Broken as broken:
             raise self._failed(broken, None) from broken.__cause__
@@ -162,6 +169,8 @@ class Envs:
         self.env_steps += len(self)
         self._return += reward
         self._length += 1
+        if self._limit is not None:
+            truncated |= self._length >= self._limit
         self.obs = next_obs
         episodes = [
             Episode(i, float(self._return[i]), int(self._length[i]), "terminated" if terminated[i] else "truncated")
@@ -230,9 +239,10 @@ class Envs:
         return self._process.notes
 
     def close(self) -> None:
-        """Close every environment."""
-        with self._process:
-            self._envs.close()
+        """Close every environment that is not another's."""
+        if self._over is None:
+            with self._process:
+                self._envs.close()
 
     def _seen(self) -> NDArray[np.float32]:
         """Return a copy of all observations, (N, S)."""

@@ -70,19 +70,19 @@ class Instances:
     Args:
         env: which.
         n_envs: N.
-        max_episode_steps: truncates an episode after so many; None leaves that to the environment.
+        render: draw frames as RGB arrays.
 
     Raises:
         EnvRefused: as `make` and `spaces_of`.
     """
 
-    def __init__(self, env: EnvSpec, n_envs: int, max_episode_steps: int | None = None) -> None:
+    def __init__(self, env: EnvSpec, n_envs: int, *, render: bool = False) -> None:
         self._spec, self._name = env, env.title
-        self._limit, self._steps = max_episode_steps, [0] * n_envs
-        self._envs = [make(env) for _ in range(n_envs)]
-        self.spaces: Spaces = spaces_of(self._envs[0], self._name)
-        self.gym_spaces: tuple[Any, Any] = self._envs[0].observation_space, self._envs[0].action_space
-        spec = self._envs[0].spec
+        self.envs = [make(env, render=render) for _ in range(n_envs)]
+        self.spaces: Spaces = spaces_of(self.envs[0], self._name)
+        self.gym_spaces: tuple[Any, Any] = self.envs[0].observation_space, self.envs[0].action_space
+        spec = self.envs[0].spec
+        self.is_hardware = any(getattr(made.unwrapped, "is_hardware", False) for made in self.envs)
         self.time_limit = spec.max_episode_steps if spec else None  # None: no one that is known
         self.rows = Rows.of(np.zeros(n_envs, row_dtype(self.spaces)))
 
@@ -100,14 +100,13 @@ class Instances:
         try:
             with quiet_pybullet():
                 if anew:
-                    close(self._envs[i], self._name)
-                    self._envs[i] = make(self._spec)
-                given = self._envs[i].reset(seed=seed)
+                    close(self.envs[i], self._name)
+                    self.envs[i] = make(self._spec)
+                given = self.envs[i].reset(seed=seed)
         except BaseException as error:
             raise _raised(error, i, "reset") from error
         try:
             self.rows.obs[i] = self._obs(first_of(given))
-            self._steps[i] = 0
         except EnvFailed as failed:
             raise Broken(i, failed) from None
 
@@ -123,7 +122,7 @@ class Instances:
         """
         rows, unstable = self.rows, silence.unstable_simulations
         try:
-            given = self._envs[i].step(self._action(action))
+            given = self.envs[i].step(self._action(action))
         except BaseException as error:
             raise _raised(error, i, "step") from error
         if silence.unstable_simulations != unstable:
@@ -133,8 +132,7 @@ class Instances:
             rows.obs[i] = self._obs(obs)
             rows.reward[i] = reward_of(reward, self._name)
             rows.terminated[i] = flag_of(terminated, "terminated", self._name)
-            self._steps[i] += 1
-            rows.truncated[i] = flag_of(truncated, "truncated", self._name) or self._steps[i] == self._limit
+            rows.truncated[i] = flag_of(truncated, "truncated", self._name)
         except EnvFailed as failed:
             raise Broken(i, failed) from None
 
@@ -157,7 +155,7 @@ class Instances:
 
     def close(self) -> None:
         """Close every environment."""
-        for env in self._envs:
+        for env in self.envs:
             close(env, self._name)
 
 

@@ -48,10 +48,33 @@ def make(env: EnvSpec, *, render: bool = False) -> Env:
     Raises:
         EnvRefused: there is no such environment, a package it needs is missing, or its own code raised.
     """
-    try:
+    with _explained(env):
         made = _made(env, render)
         for wrapper in env.wrappers:
             made = _checked(_found_at(wrapper)(made), wrapper)
+    return made
+
+
+def is_hardware(env: EnvSpec) -> bool:
+    """Return whether what makes an environment says that it is one physical device. It is not made for that.
+
+    Raises:
+        EnvRefused: as `make`, for what can be known without making it.
+    """
+    with ProcessState(env.title), _explained(env):
+        maker = _own_maker(env)
+        if maker is None:
+            env_id = env.name.rpartition(":")[2]
+            entry = _import_entry(env_id, render=False)
+            maker = load_env_creator(entry) if entry else gym.spec(env_id).entry_point
+    return bool(getattr(maker, "is_hardware", False))
+
+
+@contextlib.contextmanager
+def _explained(env: EnvSpec) -> Iterator[None]:
+    """Say of whatever is raised what it means for the environment, and what to do."""
+    try:
+        yield
     except Refused:
         raise
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
@@ -75,7 +98,6 @@ def make(env: EnvSpec, *, render: bool = False) -> Env:
             got=f"{env.title}: {message_of(error)}",
             do=_fix_where(error),
         ) from error
-    return made
 
 
 def _made(env: EnvSpec, render: bool) -> Env:

@@ -43,7 +43,6 @@ class Task:
     env: dict[str, Any]  # as `EnvSpec.as_json` gave it
     first: int  # its environments are rows first to first + n_envs - 1
     n_envs: int
-    max_episode_steps: int | None
     socket: int
     memory: int
     parent: int
@@ -60,7 +59,7 @@ def main(task: Task) -> None:
     sys.stdout.reconfigure(line_buffering=True, write_through=False)
     connection = Connection(task.socket)
     try:
-        instances = Instances(EnvSpec.from_json(task.env), task.n_envs, task.max_episode_steps)
+        instances = Instances(EnvSpec.from_json(task.env), task.n_envs)
     except EnvRefused as error:
         connection.send_bytes(_message(error, error.__cause__))
         return

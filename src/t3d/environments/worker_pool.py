@@ -70,7 +70,6 @@ class Workers:
         n_envs: N.
         workers: W, 1 to N.
         timeout_s: a step or a reset that takes longer is taken for one that never ends.
-        max_episode_steps: as for `Instances`.
 
     Raises:
         ConfigRefused: this system cannot hand sockets to a process it starts; or another process cannot make it.
@@ -78,9 +77,7 @@ class Workers:
         EnvFailed: a worker died, or had not made its environments in time.
     """
 
-    def __init__(
-        self, env: EnvSpec, n_envs: int, workers: int, timeout_s: float, max_episode_steps: int | None = None
-    ) -> None:
+    def __init__(self, env: EnvSpec, n_envs: int, workers: int, timeout_s: float) -> None:
         if os.name != "posix":
             raise ConfigRefused(
                 "worker processes are not supported on this system",
@@ -99,7 +96,7 @@ class Workers:
             with _signals_held_back():
                 for k in range(workers):
                     first, last = k * n_envs // workers, (k + 1) * n_envs // workers
-                    self._workers.append(_start(env, first, last - first, max_episode_steps, self._memory))
+                    self._workers.append(_start(env, first, last - first, self._memory))
             self._by_descriptor = {worker.connection.fileno(): worker for worker in self._workers}
             self._by_descriptor |= {worker.ended: worker for worker in self._workers if worker.ended >= 0}
             for descriptor in self._by_descriptor:
@@ -251,13 +248,12 @@ def _unnamed_memory() -> int:
         return os.dup(file.fileno())
 
 
-def _start(env: EnvSpec, first: int, n_envs: int, max_episode_steps: int | None, memory: int) -> _Worker:
+def _start(env: EnvSpec, first: int, n_envs: int, memory: int) -> _Worker:
     ours, its = Pipe()
     task = Task(
         env=env.as_json(),
         first=first,
         n_envs=n_envs,
-        max_episode_steps=max_episode_steps,
         socket=its.fileno(),
         memory=memory,
         parent=os.getpid(),

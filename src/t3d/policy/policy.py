@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ from t3d.storage.checked_files import PolicyHeader, describe_policy, read_policy
 
 # Beside the weights, (S,) float64 each, where the actor takes normalised observations. No description mentions them:
 # they stand under the file's checksum, and who does not know them refuses the file instead of acting without them.
+_log = logging.getLogger("t3d")
+
 STATISTICS = ("obs_mean", "obs_std")
 # The networks that a file may name. Another one is the caller's, who gives its class.
 ARCHITECTURES = {"mlp": Actor}
@@ -153,7 +156,8 @@ def load(path: str | Path, algorithm: Algorithm | None = None) -> Policy:
     """Load a policy. No code is run from the file, and no environment is needed.
 
     Args:
-        path: a run folder (its best policy is taken), or a policy's .safetensors file.
+        path: a run folder (its best policy is taken; the last of a run that had no evaluation, which is said), or a
+            policy's .safetensors file.
         algorithm: the class it was trained by, where that plays with a network of its own.
 
     Raises:
@@ -162,8 +166,12 @@ def load(path: str | Path, algorithm: Algorithm | None = None) -> Policy:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "policy" / "best.safetensors"
-        refuse_links(path.parent, path)
+        folder = path / "policy"
+        path, last = folder / "best.safetensors", folder / "last.safetensors"
+        refuse_links(folder, path, last)
+        if last.is_file() and not path.exists():
+            _log.warning("%s has no best policy, so this is its last one", folder.parent)
+            path = last
     if not path.is_file():
         raise RunRefused(
             "there is no policy here",

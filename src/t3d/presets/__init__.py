@@ -1,7 +1,8 @@
 """Hyper-parameters as data: named sets of options, and which environment gets which.
 
 `environments.toml` says what is known of environments (their preset, and facts about them that hold under any
-preset); every other `.toml` file here is a preset. Precedence: defaults < environment's facts < preset < flags.
+preset); every other `.toml` file here is a preset. Precedence: defaults < environment's facts < preset < what
+hardware needs < flags.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ def names() -> list[str]:
     return sorted(f.removesuffix(".toml") for f in files if f.endswith(".toml") and f != "environments.toml")
 
 
-def choose(env: EnvSpec, preset: str | None = None, values: Mapping[str, Any] | None = None) -> Choice:
+def choose(
+    env: EnvSpec, preset: str | None = None, values: Mapping[str, Any] | None = None, *, hardware: bool = False
+) -> Choice:
     """Lay defaults, the environment's facts, its or the named preset, and the given values over each other.
 
     Args:
         env: the environment. With arguments or wrappers it is not the task that its preset is for; facts still hold.
         preset: a preset's name; None takes the environment's.
         values: option name to value, laid over everything.
+        hardware: it is one physical device.
 
     Raises:
         ConfigRefused: no preset of that name, or an impossible option.
@@ -52,6 +56,8 @@ def choose(env: EnvSpec, preset: str | None = None, values: Mapping[str, Any] | 
         raise ConfigRefused("there is no such preset", got=name, expected=", ".join(names()))
     own = f"chosen for {env.name}" if "preset" in known else "the default"
     config = Config().with_values(known.get("facts", {})).with_values(_read(f"{name}.toml"))
+    if hardware:
+        config = config.with_values({"hardware": True, "eval_env": "same", "on_resume": "reset"})
     return Choice(name, config.with_values(values or {}), "as asked" if preset else own)
 
 

@@ -36,7 +36,7 @@ def learning(groups: Sequence[Group], counted: Sequence[dict[str, Any]]) -> dict
         groups: those of the environment.
         counted: their numbers, in the same order.
     """
-    last = max(max(run.evaluations) for group in groups for run in group.runs)
+    last = max(max(run.curve) for group in groups for run in group.runs)
     references = [_reference(reference, last) for reference in counted[0]["references"]]
     overlapping = [reference for reference in references if reference["shown"]]
     for reference in overlapping[_REFERENCES_SHOWN:]:
@@ -49,7 +49,7 @@ def learning(groups: Sequence[Group], counted: Sequence[dict[str, Any]]) -> dict
                 "seeds": len(group.runs),
                 **_curve(group, numbers),
                 "runs": [
-                    {"seed": run.seed, "points": _joined(_parts(sorted(run.evaluations.items()), run.gaps))}
+                    {"seed": run.seed, "points": _joined(_parts(sorted(run.curve.items()), run.gaps))}
                     for run in group.runs
                 ],
             }

@@ -13,11 +13,13 @@ import numpy as np
 
 from t3d.config import IDLE
 from t3d.errors import RunRefused
-from t3d.reports.read_runs import Run
+from t3d.reports.read_runs import SPANS, Run
 from t3d.reports.statistics import Floats
 
 # Runs of a group may differ in these.
 _FREE = IDLE | {"seed"}
+# What a curve may be of.
+EVALUATIONS, EPISODES = "evaluations", "training episodes"
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ class Group:
     env: str
     label: str  # preset, and what sets the group apart from others of its environment
     differing: dict[str, Any]  # the options that set it apart from those with the same preset
-    runs: tuple[Run, ...]  # in the order of their seeds; those with at least one evaluation
-    env_steps: tuple[int, ...]  # where every run has an evaluation
-    returns: Floats  # (n, P), the mean return of each of those evaluations
+    runs: tuple[Run, ...]  # in the order of their seeds; those with at least one point of a curve
+    env_steps: tuple[int, ...]  # where every run has a point of its curve
+    measured: str  # what the returns are of: evaluations, or training episodes
+    returns: Floats  # (n, P), the mean returns there
     notes: tuple[str, ...]
 
 
@@ -91,13 +94,13 @@ def _group(members: list[Run], folder: str, every: list[list[Run]]) -> Group:
         if name not in _FREE and any(other.options.get(name) != value for other in alike)
     }
     label = ", ".join([first.preset, *(f"{name} {_shown(value)}" for name, value in differing.items())])
-    runs = sorted((run for run in members if run.evaluations), key=lambda run: run.seed)
-    notes = [f"Seed {run.seed} has no evaluation yet and is in no number." for run in members if not run.evaluations]
-    common = set.intersection(*(set(run.evaluations) for run in runs)) if runs else set()
+    runs = sorted((run for run in members if run.curve), key=lambda run: run.seed)
+    notes = [f"Seed {run.seed} has no evaluation yet and is in no number." for run in members if not run.curve]
+    common = set.intersection(*(set(run.curve) for run in runs)) if runs else set()
     env_steps = tuple(sorted(common))
     early = [run for run in runs if not run.finished]
     if early and len(early) < len(runs):
-        which = ", ".join(f"seed {run.seed} at {max(run.evaluations):,}" for run in early)
+        which = ", ".join(f"seed {run.seed} at {max(run.curve):,}" for run in early)
         notes.append(f"Not every run came to its end ({which}): the numbers are those up to where all have come.")
     elif early:
         notes.append(f"No run has come to its end of {early[0].options['steps']:,} steps yet.")
@@ -107,9 +110,22 @@ def _group(members: list[Run], folder: str, every: list[list[Run]]) -> Group:
             got=", ".join(str(run.path) for run in runs),
             do="report on them one by one",
         )
-    returns = np.array([[run.evaluations[step] for step in env_steps] for run in runs])
+    returns = np.array([[run.curve[step] for step in env_steps] for run in runs])
+    if not first.is_evaluated:
+        notes.append(
+            "There were no evaluations, as asked: returns are those of training episodes, played with exploration "
+            f"noise by a policy that was learning, a mean for each of {SPANS} parts of the run. "
+            "They are compared with no evaluation."
+        )
     return Group(
-        first.env, f"{label} ({folder})" if folder else label, differing, tuple(runs), env_steps, returns, tuple(notes)
+        env=first.env,
+        label=f"{label} ({folder})" if folder else label,
+        differing=differing,
+        runs=tuple(runs),
+        env_steps=env_steps,
+        measured=EVALUATIONS if first.is_evaluated else EPISODES,
+        returns=returns,
+        notes=tuple(notes),
     )
 
 

@@ -126,6 +126,7 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
     events = [{"seed": seed, **row} for seed, row in rows if not row.get("lost")]  # of a gap the run's notes tell
     return {
         "env": env,
+        "measured": list(dict.fromkeys(group.measured for group in groups)),
         "groups": counted,
         "verdicts": [wording.learned(entry) for entry in counted],
         "comparisons": [entry for entry in report.numbers["comparisons"] if entry.get("env") == env],

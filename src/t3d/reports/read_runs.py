@@ -20,6 +20,7 @@ _READ = (
     *("policy", "policy/best.safetensors", "policy/last.safetensors"),
 )
 _MAX_CHECKPOINTS = 1_000
+SPANS = 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,25 @@ class Run:
         return {row["env_steps"]: float(row["return_mean"]) for row in self.rows["evaluation"]}
 
     @property
+    def is_evaluated(self) -> bool:
+        """Whether it was to be evaluated at all; else its training episodes tell how it went."""
+        return bool(self.options["eval_every"] != "never")
+
+    @property
+    def curve(self) -> dict[int, float]:
+        """The run's returns by env steps: of its evaluations; or of the training episodes that ended until then.
+
+        Those are put together in SPANS parts of the run, by the mean of each in which an episode ended.
+        """
+        if self.is_evaluated:
+            return self.evaluations
+        span = max(1, int(self.options["steps"]) // SPANS)
+        spans: dict[int, list[float]] = {}
+        for row in self.rows["episode"]:
+            spans.setdefault(-(-row["env_steps"] // span) * span, []).append(float(row["return"]))
+        return {end: sum(returns) / len(returns) for end, returns in spans.items()}
+
+    @property
     def env_steps(self) -> int:
         """How far it came."""
         return max((row["env_steps"] for rows in self.rows.values() for row in rows), default=0)
@@ -63,8 +83,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether its last evaluation stands at the end that was asked for."""
-        return max(self.evaluations, default=0) >= int(self.options["steps"])
+        """Whether it came to the end that was asked for, and was evaluated there."""
+        end = max(self.evaluations, default=0) if self.is_evaluated else self.env_steps
+        return end >= int(self.options["steps"])
 
     @property
     def random_returns(self) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from t3d.reports import published, statistics
-from t3d.reports.grouping import Group
+from t3d.reports.grouping import EVALUATIONS, Group
 from t3d.reports.read_runs import Run
 
 # Each score of a seed, and how it is called wherever it is shown.
@@ -41,6 +41,7 @@ def _group(group: Group) -> dict[str, Any]:
     return {
         "env": group.env,
         "label": group.label,
+        "measured": group.measured,
         "differing": group.differing,
         "runs": [
             {
@@ -76,8 +77,9 @@ def _scores(group: Group) -> dict[str, statistics.Floats]:
 
 
 def best_env_steps(run: Run) -> int:
-    """Return when a run's best evaluation was; the first of equals, which is the policy kept."""
-    return max(run.evaluations, key=lambda step: (run.evaluations[step], -step))
+    """Return when a run's curve was at its best; the first of equals, which is the policy kept."""
+    curve = run.curve
+    return max(curve, key=lambda step: (curve[step], -step))
 
 
 def _score(values: statistics.Floats) -> dict[str, Any]:
@@ -118,8 +120,9 @@ def _reference(reference: published.Reference, group: Group) -> dict[str, Any]:
 
 
 def _published(group: Group) -> list[published.Reference]:
-    # With arguments or wrappers it is not the environment that was published.
-    return published.find(group.env) if group.runs[0].spec.is_plain else []
+    # With arguments or wrappers it is not the environment that was published, and what was published are evaluations.
+    alike = group.runs[0].spec.is_plain and group.measured == EVALUATIONS
+    return published.find(group.env) if alike else []
 
 
 def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -130,7 +133,7 @@ def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:
         first, *others = [group for group in groups if group.env == env]
         for other in others:
             step = max(set(first.env_steps) & set(other.env_steps), default=None)
-            if step is None:
+            if step is None or first.measured != other.measured:
                 continue
             ends = [group.returns[:, group.env_steps.index(step)] for group in (first, other)]
             seen = statistics.compare(*ends)

@@ -63,13 +63,14 @@ def learned(group: dict[str, Any]) -> tuple[str, str]:
     if baseline is None:
         first = group["curve"]["mean"]["value"][0]
         return "No return from before training is known.", (
-            f"The mean return was {number(first)} at the first evaluation, after {steps[0]:,} steps, "
+            f"The mean return of {group['measured']} was first {number(first)}, after {steps[0]:,} steps, "
             f"and is {number(final['value'])} after {steps[-1]:,}."
         )
     gain, what = baseline["gain"], baseline["what"]
+    of = "" if group["measured"] == "evaluations" else f"of {group['measured']} "
     gets = "get" if what.endswith("s") else "gets"
     way = (
-        f"Mean return {number(final['value'])} after {steps[-1]:,} steps, "
+        f"Mean return {of}{number(final['value'])} after {steps[-1]:,} steps, "
         f"where {what} {gets} {number(baseline['mean']['value'])}."
     )
     if seeds == 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from t3d.errors import printable
 from t3d.formats import Evaluation, ProgressState
 
@@ -27,13 +29,13 @@ class RunProgress:
         """Note a log line."""
         self._logged = env_steps // interval
 
-    def evaluation_due(self, env_steps: int, interval: int) -> bool:
+    def evaluation_due(self, env_steps: int, interval: int | Literal["never"]) -> bool:
         """Return whether env steps have passed a multiple of the interval."""
-        return env_steps // interval > self._evaluated
+        return interval != "never" and env_steps // interval > self._evaluated
 
-    def evaluated(self, seen: Evaluation, env_steps: int, interval: int) -> bool:
+    def evaluated(self, seen: Evaluation, env_steps: int, interval: int | Literal["never"]) -> bool:
         """Note an evaluation; return whether it is the best so far."""
-        self._evaluated = env_steps // interval
+        self._evaluated = 0 if interval == "never" else env_steps // interval
         self.last, self.evaluated_at = seen, env_steps
         better = self.best is None or seen.return_mean > self.best.return_mean
         if better:

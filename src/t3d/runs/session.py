@@ -8,7 +8,7 @@ from pathlib import Path
 
 from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Episode
-from t3d.errors import Diverged, EnvFailed, RunRefused, SaveFailed
+from t3d.errors import Diverged, EnvFailed, EnvRefused, RunRefused, SaveFailed
 from t3d.formats import Row, RunRecord
 from t3d.presets import Choice
 from t3d.runs.progress import RunProgress
@@ -16,7 +16,7 @@ from t3d.runs.signals import Signals
 from t3d.runs.store import Store
 from t3d.td3 import TD3
 from t3d.training import evaluation
-from t3d.training.evaluation import Trajectory, evaluate
+from t3d.training.evaluation import Evaluation, Trajectory
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import refuse_other_than_td3
 
@@ -55,6 +55,7 @@ class Session:
             refuse_other_than_td3(algorithm)
             store = Store.find(env, choice, out, algorithm, recorded) if resume else None
             self.trainer = Trainer(env, self.config, algorithm)
+            self._refuse_hardware_unasked()
             self.progress = RunProgress()
             if store is None:
                 self._store = Store.create(env, choice, out, self.trainer, exist_ok=resume)
@@ -71,6 +72,15 @@ class Session:
         self.had_ended = self.finished  # nothing is left to do
         self._unstable, self._noted = 0, 0  # episodes and notes that the log knows of
         self._cut = False  # an evaluation episode was, which has been said
+
+    def _refuse_hardware_unasked(self) -> None:
+        if self.trainer.envs.is_hardware and not self.config.hardware:
+            self.trainer.envs.close()
+            raise EnvRefused(
+                "this environment says that it is hardware, which nobody could know before it was made",
+                got=f"is_hardware of {self.env.title}",
+                do="add --hardware, or set is_hardware on the function that makes it",
+            )
 
     @property
     def path(self) -> Path:
@@ -135,9 +145,11 @@ class Session:
             env_steps = trainer.env_steps
             if self.progress.log_due(env_steps, config.log_every):
                 yield from self._log_update()
-            if self.progress.evaluation_due(env_steps, config.eval_every):
+            if self._may_evaluate and self.progress.evaluation_due(env_steps, config.eval_every):
                 yield from self._evaluate(signals)
             if signals.take_save() or store.due(env_steps):
+                if config.eval_every == "never":
+                    self._save("last")
                 store.commit(trainer, self.progress)
             signals.stop_here()
             if env_steps >= config.steps:
@@ -147,7 +159,9 @@ class Session:
 
     def _end(self, signals: Signals) -> Iterator[Row]:
         yield from self._log_update()
-        if self.progress.evaluated_at != self.trainer.env_steps:
+        if self.config.eval_every == "never":
+            self._save("last")
+        elif self.progress.evaluated_at != self.trainer.env_steps:
             yield from self._evaluate(signals)
         if not self._store.commit(self.trainer, self.progress):
             raise SaveFailed(
@@ -178,26 +192,49 @@ class Session:
             self._noted += 1
             yield self._store.metrics.write("event", env_steps, what=what)
 
+    @property
+    def _may_evaluate(self) -> bool:
+        """Whether an evaluation can be played now: the environment that trains may be in the midst of an episode."""
+        return self.config.eval_env == "new" or self.trainer.collector.between_episodes
+
+    def _play(self, limit: int, signals: Signals, trajectories: list[Trajectory]) -> Evaluation:
+        config, act = self.config, self.trainer.learner.act
+        if config.eval_env == "same":
+            envs = evaluation.envs_over(self.trainer.envs, config.seed, limit)
+            return evaluation.play(act, envs, config.eval_episodes, signals.stop_here, trajectories)
+        try:
+            return evaluation.evaluate(
+                act,
+                self.env,
+                episodes=config.eval_episodes,
+                seed=config.seed,
+                fresh=config.fresh_envs,
+                between=signals.stop_here,
+                in_worker=config.env_workers > 0,
+                env_timeout=config.env_timeout,
+                max_episode_steps=limit,
+                trajectories=trajectories,
+            )
+        except EnvRefused as error:  # it could be made once, to train in
+            do = "if it can be open only once, --eval-env same or --hardware; see what else holds it"
+            raise EnvFailed(
+                f"no environment could be made to evaluate in: {error.what}", **error.rows | {"do": do}
+            ) from error
+
     def _evaluate(self, signals: Signals) -> list[Row]:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
         limit = config.max_episode_steps or max(evaluation.LEAST_PATIENCE, 10 * self._store.metrics.longest_episode)
-        seen = evaluate(
-            self.trainer.learner.act,
-            self.env,
-            episodes=config.eval_episodes,
-            seed=config.seed,
-            fresh=config.fresh_envs,
-            between=signals.stop_here,
-            in_worker=config.env_workers > 0,
-            env_timeout=config.env_timeout,
-            max_episode_steps=limit,
-            trajectories=trajectories,
-        )
+        note = {}
+        if not self._may_evaluate:
+            self.trainer.collector.end_episodes()
+            note = {"note": "the training episode that went on was ended for it"}
+            progress.not_exact.append(f"an episode was ended at step {env_steps:,} for the evaluation at the run's end")
+        seen = self._play(limit, signals, trajectories)
         if progress.evaluated(seen, env_steps, config.eval_every):
             self._save("best")
         self._save("last")
-        means = {"return_mean": seen.return_mean, "return_std": seen.return_std}
+        means = {"return_mean": seen.return_mean, "return_std": seen.return_std, **note}
         rows = [self._store.metrics.write("evaluation", env_steps, returns=seen.returns, lengths=seen.lengths, **means)]
         if self.trainer.agent.updates:  # before the first one the critics have promised nothing
             promised = self.trainer.learner.health_of(trajectories)

@@ -184,7 +184,7 @@ class Store:
 
     def ended(self, trainer: Trainer, progress: RunProgress) -> bool:
         """Return whether all steps are done, judged and logged."""
-        judged = progress.evaluated_at == trainer.env_steps
+        judged = progress.evaluated_at == trainer.env_steps or self._config.eval_every == "never"
         return trainer.env_steps >= self._config.steps and judged and not trainer.learner.has_unlogged_updates
 
     def due(self, env_steps: int) -> bool:

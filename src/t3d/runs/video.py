@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from t3d.address import address_of, object_at
 from t3d.env_spec import EnvSpec
-from t3d.environments.make import Env, close, make
-from t3d.environments.silence import quiet_pybullet
+from t3d.environments.in_process import Broken, Instances
+from t3d.environments.make import Env
 from t3d.errors import ConfigRefused, Refused, T3DError, VideoFailed, message_of
 from t3d.policy import policy
 from t3d.storage import disk
 from t3d.td3 import TD3
+from t3d.training.evaluation import within_bounds
 from t3d.training.randomness import evaluation_seed
 
 _TIMEOUT_S = 600
@@ -137,19 +138,24 @@ def _play(
     spec: EnvSpec, policy_file: str, seed: int, frames: int, algorithm: type[TD3] | None
 ) -> tuple[list[NDArray[np.uint8]], Fraction]:
     acting = policy.load(policy_file, algorithm)
-    env = make(spec, render=True)
+    instances = Instances(spec, 1, render=True)
+    env, rows, seed = instances.envs[0], instances.rows, evaluation_seed(seed, 0)
+    act = within_bounds(acting.act, acting.info.spaces, instances.spaces)
     pace = float(env.metadata.get("render_fps") or 30)
     # A film shows at most 60 frames a second, and at least one.
     every, times = max(1, math.ceil(pace / _MOST_FPS)), max(1, math.ceil(1 / pace))
-    with quiet_pybullet():
-        obs, _ = env.reset(seed=evaluation_seed(seed, 0))
-    drawn, steps, over = [_rendered(env)], 0, False
-    while len(drawn) * times < frames and not over:
-        obs, _, terminated, truncated, _ = env.step(acting(obs))
-        steps, over = steps + 1, bool(terminated or truncated)
-        if steps % every == 0 or over:
-            drawn.append(_rendered(env))
-    close(env, spec.title)
+    try:
+        instances.begin_reset(0, seed, anew=False)
+        drawn, steps, over = [_rendered(env)], 0, False
+        while len(drawn) * times < frames and not over:
+            action = instances.spaces.to_env_units(act(rows.obs.reshape(1, -1)))
+            instances.begin_step(0, action.reshape(instances.spaces.action_shape))
+            steps, over = steps + 1, bool(rows.terminated[0] or rows.truncated[0])
+            if steps % every == 0 or over:
+                drawn.append(_rendered(env))
+    except Broken as broken:
+        raise VideoFailed(broken.failed.what, **broken.failed.rows) from broken.__cause__
+    instances.close()
     repeated = [frame for frame in as_pictures(drawn) for _ in range(times)]
     return repeated[:frames], Fraction(pace * times / every).limit_denominator(1_000)
 

@@ -83,6 +83,16 @@ class Collector:
         np.maximum(noise, -1, out=noise)
         return np.minimum(noise, 1, out=noise)
 
+    @property
+    def between_episodes(self) -> bool:
+        """Whether every episode is over, and none has begun."""
+        return bool(self._ended.all())
+
+    def end_episodes(self) -> None:
+        """Leave the episodes as they are, and begin others with the next step."""
+        self._ended = np.ones_like(self._ended)
+        self._action = None
+
     def state(self) -> dict[str, torch.Tensor]:
         """Return where it stands, beside what the environments say of themselves; not copies."""
         tensors = {"obs": torch.from_numpy(self.envs.obs), "ended": torch.from_numpy(self._ended)}
@@ -108,6 +118,8 @@ class Collector:
         self._ended = tensors["ended"].numpy().copy()
         self._action = tensors["action"].numpy().copy() if "action" in tensors else None
         self.replay.restore(written, rows, obs)
+        if self._config.on_resume == "reset":
+            self.end_episodes()
         played = [
             None if self._ended[i] else rows[i][max(0, len(rows[i]) - length) :]
             for i, length in enumerate(state.length)
@@ -115,4 +127,5 @@ class Collector:
         differs = self.envs.restore(state, obs, played)
         for i, was in enumerate(differs):
             self._ended[i] |= was is not None
-        return [was for was in differs if was is not None]
+        reset = ["a new episode begins, as asked (--on-resume reset)"] * (self._config.on_resume == "reset")
+        return [*reset, *(was for was in differs if was is not None)]

@@ -13,6 +13,7 @@ from t3d.diagnosis.health import Trajectory
 from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.envs import Envs
 from t3d.formats import Evaluation
+from t3d.spaces import Spaces
 from t3d.training.randomness import evaluation_seed
 
 __all__ = ["Evaluation", "Trajectory", "evaluate"]
@@ -53,16 +54,63 @@ def evaluate(
     Raises:
         EnvFailed: the environment raised, or gave what it may not; or its worker died or took too long.
     """
-    envs = Envs(
-        spec_of(env),
+    envs = envs_for(spec_of(env), seed, fresh, max_episode_steps, in_worker, env_timeout)
+    return play(act, envs, episodes, between, trajectories)
+
+
+def envs_for(
+    env: EnvSpec,
+    seed: int,
+    fresh: bool,
+    max_episode_steps: int | None,
+    in_worker: bool = False,
+    env_timeout: float = 60.0,
+) -> Envs:
+    """Return an environment made anew for an evaluation to play in. Arguments as for `evaluate`."""
+    return Envs(
+        env,
         1,
-        lambda _, episode: evaluation_seed(seed, episode),
+        partial(_seed_of, seed),
         fresh,
         "evaluation",
         workers=int(in_worker),
         timeout_s=env_timeout,
         max_episode_steps=max_episode_steps,
     )
+
+
+def envs_over(training: Envs, seed: int, max_episode_steps: int | None) -> Envs:
+    """Return the environment that trains for an evaluation to play in; its training episode is over with this."""
+    return Envs(
+        training.spec,
+        1,
+        partial(_seed_of, seed),
+        training.fresh,
+        "evaluation",
+        max_episode_steps=max_episode_steps,
+        over=training,
+    )
+
+
+def _seed_of(seed: int, _: int, episode: int) -> int:
+    return evaluation_seed(seed, episode)
+
+
+def within_bounds(act: Act, trained: Spaces, now: Spaces) -> Act:
+    """Return what plays in an environment of other action bounds the same actions in the environment's units.
+
+    Args:
+        act: to actions in [-1, 1], as they were scaled in training.
+        trained: the spaces of training.
+        now: those of the environment that is played in, which cuts what lies beyond its bounds.
+    """
+    return lambda obs: now.from_env_units(trained.to_env_units(act(obs)))
+
+
+def play(
+    act: Act, envs: Envs, episodes: int, between: Callable[[], None], trajectories: list[Trajectory] | None = None
+) -> Evaluation:
+    """Play episodes in an environment whose first has begun, and close it. Arguments as for `evaluate`."""
     step = partial(_step_to_end, act, envs, between, trajectories)
     try:
         ended = [step(last=k == episodes - 1) for k in range(episodes)]

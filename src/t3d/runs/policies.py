@@ -1,0 +1,258 @@
+"""A run's policies, played: evaluated, and filmed; in its own environment or in another of equal shapes."""
+
+from __future__ import annotations
+
+import filecmp
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from t3d.env_spec import EnvSpec
+from t3d.environments.make import spaces_in
+from t3d.errors import ConfigRefused, RunRefused, VideoFailed
+from t3d.formats import PolicyInfo, RunRecord
+from t3d.policy.policy import ARCHITECTURES, Policy, load
+from t3d.runs import run_folder
+from t3d.runs.signals import Signals
+from t3d.runs.video import film
+from t3d.spaces import Spaces
+from t3d.storage import disk
+from t3d.td3 import TD3
+from t3d.training import evaluation
+from t3d.training.evaluation import Act, Evaluation
+
+Which = Literal["best", "last"]
+
+
+def film_policies(
+    run: Path, *, frames: int, env: EnvSpec, anew: bool, algorithm: type[TD3] | None = None
+) -> tuple[Path | None, VideoFailed | None]:
+    """Film the best policy of a run that has ended, and the last one where it is another.
+
+    Args:
+        run: the run folder.
+        frames: of each, at most so many.
+        env: the environment.
+        anew: whether videos that are there show policies of before.
+        algorithm: as for `policy.load`.
+
+    Returns:
+        The best policy's video, or None, and why one of the two could not be drawn, or None.
+
+    Raises:
+        Stopped: a signal asked for it.
+    """
+    filmed = None
+    try:
+        best, last = (run_folder.policy_path(run, which) for which in ("best", "last"))
+        wanted: tuple[Which, ...] = ("best", "last") if best.is_file() else ("last",)
+        if len(wanted) == 2 and filecmp.cmp(best, last, shallow=False):
+            wanted = ("best",)
+            if anew and _video_path(run, "last").is_file():
+                disk.remove(_video_path(run, "last"))
+        for which in wanted:
+            video = _video_path(run, which)
+            if anew or not video.is_file():
+                film_run(run, which, frames=frames, env=env, algorithm=algorithm)
+            filmed = filmed or video
+    except VideoFailed as error:
+        return filmed, error
+    except (RunRefused, OSError) as error:
+        return filmed, VideoFailed("the policies cannot be filmed", got=" ".join(str(error).split()))
+    return filmed, None
+
+
+class Played(NamedTuple):
+    """What a run's policy did."""
+
+    seen: Evaluation
+    which: Which
+    env_steps: int  # that the policy had trained for
+    notes: list[str]  # what a reader must know of how it was played, a sentence each
+
+
+def film_run(
+    run: Path, which: Which, *, frames: int, env: EnvSpec | None = None, algorithm: type[TD3] | None = None
+) -> tuple[Path, list[str]]:
+    """Film the first evaluation episode of a run's policy.
+
+    Args:
+        run: the run folder.
+        which: the `best` or the `last` policy.
+        frames: at most so many.
+        env: the environment, which may be another of equal shapes; None takes the recorded one.
+        algorithm: as for `policy.load`.
+
+    Returns:
+        The video's path, and what a viewer must know.
+
+    Raises:
+        VideoFailed: nothing on this machine can draw it.
+        Stopped: a signal asked for it.
+        RunRefused: it is not a run folder, has no such policy, or the environment's shapes are others.
+    """
+    refuse_below_one("video_frames", frames)
+    info = recorded_in(run)
+    # Looked at here, so that what is wrong with it is not taken for a machine that cannot draw.
+    which, policy, notes = _policy_of(run, which, info, algorithm)
+    spec = environment_of(info, env, may_differ=True)
+    notes += _differences(policy.info, info, spec, spaces_in(spec))
+    own = spec.identity == info.spec.identity
+    video = _video_path(run, which if own else f"{which}-{spec.folder}")
+    with Signals() as signals:
+        film(
+            spec,
+            run_folder.policy_path(run, which),
+            video,
+            seed=info.config.seed,
+            frames=frames,
+            between=signals.stop_here,
+            algorithm=None if policy.info.architecture in ARCHITECTURES else algorithm,
+        )
+    return video, notes
+
+
+def _video_path(run: Path, name: str) -> Path:
+    return run / "video" / f"{name}.mp4"
+
+
+def evaluate_run(
+    run: Path,
+    which: Which,
+    *,
+    episodes: int | None = None,
+    env: EnvSpec | None = None,
+    algorithm: type[TD3] | None = None,
+) -> Played:
+    """Play a run's policy as its own evaluations did.
+
+    Args:
+        run: the run folder.
+        which: the `best` or the `last` policy; of a run without evaluations there is the last one alone.
+        episodes: how many; None takes the run's own number.
+        env: the environment, which may be another of equal shapes: its narrower action bounds cut the actions. None
+            takes the recorded one, if an installed suite registers it.
+        algorithm: as for `policy.load`.
+
+    Raises:
+        RunRefused: it is not a run folder, has no such policy, or the environment's shapes are others.
+    """
+    info = recorded_in(run)
+    episodes = info.config.eval_episodes if episodes is None else episodes
+    refuse_below_one("episodes", episodes)
+    which, policy, notes = _policy_of(run, which, info, algorithm)
+    spec = environment_of(info, env, may_differ=True)
+    limit = info.config.max_episode_steps or evaluation.LEAST_PATIENCE
+    envs = evaluation.envs_for(spec, info.config.seed, info.config.fresh_envs, limit)
+    try:
+        notes += _differences(policy.info, info, spec, envs.spaces)
+    except RunRefused:
+        envs.close()
+        raise
+    act: Act = policy.act
+    if envs.spaces != policy.info.spaces:
+        act = evaluation.within_bounds(act, policy.info.spaces, envs.spaces)
+    with Signals() as signals:
+        seen = evaluation.play(act, envs, episodes, signals.stop_here)
+    return Played(seen, which, policy.info.env_steps, notes)
+
+
+def recorded_in(run: Path) -> RunRecord:
+    """Return what a run's config.json says.
+
+    Raises:
+        RunRefused: it is not a run folder as t3d writes it.
+    """
+    run_folder.refuse_odd_files(run)
+    return run_folder.read_config(run)
+
+
+def _policy_of(
+    run: Path, which: Which, record: RunRecord, algorithm: type[TD3] | None
+) -> tuple[Which, Policy, list[str]]:
+    """Return which policy is taken, the policy, and a note where it is not the one that was asked for."""
+    notes = []
+    if which == "best" and record.config.eval_every == "never":
+        which, notes = "last", ["no evaluation has chosen a best policy, so this is the last one"]
+    policy = load(run_folder.policy_path(run, which), algorithm)
+    if policy.info.run != record.run:
+        raise RunRefused(
+            "this policy is another run's",
+            got=f"{run_folder.policy_path(run, which)}: run {policy.info.run}",
+            expected=f"run {record.run}",
+            do="copy the run again",
+        )
+    if policy.info.env_steps <= record.config.random_steps:
+        notes.append("it is untrained: no update had been made when it was chosen")
+    return which, policy, notes
+
+
+def environment_of(recorded: RunRecord, given: EnvSpec | None, *, may_differ: bool = False) -> EnvSpec:
+    """Return the environment to make. What a file says of code, or to code, is compared with the given, never followed.
+
+    Raises:
+        RunRefused: another one was given, and none may be; or none was given where one must be.
+    """
+    spec = recorded.spec
+    if given is not None and given.identity != spec.identity and not may_differ:
+        raise RunRefused(
+            "the run was trained in another environment",
+            got=given.title,
+            expected=spec.title,
+            do=f"{spec.command_words or f'--env {spec.name}'}",
+        )
+    if given is None and not spec.is_named:
+        raise RunRefused(
+            "this run's environment was made by a function that has no name for other processes",
+            got=spec.title,
+            do='t3d.train(the function, resume="auto", out=...) goes on with it, t3d.load plays its policies',
+        )
+    if given is None and not spec.is_registered:
+        raise RunRefused(
+            "this run's environment is your own code, or has arguments, and neither is taken from a file",
+            got=spec.title,
+            expected="the environment on the command line",
+            do=f"add {spec.command_words} if you trust it",
+        )
+    return given or spec
+
+
+def _differences(policy: PolicyInfo, record: RunRecord, env: EnvSpec, spaces: Spaces) -> list[str]:
+    """Return what is to be said of playing in this environment.
+
+    Raises:
+        RunRefused: its shapes are not those that the policy was trained for.
+    """
+    trained, own = policy.spaces, env.identity == record.spec.identity
+    if (spaces.obs, spaces.action_shape) != (trained.obs, trained.action_shape) or (own and spaces != trained):
+        raise RunRefused(
+            "this environment's spaces are not those that the policy was trained for",
+            got=f"{env.title}: {_in_words(spaces)}",
+            expected=_in_words(trained),
+            do="use the version of the environment that the policy was trained in" if own else "see what differs",
+        )
+    notes = []
+    if not own:
+        notes.append(f"played in {env.title}, another environment than that of the training, {record.spec.title}")
+    if spaces.cuts(trained):
+        bounds = f"{list(spaces.action_low)} to {list(spaces.action_high)}"
+        notes.append(f"its action bounds are narrower than those of the training: actions are cut to {bounds}")
+    return notes
+
+
+def refuse_below_one(name: str, count: int) -> None:
+    """Refuse a count of nothing.
+
+    Raises:
+        ConfigRefused: count is below 1.
+    """
+    if count < 1:
+        raise ConfigRefused(
+            f"{name} is impossible",
+            got=f"{name} = {count}",
+            expected="1 or above",
+            do=f"change --{name.replace('_', '-')}",
+        )
+
+
+def _in_words(spaces: Spaces) -> str:
+    return f"observation {spaces.obs_in_words}, action from {spaces.action_low} to {spaces.action_high}"
