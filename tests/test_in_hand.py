@@ -1,6 +1,7 @@
 """What a user has in hand instead of a registered id: a class, a function, arguments, wrappers, a lambda."""
 
 import functools
+import io
 import json
 import os
 import subprocess
@@ -11,10 +12,13 @@ import gymnasium
 import numpy as np
 import pytest
 from own_envs import Walk
+from rich.console import Console
+from rich.progress import Progress
 
 import t3d
 from t3d import api, presets
 from t3d.cli.main import run as command
+from t3d.cli.progress import columns
 from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.make import make, spaces_in
 from t3d.errors import ConfigRefused, EnvRefused, RunRefused
@@ -261,3 +265,82 @@ def test_a_script_without_a_guard_does_not_train_again_where_it_is_imported():
     with pytest.raises(ConfigRefused, match='under if __name__ == "__main__"'):
         make(EnvSpec("mine.py:Robot"))
     assert not Path("run").exists()
+
+
+# --- cures, as they are printed --------------------------------------------------------------------------------
+
+
+class Unbounded(Walk):
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+
+class DictActions(Walk):
+    action_space = gymnasium.spaces.Dict(
+        arm=gymnasium.spaces.Box(-1, 1, (2,), np.float32), leg=gymnasium.spaces.Box(0, 1, (1,), np.float32)
+    )
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.at[:3] += np.concatenate([action["arm"], action["leg"]])
+        self.steps += 1
+        return self.see(), self.reward(), False, self.steps >= 20, {}
+
+
+class WithAFlag(Walk):
+    observation_space = gymnasium.spaces.Dict(at=Walk.observation_space, lit=gymnasium.spaces.Discrete(3))
+
+    def see(self):
+        return {"at": self.at.copy(), "lit": self.steps % 3}
+
+
+class Listed(Walk):
+    observation_space = gymnasium.spaces.Sequence(gymnasium.spaces.Box(-1, 1, (2,)))
+
+
+@pytest.mark.parametrize("name", ["Unbounded", "DictActions"])
+def test_a_cure_of_actions_works_as_it_is_printed(name, capsys):
+    env = f"{__name__}:{name}"
+    assert command(["check", env]) == 2
+    said = capsys.readouterr().err
+    flag, _, function = said[said.index("--wrapper FILE.py:") :].strip().partition(" with ")
+    function = function.replace(": space", ":\n    space").replace("; return", "\n    return")
+    Path(f"cure_of_{name}.py").write_text(f"import gymnasium\n{function}")
+    flags = flag.replace("FILE", f"cure_of_{name}").split()
+    assert command(["check", env, "--steps", "50", "--json", *flags]) == 0
+    assert "fails" not in capsys.readouterr().out
+
+
+def test_a_part_that_is_no_array_of_numbers_is_named_with_its_cure(capsys):
+    env = f"{__name__}:WithAFlag"
+    assert command(["check", env]) == 2
+    said = capsys.readouterr().err
+    assert "obs/lit is Discrete(3)" in said
+    assert "--wrapper gymnasium.wrappers:FlattenObservation" in said
+    assert command(["check", env, "--steps", "50", "--wrapper", "gymnasium.wrappers:FlattenObservation"]) == 0
+    assert command(["check", f"{__name__}:Listed"]) == 2
+    assert "a fixed number of numbers" in capsys.readouterr().err
+
+
+def test_a_space_of_the_old_gym_is_named_with_its_package(monkeypatch, capsys):
+    old = type("Box", (), {"__module__": "gym.spaces.box", "shape": (2,), "dtype": np.dtype(np.float32)})()
+    monkeypatch.setattr(Pushed, "action_space", old)
+    assert command(["check", f"{__name__}:Pushed"]) == 2
+    assert "a space of the package gym" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(Pushed, "observation_space", old)
+    assert command(["check", f"{__name__}:Pushed"]) == 2
+    said = capsys.readouterr().err
+    assert "a space of the package gym" in said
+    assert "import gymnasium in its place" in said
+
+
+def test_the_live_line_keeps_its_numbers_in_80_columns():
+    said = io.StringIO()
+    console = Console(width=80, file=said, force_terminal=True, color_system=None)
+    live = Progress(*columns(), console=console)
+    live.add_task("train", total=1_000_000, completed=998_000, seen="! over-estimation  eval 10,540  episode 10,912")
+    console.print(live.get_renderable())
+    (line,) = said.getvalue().splitlines()
+    assert len(line) == 80
+    assert "998,000/1,000,000 steps     -/s" in line
+    assert "! over-estimation  eval" in line

@@ -16,6 +16,7 @@ from t3d import presets
 from t3d.cli.main import run
 from t3d.config import Config
 from t3d.env_spec import EnvSpec
+from t3d.errors import ConfigRefused
 from t3d.runs import run_folder
 from t3d.runs.session import Session
 from t3d.training.trainer import Trainer
@@ -309,12 +310,28 @@ def test_a_run_shorter_than_its_warm_up_says_so(capsys):
 def test_numbers_as_people_write_them_and_flags_over_presets():
     env = f"{OWN}:Walk"
     flags = ["--steps", "1_0", "--buffer-size", "2e3", "--preset", "paper-2018", "--lr", "5e-4", "--out", "run"]
+    flags += ["--random_steps=9"]
     assert run(["train", env, "--no-video", "--eval-episodes", "1", *flags]) == 0
     info = run_folder.read_config(Path("run"))
     assert (info.config.steps, info.config.buffer_size) == (10, 2_000)
     assert (info.preset, info.config.td3.lr) == ("paper-2018", 5e-4)  # the flag
     assert (info.config.batch_size, info.config.td3.hidden) == (100, (400, 300))  # the preset
     assert info.config.td3.gamma == 0.99  # the default
+
+
+def test_a_run_that_ends_before_it_learns_is_refused_unless_its_random_steps_were_asked_for(capsys):
+    assert run(["train", "Pendulum-v1", "--steps", "1_000", "--no-video"]) == 2
+    assert "give --random-steps, say 200" in capsys.readouterr().err
+    with pytest.raises(ConfigRefused, match="before it learns"):
+        t3d.train("Pendulum-v1", steps=1_000)
+    assert run(["train", "Pendulum-v1", "--steps", "9", "--seeds", "2"]) == 2
+    assert "before it learns" in capsys.readouterr().err
+    assert run(["train", "Pendulum-v1", *FLAGS, "--steps", "300", "--random-steps", "300"]) == 0
+    said = capsys.readouterr()
+    assert "this run will not learn" in said.err
+    assert "untrained)" in said.out
+    assert run(["evaluate", "runs/Pendulum-v1/pendulum-s0"]) == 0
+    assert "note: it is untrained" in capsys.readouterr().err
 
 
 def test_an_environments_facts_hold_under_any_preset():

@@ -1,5 +1,6 @@
 """Several seeds at once: each is what it is alone, and what happens to one happens to it alone."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import small_runs
 import torch
 from run_folders import row, write_rows
 
@@ -17,6 +19,7 @@ import t3d
 from t3d import presets
 from t3d.cli.main import run
 from t3d.env_spec import EnvSpec
+from t3d.errors import RunRefused
 from t3d.runs import seeds
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
@@ -64,6 +67,26 @@ def pids_of(text):
     return [pid for pid in found if pid != os.getpid()]
 
 
+def planned(out, resume=False):
+    return seeds.jobs_of(EnvSpec("Pendulum-v1"), presets.choose(EnvSpec("Pendulum-v1")), 1, out, resume=resume)
+
+
+def test_a_folder_of_seeds_is_gone_on_with_when_asked_to_and_not_else(folder):
+    parent, (job,) = planned(None)
+    stopped = small_runs.train(Path(job.out), env="Pendulum-v1", until=300, n_envs=1, steps=400, seed=0)
+    assert stopped.trainer.env_steps < 400
+    assert planned(None)[0] == parent.with_name("pendulum-n1-2")
+    with pytest.raises(RunRefused, match="--resume auto"):
+        planned(parent)
+    assert planned(None, resume=True) == (parent, [job])
+    assert planned(parent, resume=True) == (parent, [job])
+    choice = stopped.choice.config
+    seeds.train_run(job._replace(config=dataclasses.asdict(choice)))
+    alone = small_runs.train(folder / "alone", env="Pendulum-v1", n_envs=1, steps=400, seed=0)
+    assert alone.finished
+    assert same(last_weights(folder / "alone"), last_weights(job.out))
+
+
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_seed_is_what_it_is_alone(folder, capsys, count):
     assert run(["train", "Pendulum-v1", *FLAGS, "--seeds", f"{count}", "--jobs", "1", "--seed", "4"]) == 0
@@ -90,11 +113,12 @@ def test_killing_one_seed_leaves_the_others_and_the_same_command_finishes(folder
     assert "seed 2: killed by SIGKILL" in said
     ended = [json.loads((folder / "all" / f"s{k}" / "metrics.jsonl").read_text().splitlines()[-1]) for k in (0, 1, 3)]
     assert [row["env_steps"] for row in ended] == [2000, 2000, 2000]
-    assert run(["train", f"{OWN}:Walk", *slow]) == 0
+    assert run(["train", f"{OWN}:Walk", *slow]) == 2  # the folder is taken
+    assert run(["resume", str(folder / "all" / "s2"), "--env", f"{OWN}:Walk", "--no-video"]) == 0
     undisturbed = t3d.train(f"{OWN}:Walk", video=False, seed=2, threads=1, engine="eager", **SMALL | {"steps": 2000})
     assert same(last_weights(undisturbed.path), last_weights(folder / "all" / "s2"))
     capsys.readouterr()
-    assert run(["train", f"{OWN}:Walk", *slow]) == 0  # nothing is left to do
+    assert run(["train", f"{OWN}:Walk", *slow, "--resume", "auto"]) == 0  # nothing is left to do
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[:5]] == ["seed"] * 4 + ["all"]
     assert "mean of 4 seeds" in out
@@ -167,7 +191,7 @@ def test_where_nothing_is_wrong_nothing_is_said(folder, capsys):
 
 
 def test_a_seed_whose_metrics_were_cut_is_judged_from_their_beginning(folder):
-    _, (job,) = seeds.jobs_of(EnvSpec("Pendulum-v1"), presets.choose(EnvSpec("Pendulum-v1"), None), 1, folder / "all")
+    _, (job,) = planned(folder / "all")
     metrics = folder / "all" / "s0" / "metrics.jsonl"
     metrics.parent.mkdir(parents=True)
     looks = [{"reward_mean": 0.5, "reward_std": 0.0, "terminated_share": 0.0, "value_bound": None}] * 4

@@ -25,8 +25,8 @@ av = pytest.importorskip("av", reason="the extra `video` is not installed")
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
 ILL = str(Path(__file__).with_name("ill_envs.py"))
-SMALL = {"steps": 5, "eval_episodes": 1, "hidden": (8, 8), "threads": 1}
-FLAGS = ["--steps", "5", "--eval-episodes", "1", "--hidden", "8", "8", "--threads", "1"]
+SMALL = {"steps": 5, "random_steps": 3, "eval_episodes": 1, "hidden": (8, 8), "threads": 1}
+FLAGS = ["--steps", "5", "--random-steps", "3", "--eval-episodes", "1", "--hidden", "8", "8", "--threads", "1"]
 
 
 @pytest.fixture(autouse=True)

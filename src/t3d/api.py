@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from t3d import presets
 from t3d.address import refuse_while_imported
+from t3d.config import refuse_before_it_learns
 from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.make import is_hardware, spaces_in
 from t3d.errors import ConfigRefused, VideoFailed
@@ -37,6 +38,7 @@ class Run(NamedTuple):
     path: Path  # its folder
     best: Evaluation | None  # the best evaluation of the run; None if there was none (eval_every = never)
     best_env_steps: int  # when that was
+    best_is_untrained: bool  # no update had been made by then
     last: Evaluation | None  # the evaluation at its end
     report: Path  # the page about it
     video: Path | None  # of the best policy; None if none was asked for or none could be drawn
@@ -82,6 +84,8 @@ def train(
     refuse_while_imported()
     spec = spec_of(env, env_kwargs, wrappers)
     choice = choose(spec, preset, options)
+    if "random_steps" not in options:
+        refuse_before_it_learns(choice.config)
     session = Session(spec, choice, Path(out) if out else None, resume=resume == "auto", algorithm=algorithm)
     with closing(session.run()) as rows:
         for _ in rows:
@@ -118,7 +122,7 @@ def resume(run: Path, *, env: EnvSpec | None = None, steps: int | None = None) -
 
 
 def plan_seeds(
-    env: EnvSpec, choice: presets.Choice, seeds: int, jobs: int, out: Path | None = None
+    env: EnvSpec, choice: presets.Choice, seeds: int, jobs: int, out: Path | None = None, *, resume: bool = False
 ) -> tuple[Path, list[Job]]:
     """Return the parent folder and the jobs that train several seeds of one configuration, the environment looked at.
 
@@ -128,6 +132,7 @@ def plan_seeds(
         seeds: how many.
         jobs: how many will be trained at a time: their replay memories must fit together.
         out: the parent folder; None takes runs/<env>/<preset>-n<seeds>.
+        resume: go on with the runs that are there; else the folder is a new one.
 
     Raises:
         Refused: what the first of them would be refused for.
@@ -137,7 +142,7 @@ def plan_seeds(
     refuse_too_large(
         "the replay memory", jobs * choice.config.buffer_size * slot_bytes, "lower --buffer-size or --jobs"
     )
-    return jobs_of(env, choice, seeds, out)
+    return jobs_of(env, choice, seeds, out, resume=resume)
 
 
 def film_middle_seed(env: EnvSpec, seeds: list[Seed], *, frames: int) -> tuple[Path | None, VideoFailed | None]:
@@ -152,8 +157,7 @@ def film_middle_seed(env: EnvSpec, seeds: list[Seed], *, frames: int) -> tuple[P
     from t3d.reports.videos import nearest_the_median
 
     evaluations = [seed.evaluation for seed in seeds if seed.evaluation is not None]
-    assert len(evaluations) == len(seeds)
-    middle = nearest_the_median([row["return_mean"] for row in evaluations])[0]
+    middle = nearest_the_median([row["return_mean"] for row in evaluations])[0] if evaluations else 0
     return film_policies(seeds[middle].path, frames=frames, env=env, anew=True)
 
 
@@ -191,4 +195,6 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
     # Of a run that had ended before it is kept: it may have been made to compare this run with others.
     if not (session.had_ended and report.is_file() and max(films, default=0.0) <= report.stat().st_mtime):
         report = write_report([session.path])
-    return Run(session.path, progress.best, progress.best_env_steps, progress.last, report, filmed, problem)
+    untrained = progress.best is not None and progress.best_env_steps <= session.config.random_steps
+    best, at, last = progress.best, progress.best_env_steps, progress.last
+    return Run(session.path, best, at, untrained, last, report, filmed, problem)

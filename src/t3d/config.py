@@ -181,6 +181,11 @@ class Config:
         share = min(1.0, max(0, env_steps - self.random_steps) / self.exploration_noise_steps)
         return (1 - share) * self.exploration_noise + share * self.exploration_noise_final
 
+    @property
+    def will_learn(self) -> bool:
+        """Whether a run of these options makes any update at all."""
+        return self.steps > self.random_steps and self.updates_per_step > 0
+
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """Return a copy in which the named options have other values.
 
@@ -260,6 +265,21 @@ class Config:
                 expected="env_workers <= n_envs",
                 do="lower --env-workers or raise --n-envs",
             )
+
+
+def refuse_before_it_learns(config: Config) -> None:
+    """Refuse a run that ends before its random actions do; not for whoever has said how many these are.
+
+    Raises:
+        ConfigRefused: it does.
+    """
+    if config.steps <= config.random_steps:
+        raise ConfigRefused(
+            "this run would end before it learns: all its actions would be random",
+            got=f"steps = {config.steps:,}, random_steps = {config.random_steps:,}",
+            expected="steps > random_steps",
+            do=f"raise --steps, or give --random-steps, say {max(1, config.steps // 5):,}",
+        )
 
 
 # Options that change no number of a run.

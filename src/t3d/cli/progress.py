@@ -8,6 +8,7 @@ from contextlib import closing
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from t3d.diagnosis.hints import Hint, hints
@@ -32,7 +33,17 @@ class _Steps(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         rate = f"{speed:,.0f}/s" if speed else "-/s"
-        return Text(f"{int(task.completed):>9,}/{int(task.total or 0):,} steps  {rate:>8}")
+        return Text(f"{int(task.completed):>9,}/{int(task.total or 0):,} steps {rate:>7}")
+
+
+def columns() -> list[ProgressColumn]:
+    """Return the parts of the live line: in 80 columns what was seen last may be cut, and never a number of steps."""
+    return [
+        BarColumn(4, table_column=Column(no_wrap=True, min_width=4)),
+        _Steps(table_column=Column(no_wrap=True, min_width=33)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("{task.fields[seen]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+    ]
 
 
 def watch(session: Session) -> None:
@@ -42,8 +53,7 @@ def watch(session: Session) -> None:
     one line is printed at every evaluation instead of the live one.
     """
     console = Console(stderr=True)
-    columns = (BarColumn(), _Steps(), TimeRemainingColumn(), TextColumn("{task.fields[seen]}"))
-    progress = _Live(*columns, console=console, disable=not console.is_terminal)
+    progress = _Live(*columns(), console=console, disable=not console.is_terminal)
     progress.session = session
     with progress, closing(session.run()) as rows:
         task = progress.add_task("train", total=session.config.steps, seen="random actions")
@@ -54,7 +64,7 @@ def watch(session: Session) -> None:
             if row["kind"] == "episode":
                 episode = f"episode {row['return']:,.0f}"
             elif row["kind"] == "evaluation":
-                evaluation = f"evaluation {row['return_mean']:,.0f}"
+                evaluation = f"eval {row['return_mean']:,.0f}"
                 if progress.disable:
                     print(_plain(row), file=sys.stderr, flush=True)
             elif row["kind"] == "health":
@@ -65,7 +75,7 @@ def watch(session: Session) -> None:
                     if hint.name not in shown:
                         console.print(_full(row, hint), markup=False, highlight=False, soft_wrap=True)
                 shown |= {hint.name for hint in wrong_now}
-            seen = "  ".join(text for text in (episode, evaluation, wrong) if text)
+            seen = "  ".join(text for text in (wrong, evaluation, episode) if text)
             progress.update(task, seen=seen)
 
 

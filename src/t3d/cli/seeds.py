@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from t3d import api
 from t3d.cli.parsing import counted
@@ -18,13 +19,22 @@ from t3d.reports import write_report
 from t3d.runs.seeds import Seed
 
 
-def main(env: EnvSpec, choice: Choice, seeds: int, jobs: int, out: Path | None, video_frames: int | None) -> None:
-    """Train the seeds, print a line for each, and film the one in their middle, or none without frames.
+def main(
+    env: EnvSpec,
+    choice: Choice,
+    seeds: int,
+    jobs: int,
+    out: Path | None,
+    video_frames: int | None,
+    resume: bool = False,
+) -> None:
+    """Train the seeds, or go on with them; print a line for each, and film the one in their middle, or none without
+    frames.
 
     Raises:
         Failed: not every seed has ended; the others are complete.
     """
-    parent, planned = api.plan_seeds(env, choice, seeds, jobs, out)
+    parent, planned = api.plan_seeds(env, choice, seeds, jobs, out, resume=resume)
     print(
         f"{env.title}, preset {choice.preset} ({choice.reason}): {counted(seeds, 'seed')}, {jobs} at a time, "
         f"{counted(planned[0].config['threads'], 'thread')} each\nfolder {parent}",
@@ -55,8 +65,14 @@ class _Lines:
 
     def __init__(self, steps: int) -> None:
         console = Console(stderr=True)
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._progress = Progress(*columns, TextColumn("{task.fields[seen]}"), console=console)
+        self._progress = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=6)),
+            BarColumn(10, table_column=Column(no_wrap=True, min_width=4)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=17)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.fields[seen]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=console,
+        )
         self._progress.disable = not console.is_terminal
         self._steps = steps
         self._tasks: dict[int, TaskID] = {}
@@ -92,7 +108,9 @@ def _closing(seeds: list[Seed]) -> str:
     for seed in seeds:
         if seed.problem:
             lines.append(f"seed {seed.seed:<6} stopped after {seed.env_steps:,} steps: {seed.problem}")
-        elif seed.evaluation:
+        elif seed.evaluation is None:
+            lines.append(f"seed {seed.seed:<6} no evaluation, as asked")
+        else:
             row = seed.evaluation
             lines.append(f"seed {seed.seed:<6} return {row['return_mean']:,.1f} ± {row['return_std']:,.1f}")
     last = [[seed.evaluation["return_mean"]] for seed in seeds if seed.evaluation and not seed.problem]

@@ -13,7 +13,7 @@ import tyro
 
 from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import counted, parse
-from t3d.config import Config
+from t3d.config import Config, refuse_before_it_learns
 from t3d.errors import Failed, printable
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def main(arguments: list[str]) -> None:
     parsed = parse(Arguments, "train", arguments, dataclasses.replace(given, config=chosen.config))
     choice = chosen._replace(config=parsed.config)
     parsed.config.check_together()
+    if not parsed.config.will_learn and not _is_given("--random-steps", arguments):
+        refuse_before_it_learns(parsed.config)
 
     from t3d.machine import usable_cores
     from t3d.runs.session import Session
@@ -69,10 +71,14 @@ def main(arguments: list[str]) -> None:
 
         jobs = parsed.jobs or (1 if choice.config.hardware else min(parsed.seeds, usable_cores()))
         frames = parsed.video_frames if parsed.video and not choice.config.hardware else None
-        seeds.main(env, choice, parsed.seeds, jobs, parsed.out, frames)
+        seeds.main(env, choice, parsed.seeds, jobs, parsed.out, frames, parsed.resume == "auto")
         return
     session = Session(env, choice, parsed.out, resume=parsed.resume == "auto")
     run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
+
+
+def _is_given(flag: str, arguments: list[str]) -> bool:
+    return any(word.partition("=")[0].replace("_", "-") == flag for word in arguments)
 
 
 def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:
@@ -112,11 +118,8 @@ def _opening(session: Session) -> str:
         lines.append("this run has ended; here is its result")
     elif session.resumed_at is not None:
         lines.append(f"resumed at env step {session.resumed_at:,}")
-    if not session.will_learn:
-        lines.append(
-            f"this run will not learn: its {config.steps:,} steps end before its {config.random_steps:,} random "
-            "ones do, or no updates were asked for (--steps, --random-steps, --updates-per-step)"
-        )
+    if not config.will_learn:
+        lines.append("this run will not learn: its random steps are all it has, or no updates were asked for")
     return "\n".join(lines)
 
 
@@ -136,9 +139,10 @@ def _closing(run: Run) -> str:
     lines = ["evaluation  none, as asked (--eval-every never): the last policy counts"]
     if last is not None and best is not None:
         over = counted(len(last.returns), "episode")
+        untrained = ", untrained" if run.best_is_untrained else ""
         lines = [
             f"evaluation  return {last.return_mean:,.1f} ± {last.return_std:,.1f} over {over}"
-            f" (best {best.return_mean:,.1f}, after {run.best_env_steps:,} steps)"
+            f" (best {best.return_mean:,.1f}, after {run.best_env_steps:,} steps{untrained})"
         ]
     lines += [f"folder      {run.path}", f"report      {run.report}"]
     if run.video:

@@ -88,11 +88,6 @@ class Session:
         return self._store.path
 
     @property
-    def will_learn(self) -> bool:
-        """False if the run ends before its random actions do: it makes no update at all."""
-        return self.config.steps > self.config.random_steps and self.config.updates_per_step > 0
-
-    @property
     def finished(self) -> bool:
         """Whether all steps are done, judged and logged."""
         return self._store.ended(self.trainer, self.progress)
