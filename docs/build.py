@@ -8,7 +8,7 @@ A page asks for code between two comments, and everything between them is replac
     <!-- code: Step 6 + td3.smooth -->
     <!-- end -->
 
-or for a table that `results.TABLES` makes, as `table: checkpoints`, or for what is indented in a module's docstring, as
+or for a table that `tables.TABLES` makes, as `table: checkpoints`, or for what is indented in a module's docstring, as
 `picture: replay`. `Step 6` stands for the lines from the comment
 `# Step 6:` to the next such comment or the end of its block; `td3.smooth` (a dotted name below `src/t3d/`) for that
 function, method or class, without its docstrings.
@@ -27,12 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import performance
 import results
+import tables
 
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "t3d"
 STEP_FILES = ("replay.py", "td3.py")
 PAGES_WITH_TABLES = ("durability", "performance", "statistics")
-TABLES = results.TABLES | performance.TABLES
+TABLES = tables.TABLES | performance.TABLES | {"results": results.readme_table}
 
 _BLOCK = re.compile(r"(?P<begin><!-- code: (?P<wanted>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 _TABLE = re.compile(r"(?P<begin><!-- table: (?P<wanted>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import math
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
+from scipy.optimize import brentq
+from tables import benchmark
 
 from t3d.reports.statistics import compare
 
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
+learn = benchmark("learn")
 FIGURE = DOCS / "figures" / "learning.svg"
 PROMISES_FIGURE = DOCS / "figures" / "over-estimation.svg"
 ONE_CRITIC = "examples/one_critic.py"
@@ -25,8 +30,9 @@ _REACHED = {True: "yes", False: "**no**", None: ""}
 
 _HEAD = """# Results
 
-Every number on this page comes from a file in [`benchmarks/results`](../benchmarks/results) that
-[`benchmarks/learn.py`](../benchmarks/learn.py) wrote; `make bench` measures them anew, `make docs` makes this page.
+Every number on this page comes from a file in [`benchmarks/results/learn`](../benchmarks/results/learn), one a seed,
+that [`benchmarks/learn.py`](../benchmarks/learn.py) wrote; `make bench` measures what is missing, `make docs` makes this
+page.
 
 How to read them: *final* is the mean return of the evaluation at the last step, over its 10 episodes without
 exploration noise, for each seed. *best* is the largest such mean during the run; it flatters, and is given because it
@@ -44,17 +50,33 @@ Ant, five seeds each, beside the published returns: save it and open it in a bro
 """
 
 
-def studies() -> list[Study]:
-    """Return every study's result, in the order of their names."""
-    found = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))]
-    return [result for result in found if "study" in result]
+def studies(*, peers: bool = False) -> list[Study]:
+    """Return every study of t3d that has results, or of its peers; in the order of their names."""
+    found = [_result(name, study) for name, study in sorted(learn.STUDIES.items()) if bool(study.peer) == peers]
+    return [study for study in found if study["runs"]]
+
+
+def _result(name: str, study: Any) -> Study:
+    files = sorted((RESULTS / "learn" / name).glob("s*.json"), key=lambda path: int(path.stem[1:]))
+    runs = [json.loads(path.read_text("utf-8")) for path in files]
+    finals = [run["final"] for run in runs]
+    value = (statistics.mean(finals) if study.statistic == "mean" else min(finals)) if finals else 0.0
+    return {
+        **asdict(study),
+        "study": name,
+        "seeds": len(runs),
+        "runs": runs,
+        "final_mean": statistics.mean(finals) if finals else 0.0,
+        "final_std_over_seeds": statistics.stdev(finals) if len(finals) > 1 else 0.0,
+        "reached": None if study.at_least is None else value >= study.at_least,
+    }
 
 
 def page() -> str:
     """Return the text of docs/results.md."""
     found = studies()
     parts = [_HEAD, "![Learning curves, one line a seed](figures/learning.svg)\n", _summary(found), _compared(found)]
-    parts.append(_promises(found))
+    parts += [_peers(found, studies(peers=True)), _promises(found)]
     return "\n".join([*parts, *(_section(study) for study in studies())])
 
 
@@ -71,73 +93,6 @@ def readme_table() -> str:
         if s["at_least"] is not None
     ]
     return "\n".join(lines) + "\n"
-
-
-def checkpoints_table() -> str:
-    """Return what a checkpoint costs, by the size of the replay memory."""
-    measured = json.loads((RESULTS / "checkpoints.json").read_text("utf-8"))
-    machine = measured["machine"]
-    lines = [
-        "| transitions in the memory | training stands still, median | worst of 9 | written | back in training after |",
-        "|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {row['replay_steps']:,} | {row['commit_ms']:.0f} ms | {row['commit_ms_worst']:.0f} ms "
-        f"| {row['written_mb']:.1f} MB | {row['resume_s']:.2f} s |"
-        for row in measured["rows"]
-    ]
-    lines += [
-        "",
-        f"{measured['env']}, two hidden layers of 256, 10,000 new steps a checkpoint; at the end "
-        f"metrics.jsonl has {measured['rows'][-1]['metrics_rows']:,} rows. Between checkpoints the loop's "
-        f"clocks and flags take {measured['loop_us_per_step']:.1f} µs per env step. {machine['processor']}, "
-        f"{machine['cores']} cores; [`benchmarks/checkpoints.py`](../benchmarks/checkpoints.py) measures it anew.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def safety_table() -> str:
-    """Return how soon what goes wrong is told: workers that die or hang, folders from strangers."""
-    workers = json.loads((RESULTS / "workers.json").read_text("utf-8"))["reports"]
-    hostile = json.loads((RESULTS / "hostile.json").read_text("utf-8"))
-    dies, hangs = workers["Dies"], workers["Hangs"]
-    lines = [
-        "| what | worst |",
-        "|---|---:|",
-        f"| a worker process is killed in a step: reported after | {1e3 * dies['late_s_worst_of_5']:.0f} ms |",
-        f"| one does not answer, `--env-timeout {hangs['limit_s']:.0f}`: reported later than that by "
-        f"| {1e3 * hangs['late_s_worst_of_5']:.0f} ms |",
-        f"| {hostile['folders']} hostile run folders, opened {hostile['openings']:,} times and {hostile['refused']:,} "
-        f"times refused: each within | {hostile['slowest_s']:.2f} s |",
-        f"| the same, memory above the imports | {hostile['bytes_above_imports'] / 1e6:.0f} MB |",
-        "",
-        "[`benchmarks/workers.py`](../benchmarks/workers.py) and [`benchmarks/hostile.py`](../benchmarks/hostile.py) "
-        "measure it anew.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def coverage_tables() -> str:
-    """Return the tables of docs/statistics.md, from what benchmarks/interval_coverage.py simulated."""
-    simulated = json.loads((RESULTS / "coverage.json").read_text("utf-8"))
-    shapes = list(simulated["distributions"])
-    parts = [
-        f"* *{name}*: {told}" if name != told else f"* *{name}*" for name, told in simulated["distributions"].items()
-    ]
-    parts += ["", f"{simulated['studies']:,} studies each, the bootstrap with {simulated['resamples']:,} resamples."]
-    for key, title in _SIMULATED.items():
-        parts += ["", f"{title}:", "", f"| seeds | {' | '.join(shapes)} |", "|---" * (len(shapes) + 1) + "|"]
-        for seeds, row in simulated["seeds"].items():
-            parts.append(f"| {seeds} | " + " | ".join(f"{100 * row[key][name]:.1f} %" for name in shapes) + " |")
-    return "\n".join(parts) + "\n"
-
-
-_SIMULATED = {
-    "mean": "The mean's 95 % t interval held the true mean in",
-    "iqm": "The interquartile mean's 95 % bootstrap interval held the true one in",
-    "false_positive": "Welch's test at 5 % told two groups of one distribution apart in",
-    "improvement_beyond_half": "The interval of the probability of improvement left out 1/2 for two such groups in",
-}
 
 
 def _minutes(study: Study) -> str:
@@ -183,6 +138,51 @@ def _compared(found: list[Study]) -> str:
 def _changes(study: Study) -> bool:
     """Return whether a study is there to be compared with the plain one of its environment."""
     return bool(study["options"] or study.get("script"))
+
+
+def _peers(found: list[Study], peers: list[Study]) -> str:
+    """Return how plain TD3 of other libraries learns, beside ours."""
+    plain = {study["env"]: study for study in found if not _changes(study)}
+    if not peers:
+        return ""
+    lines = [
+        "| environment | t3d | Stable-Baselines3 | difference of the means, Welch's 95 % interval "
+        "| what so many seeds would have shown in 4 of 5 such studies |",
+        "|---|---|---|---|---|",
+    ]
+    for peer in peers:
+        base = plain[peer["env"]]
+        if len(peer["runs"]) < 2:
+            continue
+        finals = [[run["final"] for run in study["runs"]] for study in (base, peer)]
+        mean = compare(*finals).mean
+        cells = [
+            f"{s['final_mean']:,.0f} ± {s['final_std_over_seeds']:,.0f} ({len(s['runs'])} seeds)" for s in (base, peer)
+        ]
+        around = f"{mean.value:+,.0f} ({mean.low:+,.0f} to {mean.high:+,.0f})"
+        lines.append(f"| {peer['env']} | {' | '.join(cells)} | {around} | {_detectable(*finals):,.0f} or more |")
+    run = peers[0]["runs"][0]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return (
+        "## beside Stable-Baselines3\n\n"
+        "Is this TD3 the field's TD3? The same task with equal options (256-256, learning rate 3e-4, batch 256,\n"
+        "10,000 random steps), evaluated alike: 10 episodes without noise from the same seeds, after 100,000 steps.\n"
+        f"Their versions: {versions}.\n\n" + "\n".join(lines) + "\n\n"
+        "```\nmake .venv-peers/installed\n"
+        f"python benchmarks/learn.py {' '.join(peer['study'] for peer in peers)}\n```\n"
+    )
+
+
+def _detectable(one: list[float], other: list[float]) -> float:
+    """Return the least difference of means that a t-test at 5 % sees with probability 0.8, if the spreads are as seen."""
+    sizes = len(one), len(other)
+    freedom = sum(sizes) - 2
+    spread = math.sqrt(
+        sum((n - 1) * statistics.variance(xs) for n, xs in zip(sizes, (one, other), strict=True)) / freedom
+    )
+    error = spread * math.sqrt(1 / sizes[0] + 1 / sizes[1])
+    limit = stats.t.ppf(0.975, freedom)
+    return error * float(brentq(lambda shift: stats.nct.sf(limit, freedom, shift) - 0.8, 0.1, 20))
 
 
 class Promises(NamedTuple):
@@ -243,7 +243,8 @@ def _promises(found: list[Study]) -> str:
 
 
 def _section(study: Study) -> str:
-    machine, config, engine = study["machine"], study["config"], study["engine"]
+    first = study["runs"][0]
+    machine, config, engine = first["machine"], first["config"], first["engine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     rows = "\n".join(
         f"| {run['seed']} | {run['final']:,.1f} ± {run['final_std_over_episodes']:,.1f} | {run['best']:,.1f} "
@@ -253,7 +254,7 @@ def _section(study: Study) -> str:
     td3 = config["td3"]
     return f"""## {study["study"]}
 
-{study["env"]}, {study["steps"]:,} env steps, {study["seeds"]} seeds, preset `{study["preset"]}`: hidden layers
+{study["env"]}, {study["steps"]:,} env steps, {len(study["runs"])} seeds, preset `{first["preset"]}`: hidden layers
 {td3["hidden"]}, learning rate {td3["lr"]}, batch {config["batch_size"]}, gamma {td3["gamma"]},
 {config["random_steps"]:,} random steps, engine {engine["name"]} on {engine["threads"]} thread(s), two runs at a time.
 Machine: {machine["processor"]}, {machine["cores"]} cores, Python {machine["python"]}; {versions}.
@@ -356,22 +357,3 @@ def _band(ax: Any, env_steps: Floats, values: Floats, colour: str, label: str) -
     thousands = env_steps / 1000
     ax.fill_between(thousands, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.14, linewidth=0)
     ax.plot(thousands, values.mean(axis=0), color=colour, linewidth=1.6, label=label)
-
-
-def peers_table() -> str:
-    """Return how fast t3d and its peers train, as benchmarks/peers.py puts it."""
-    spec = importlib.util.spec_from_file_location("bench_peers", DOCS.parent / "benchmarks" / "peers.py")
-    assert spec is not None and spec.loader is not None
-    peers = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(peers)
-    table: str = peers.table(json.loads((RESULTS / "peers.json").read_text("utf-8")))
-    return table
-
-
-TABLES = {
-    "peers": peers_table,
-    "results": readme_table,
-    "checkpoints": checkpoints_table,
-    "safety": safety_table,
-    "coverage": coverage_tables,
-}

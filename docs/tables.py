@@ -1,0 +1,105 @@
+"""The tables of the README and of docs/, each made from what a script of benchmarks/ measured."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+
+
+@functools.cache
+def benchmark(name: str) -> Any:
+    """Return a script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def checkpoints_table() -> str:
+    """Return what a checkpoint costs, by the size of the replay memory."""
+    measured = json.loads((RESULTS / "checkpoints.json").read_text("utf-8"))
+    machine = measured["machine"]
+    lines = [
+        "| transitions in the memory | training stands still, median | worst of 9 | written | back in training after |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['replay_steps']:,} | {row['commit_ms']:.0f} ms | {row['commit_ms_worst']:.0f} ms "
+        f"| {row['written_mb']:.1f} MB | {row['resume_s']:.2f} s |"
+        for row in measured["rows"]
+    ]
+    lines += [
+        "",
+        f"{measured['env']}, two hidden layers of 256, 10,000 new steps a checkpoint; at the end "
+        f"metrics.jsonl has {measured['rows'][-1]['metrics_rows']:,} rows. Between checkpoints the loop's "
+        f"clocks and flags take {measured['loop_us_per_step']:.1f} µs per env step. {machine['processor']}, "
+        f"{machine['cores']} cores; [`benchmarks/checkpoints.py`](../benchmarks/checkpoints.py) measures it anew.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def safety_table() -> str:
+    """Return how soon what goes wrong is told: workers that die or hang, folders from strangers."""
+    workers = json.loads((RESULTS / "workers.json").read_text("utf-8"))["reports"]
+    hostile = json.loads((RESULTS / "hostile.json").read_text("utf-8"))
+    dies, hangs = workers["Dies"], workers["Hangs"]
+    lines = [
+        "| what | worst |",
+        "|---|---:|",
+        f"| a worker process is killed in a step: reported after | {1e3 * dies['late_s_worst_of_5']:.0f} ms |",
+        f"| one does not answer, `--env-timeout {hangs['limit_s']:.0f}`: reported later than that by "
+        f"| {1e3 * hangs['late_s_worst_of_5']:.0f} ms |",
+        f"| {hostile['folders']} hostile run folders, opened {hostile['openings']:,} times and {hostile['refused']:,} "
+        f"times refused: each within | {hostile['slowest_s']:.2f} s |",
+        f"| the same, memory above the imports | {hostile['bytes_above_imports'] / 1e6:.0f} MB |",
+        "",
+        "[`benchmarks/workers.py`](../benchmarks/workers.py) and [`benchmarks/hostile.py`](../benchmarks/hostile.py) "
+        "measure it anew.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def coverage_tables() -> str:
+    """Return the tables of docs/statistics.md, from what benchmarks/interval_coverage.py simulated."""
+    simulated = json.loads((RESULTS / "coverage.json").read_text("utf-8"))
+    shapes = list(simulated["distributions"])
+    parts = [
+        f"* *{name}*: {told}" if name != told else f"* *{name}*" for name, told in simulated["distributions"].items()
+    ]
+    parts += ["", f"{simulated['studies']:,} studies each, the bootstrap with {simulated['resamples']:,} resamples."]
+    for key, title in _SIMULATED.items():
+        parts += ["", f"{title}:", "", f"| seeds | {' | '.join(shapes)} |", "|---" * (len(shapes) + 1) + "|"]
+        for seeds, row in simulated["seeds"].items():
+            parts.append(f"| {seeds} | " + " | ".join(f"{100 * row[key][name]:.1f} %" for name in shapes) + " |")
+    return "\n".join(parts) + "\n"
+
+
+_SIMULATED = {
+    "mean": "The mean's 95 % t interval held the true mean in",
+    "iqm": "The interquartile mean's 95 % bootstrap interval held the true one in",
+    "false_positive": "Welch's test at 5 % told two groups of one distribution apart in",
+    "improvement_beyond_half": "The interval of the probability of improvement left out 1/2 for two such groups in",
+}
+
+
+def peers_table() -> str:
+    """Return how fast t3d and its peers train, as benchmarks/peers.py puts it."""
+    table: str = benchmark("peers").table(json.loads((RESULTS / "peers.json").read_text("utf-8")))
+    return table
+
+
+TABLES = {
+    "peers": peers_table,
+    "checkpoints": checkpoints_table,
+    "safety": safety_table,
+    "coverage": coverage_tables,
+}
