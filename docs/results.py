@@ -31,8 +31,8 @@ _REACHED = {True: "yes", False: "**no**", None: ""}
 _HEAD = """# Results
 
 Every number on this page comes from a file in [`benchmarks/results/learn`](../benchmarks/results/learn), one a seed,
-that [`benchmarks/learn.py`](../benchmarks/learn.py) wrote; `make bench` measures what is missing, `make docs` makes this
-page.
+that [`benchmarks/learn.py`](../benchmarks/learn.py) wrote; `make bench` measures what is missing, `make docs` makes
+this page.
 
 How to read them: *final* is the mean return of the evaluation at the last step, over its 10 episodes without
 exploration noise, for each seed. *best* is the largest such mean during the run; it flatters, and is given because it
@@ -174,7 +174,7 @@ def _peers(found: list[Study], peers: list[Study]) -> str:
 
 
 def _detectable(one: list[float], other: list[float]) -> float:
-    """Return the least difference of means that a t-test at 5 % sees with probability 0.8, if the spreads are as seen."""
+    """Return the least difference of means that a t-test at 5 % sees with probability 0.8, by the spreads seen."""
     sizes = len(one), len(other)
     freedom = sum(sizes) - 2
     spread = math.sqrt(

@@ -191,6 +191,17 @@ def max_episode_steps_truncate_every_episode(folder, monkeypatch):
     assert rows(folder / "judged", "evaluation", max_episode_steps=2)[-1]["lengths"] == [2, 2]
 
 
+def train_at_an_episodes_end(folder, monkeypatch):
+    made = Trainer(EnvSpec(PROBE), Config().with_values(SMALL | {"train_at": "episode", "random_steps": 0}))
+    seen = []
+    for _ in range(6):
+        made.step()
+        while made.in_burst:
+            made.step()
+        seen.append(made.agent.updates)
+    assert seen == [0, 0, 3, 3, 3, 6]
+
+
 def eval_env_says_where_evaluations_play(folder, monkeypatch):
     made, make = [], in_process.make
     monkeypatch.setattr(in_process, "make", lambda env, **options: made.append(env) or make(env, **options))
@@ -317,6 +328,7 @@ BEHAVES = {
     "updates_per_step": updates_per_step_are_made,
     "buffer_size": buffer_size_bounds_the_memory,
     "eval_every": eval_every_many_steps,
+    "train_at": train_at_an_episodes_end,
     "eval_env": eval_env_says_where_evaluations_play,
     "on_resume": on_resume_resets_or_repeats,
     "hardware": hardware_changes_defaults_alone,
@@ -369,6 +381,7 @@ IMPOSSIBLE = {
     "exploration_noise_steps": [-1, 1.0, 1000],
     "normalize_obs": [1, "yes"],
     "updates_per_step": [-1, NAN, INFINITE],
+    "train_at": ["", "epoch"],
     "batch_size": [0, 256.0, "256"],
     "buffer_size": [0, 2, 255, -1],
     "eval_every": [0, "always"],

@@ -26,6 +26,8 @@ _MAX_LAYERS, _MAX_WIDTH = 64, 2**20
 _MAX_THREADS = 256
 # A checkpoint holds the losses of each since the last log line, and nobody reads one that may be of any size.
 MAX_UNLOGGED_UPDATES = 1_500_000
+# With --train-at episode, env steps without an update at most.
+BURST_STEPS = 1_000
 
 _Count = Annotated[int, Meta(ge=0, le=_MAX_INT, description="a whole number, 0 or above")]
 _Positive = Annotated[int, Meta(ge=1, le=_MAX_INT, description="a whole number, 1 or above")]
@@ -53,6 +55,7 @@ _Interval = Annotated[
     Literal["never"] | Annotated[int, Meta(ge=1, le=_MAX_INT)], Meta(description="never, or a whole number, 1 or above")
 ]
 _EvalEnv = Annotated[Literal["new", "same"], Meta(description="new or same")]
+_TrainAt = Annotated[Literal["step", "episode"], Meta(description="step or episode")]
 _OnResume = Annotated[Literal["repeat", "reset"], Meta(description="repeat or reset")]
 _Flag = Annotated[bool, Meta(description="True or False")]
 _OptionalPositive = Annotated[_Positive | None, Meta(description="a whole number, 1 or above, or None")]
@@ -137,6 +140,9 @@ class Config:
     """Normalise what the networks see: minus the mean of all observations so far, over their standard deviation."""
     updates_per_step: _FromZero = 1.0
     """Updates per env step after the random ones, whatever n_envs is."""
+    train_at: _TrainAt = "step"
+    """When updates are made: after each step; or all that are due once an episode ends, or 1,000 env steps after the
+    last ones, so that an episode is played by one policy."""
     batch_size: _Positive = 256
     """Transitions per update."""
     buffer_size: _Positive = 1_000_000
@@ -243,7 +249,8 @@ class Config:
                 do="raise --buffer-size",
             )
         # A log line comes at the first vector step that reaches it. Whatever --steps says: it may grow.
-        unlogged = (self.log_every + self.n_envs) * self.updates_per_step
+        waiting = BURST_STEPS if self.train_at == "episode" else 0
+        unlogged = (self.log_every + self.n_envs + waiting) * self.updates_per_step
         if unlogged > MAX_UNLOGGED_UPDATES:
             raise ConfigRefused(
                 "too many updates would lie between two log lines: a checkpoint holds the losses of each",

@@ -204,6 +204,7 @@ class TrainerState(Record, frozen=True):
     """Everything of a trainer that is no tensor, but the replay memory's completed slots."""
 
     updates: Count
+    burst_at: Count  # env steps at which updates were last begun that had waited for an episode's end
     streams: dict[Text, RandomStream]
     envs: EnvsState
     written: list[Annotated[int, Meta(ge=1, le=2**53 - 1)]]  # slots that each env stream has ever opened

@@ -34,8 +34,15 @@ class RunProgress:
         return interval != "never" and env_steps // interval > self._evaluated
 
     def evaluated(self, seen: Evaluation, env_steps: int, interval: int | Literal["never"]) -> bool:
-        """Note an evaluation; return whether it is the best so far."""
-        self._evaluated = 0 if interval == "never" else env_steps // interval
+        """Note an evaluation; return whether it is the best so far.
+
+        Args:
+            seen: what was seen.
+            env_steps: where.
+            interval: the one that it was due by; never for one that was not due.
+        """
+        if interval != "never":
+            self._evaluated = env_steps // interval
         self.last, self.evaluated_at = seen, env_steps
         better = self.best is None or seen.return_mean > self.best.return_mean
         if better:

@@ -147,7 +147,7 @@ class Session:
                     self._save("last")
                 store.commit(trainer, self.progress)
             signals.stop_here()
-            if env_steps >= config.steps:
+            if env_steps >= config.steps and not trainer.in_burst:
                 return
             # All rows of a step are written before one is handed out: who takes them may never come back.
             yield from [self._log_episode(episode) for episode in trainer.step()]
@@ -157,7 +157,7 @@ class Session:
         if self.config.eval_every == "never":
             self._save("last")
         elif self.progress.evaluated_at != self.trainer.env_steps:
-            yield from self._evaluate(signals)
+            yield from self._evaluate(signals, in_turn=False)
         if not self._store.commit(self.trainer, self.progress):
             raise SaveFailed(
                 "the run has ended, but its final state could not be saved",
@@ -189,7 +189,13 @@ class Session:
 
     @property
     def _may_evaluate(self) -> bool:
-        """Whether an evaluation can be played now: the environment that trains may be in the midst of an episode."""
+        """Whether an evaluation can be played now: no update is due that waits for an episode's end, and the
+        environment is free, if it is the one that trains.
+        """
+        return self.trainer.updates_due == 0 and self._is_free
+
+    @property
+    def _is_free(self) -> bool:
         return self.config.eval_env == "new" or self.trainer.collector.between_episodes
 
     def _play(self, limit: int, signals: Signals, trajectories: list[Trajectory]) -> Evaluation:
@@ -216,17 +222,18 @@ class Session:
                 f"no environment could be made to evaluate in: {error.what}", **error.rows | {"do": do}
             ) from error
 
-    def _evaluate(self, signals: Signals) -> list[Row]:
+    def _evaluate(self, signals: Signals, *, in_turn: bool = True) -> list[Row]:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
         limit = config.max_episode_steps or max(evaluation.LEAST_PATIENCE, 10 * self._store.metrics.longest_episode)
         note = {}
-        if not self._may_evaluate:
+        if not self._is_free:
             self.trainer.collector.end_episodes()
             note = {"note": "the training episode that went on was ended for it"}
             progress.not_exact.append(f"an episode was ended at step {env_steps:,} for the evaluation at the run's end")
         seen = self._play(limit, signals, trajectories)
-        if progress.evaluated(seen, env_steps, config.eval_every):
+        # The one at the run's end takes no other's place: a run may go on for longer.
+        if progress.evaluated(seen, env_steps, config.eval_every if in_turn else "never"):
             self._save("best")
         self._save("last")
         means = {"return_mean": seen.return_mean, "return_std": seen.return_std, **note}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from t3d.config import Config
+from t3d.config import BURST_STEPS, Config
 from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Envs, Episode
 from t3d.formats import TrainerState
@@ -20,6 +21,9 @@ from t3d.training.collector import Collector
 from t3d.training.learner import Learner
 from t3d.training.limits import least_state_bytes, refuse_missing_device, refuse_too_large
 from t3d.training.randomness import Streams, episode_seed
+
+# Between two parts of a burst signals, checkpoints and log lines have their turn.
+_BURST_S = 0.1
 
 
 class Trainer:
@@ -54,6 +58,7 @@ class Trainer:
         self.replay = Replay(config.buffer_size, config.n_envs, envs.spaces)
         self.normalizer = Normalizer(envs.spaces.obs_size) if config.normalize_obs else None
         self.collector = Collector(envs, self.replay, self.normalizer, self.streams, config)
+        self._burst_at = 0  # env steps at which the last burst of updates began
         self.learner = Learner(envs.spaces, config, self.replay, self.normalizer, self.streams, algorithm)
 
     @property
@@ -74,18 +79,41 @@ class Trainer:
     def step(self) -> list[Episode]:
         """Act once in every environment, store what happened, and make the updates that are due.
 
+        Those of `train_at = episode` may take long: they are made in bursts of a moment each, and until all are made
+        a step is one of these alone.
+
         Returns:
             The episodes that ended with this step.
 
         Raises:
             EnvFailed, Diverged: as `Collector.step`.
         """
-        episodes = self.collector.step(self.learner.engine.act)
-        for _ in range(self._updates_due()):
+        episodes: list[Episode] = []
+        if not self.in_burst:
+            episodes = self.collector.step(self.learner.engine.act)
+            if self.config.train_at == "episode" and not self._begins_burst(episodes):
+                return episodes
+        end = time.monotonic() + _BURST_S
+        for _ in range(self.updates_due):
             self.learner.update()
+            if self.config.train_at == "episode" and time.monotonic() > end:
+                break
         return episodes
 
-    def _updates_due(self) -> int:
+    def _begins_burst(self, episodes: Sequence[Episode]) -> bool:
+        begins = bool(episodes) or self.env_steps - self._burst_at >= BURST_STEPS
+        if begins:
+            self._burst_at = self.env_steps
+        return begins
+
+    @property
+    def in_burst(self) -> bool:
+        """Whether updates that have waited for an episode's end are being made."""
+        return self.config.train_at == "episode" and self._burst_at == self.env_steps and self.updates_due > 0
+
+    @property
+    def updates_due(self) -> int:
+        """How many updates the env steps so far have earned that are not made yet."""
         learning_steps = max(0, self.env_steps - self.config.random_steps)
         return int(learning_steps * self.config.updates_per_step) - self.agent.updates
 
@@ -96,7 +124,8 @@ class Trainer:
             Tensors by name, on the host, and the rest. Good until the next step: the tensors may be the trainer's own.
         """
         tensors = self.learner.state() | self.collector.state() | self._statistics()
-        return tensors, TrainerState(self.agent.updates, self.streams.state, self.envs.state, list(self.replay.written))
+        written = list(self.replay.written)
+        return tensors, TrainerState(self.agent.updates, self._burst_at, self.streams.state, self.envs.state, written)
 
     def restore(
         self, tensors: Mapping[str, torch.Tensor], state: TrainerState, rows: Sequence[NDArray[Any]]
@@ -121,7 +150,9 @@ class Trainer:
             self.normalizer.restore({name: tensors[name].numpy() for name in self._statistics()})
         self.streams.restore(state.streams)
         differs = self.collector.restore(tensors, state.envs, state.written, rows)
-        if self._updates_due():
+        self._burst_at = state.burst_at
+        waiting = self.config.train_at == "episode" and self._burst_at <= self.env_steps
+        if self.updates_due and not (waiting and self.updates_due > 0):
             raise ValueError(f"{self.agent.updates:,} updates after {self.env_steps:,} env steps")
         return differs
 
