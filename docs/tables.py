@@ -97,7 +97,14 @@ def peers_table() -> str:
     return table
 
 
+def outside_table() -> str:
+    """Return how t3d did in environments of packages that nobody had tried."""
+    table: str = benchmark("outside").as_table(json.loads((RESULTS / "outside.json").read_text("utf-8"))["rows"])
+    return table + "\n"
+
+
 TABLES = {
+    "outside": outside_table,
     "peers": peers_table,
     "checkpoints": checkpoints_table,
     "safety": safety_table,

@@ -373,7 +373,7 @@ IMPOSSIBLE = {
     "steps": [0, -1, 1e6, True, 2**63],
     "seed": [-1],
     "n_envs": [0],
-    "env_workers": [-1, 2, True, 1.0],
+    "env_workers": [-1, 2, True, 1.0, 257],
     "env_timeout": [0, -1.0, NAN, INFINITE, "60"],
     "random_steps": [-1],
     "exploration_noise": [-0.1, NAN, INFINITE],

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import re
+import select
 import shlex
 import signal
 import subprocess
@@ -169,3 +171,32 @@ if __name__ == "__main__":
     assert done.returncode == 0, done.stderr
     assert "go without a film" in done.stdout
     assert "(1,)" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="closes a terminal as Linux does")
+def test_a_terminal_that_is_closed_stops_the_run_saved():
+    words = [
+        "train",
+        "robot.py:Robot",
+        "--hardware",
+        "--steps",
+        "100000",
+        "--random-steps",
+        "100",
+        "--out",
+        "run",
+        *SMALL,
+    ]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "t3d", *words])
+    give_up = time.monotonic() + 60
+    while not (Path("run/metrics.jsonl").is_file() and Path("run/metrics.jsonl").stat().st_size > 2_000):
+        assert time.monotonic() < give_up
+        if select.select([terminal], [], [], 0.01)[0]:
+            os.read(terminal, 65_536)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["what"] == "stopped by SIGHUP"
+    assert Path(f"run/checkpoints/{last['env_steps']}/manifest.json").is_file()

@@ -15,6 +15,7 @@ import safetensors.numpy
 import t3d
 from t3d import presets
 from t3d.cli.main import run
+from t3d.cli.train import run_to_the_end
 from t3d.config import Config
 from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
@@ -333,6 +334,15 @@ def test_a_run_that_ends_before_it_learns_is_refused_unless_its_random_steps_wer
     assert "untrained)" in said.out
     assert run(["evaluate", "runs/Pendulum-v1/pendulum-s0"]) == 0
     assert "note: it is untrained" in capsys.readouterr().err
+
+
+def test_a_preset_named_in_escape_sequences_reaches_no_terminal(capsys):
+    config = presets.choose(EnvSpec("Pendulum-v1"), None, SMALL | {"steps": 210}).config
+    session = Session(EnvSpec("Pendulum-v1"), presets.Choice("td3\x1b[2J\x9b1m", config, "as recorded"), Path("run"))
+    run_to_the_end(session, video=False, video_frames=1)
+    said = capsys.readouterr()
+    assert "preset td3" in said.err
+    assert not {"\x1b", "\x9b"} & set(said.err + said.out)
 
 
 def test_an_environments_facts_hold_under_any_preset():

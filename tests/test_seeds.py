@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -85,6 +86,20 @@ def test_a_folder_of_seeds_is_gone_on_with_when_asked_to_and_not_else(folder):
     alone = small_runs.train(folder / "alone", env="Pendulum-v1", n_envs=1, steps=400, seed=0)
     assert alone.finished
     assert same(last_weights(folder / "alone"), last_weights(job.out))
+
+
+def test_a_seed_that_does_not_leave_when_asked_is_killed(folder, monkeypatch):
+    monkeypatch.setattr(seeds, "_LEAVES_S", 0.3)
+    deaf = seeds._Run(planned(folder / "all")[1][0])
+    text = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    deaf.process = subprocess.Popen([sys.executable, "-c", text], text=True, **pipes)
+    deaf._listener = threading.Thread(target=deaf._listen, args=(deaf.process,))
+    deaf._listener.start()
+    assert deaf.process.stdout.readline() == "1\n"
+    seeds._end([deaf])
+    assert deaf.process.returncode == -signal.SIGKILL
+    deaf.process.stdout.close()
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -99,8 +99,8 @@ def test_a_few_kills(server, folder):
 
 
 @pytest.mark.parametrize("case", [CASES[0], pytest.param(CASES[3], marks=pytest.mark.slow)], ids=str)
-def test_a_few_kills_of_a_run_that_normalises(server, folder, case):
-    kill_often(server, folder, 3, case, BRIEF | {"normalize_obs": True})
+def test_a_few_kills_of_a_run_that_normalises_and_learns_in_bursts(server, folder, case):
+    kill_often(server, folder, 3, case, BRIEF | {"normalize_obs": True, "train_at": "episode"})
 
 
 @pytest.mark.slow
