@@ -201,3 +201,35 @@ class SlashInAKey(Walk):
 
 class NoEnd(Walk):
     observation_space = Sequence(Box(-1, 1, (4,)))
+
+
+class SharedWorld(Walk):
+    """All instances of a process drive one simulator."""
+
+    world = np.zeros(4)
+    clock = [0]  # noqa: RUF012
+
+    def reset(self, **options):
+        seen, info = super().reset(**options)
+        self.world[:], self.clock[0] = seen, 0
+        return self.world.copy(), info
+
+    def step(self, action):
+        self.world[:3] += action
+        self.clock[0] += 1
+        return self.world.copy(), -float(abs(self.world).sum()), False, self.clock[0] == 20, {}
+
+
+class SharedWorldThatRaises(SharedWorld):
+    """And misses what another instance has cleared away."""
+
+    owner = [None]  # noqa: RUF012
+
+    def reset(self, **options):
+        self.owner[0] = self
+        return super().reset(**options)
+
+    def step(self, action):
+        if self.owner[0] is not self:
+            raise IndexError("index 0 is out of bounds for axis 0 with size 0")
+        return super().step(action)

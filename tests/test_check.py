@@ -9,12 +9,13 @@ from t3d.env_spec import EnvSpec
 from t3d.environments.check import check
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
+ODD = str(Path(__file__).with_name("odd_envs.py"))
 NAMES = ["observation", "action", "bounds", "time limit", "numbers", "repeatable", "forgets", "speed"]
 
 
 def found(env, steps=200):
     findings = check(EnvSpec(env), steps)
-    assert [finding.name for finding in findings] == NAMES
+    assert [finding.name for finding in findings if finding.name != "shares"] == NAMES
     return {finding.name: finding for finding in findings}
 
 
@@ -24,7 +25,9 @@ def to_look_at(findings):
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "HalfCheetah-v5", "LunarLanderContinuous-v3", f"{OWN}:Walk"])
 def test_a_well_behaved_environment_is_fine(env):
-    assert to_look_at(found(env, 450)) == set()
+    findings = found(env, 450)
+    assert to_look_at(findings) == set()
+    assert "do not disturb each other" in findings["shares"].text
 
 
 def test_the_facts_are_told():
@@ -52,6 +55,14 @@ def test_an_own_environment_that_leaves_traces_is_found():
     findings = found(f"{OWN}:Leaks")
     assert to_look_at(findings) == {"forgets"}
     assert "train with --fresh-envs" in findings["forgets"].text
+
+
+def test_instances_that_share_a_simulator_are_found():
+    for name in ("SharedWorld", "SharedWorldThatRaises"):
+        found = {finding.name: finding for finding in check(EnvSpec(f"{ODD}:{name}"), 100)}
+        assert found["shares"].verdict == "look"
+        assert "--env-workers 1" in found["shares"].text
+        assert {found[other].verdict for other in ("repeatable", "forgets", "numbers")} == {"ok"}
 
 
 def test_one_that_cannot_be_repeated_is_found():

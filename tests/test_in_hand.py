@@ -318,7 +318,7 @@ def test_a_part_that_is_no_array_of_numbers_is_named_with_its_cure(capsys):
     assert "--wrapper gymnasium.wrappers:FlattenObservation" in said
     assert command(["check", env, "--steps", "50", "--wrapper", "gymnasium.wrappers:FlattenObservation"]) == 0
     assert command(["check", f"{__name__}:Listed"]) == 2
-    assert "a fixed number of numbers" in capsys.readouterr().err
+    assert "give this part a fixed length" in capsys.readouterr().err
 
 
 def test_a_space_of_the_old_gym_is_named_with_its_package(monkeypatch, capsys):

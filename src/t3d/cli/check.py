@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     from rich.text import Text
 
     from t3d import api
-    from t3d.environments.check import STEPS, check
+    from t3d.environments.check import STEPS, check, steps_taken
 
     if args.steps is not None:
         api.refuse_below_one("steps", args.steps)
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     # Own environments may print; under --json stdout is the object's alone.
     quiet = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
     with quiet, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("random steps", total=3 * (args.steps or STEPS))
+        task = progress.add_task("random steps", total=steps_taken(args.steps or STEPS))
         findings = check(env, args.steps, lambda: progress.advance(task))
     if args.json:
         rows = [finding._asdict() for finding in findings]

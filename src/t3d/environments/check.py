@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from t3d.spaces import Spaces
 
 _SEED = 12345
 STEPS = 1_000
+_TOGETHER = 200  # steps that two instances take in turns
 # fails: training would end there. look: it would go on, and not as one may think.
 Verdict = Literal["ok", "look", "fails"]
 
@@ -46,7 +47,8 @@ def check(env: EnvSpec, steps: int | None = None, tick: Callable[[], None] = lam
 
     Args:
         env: which.
-        steps: random steps to take, three times; None takes STEPS, and none of hardware. Hardware takes them once.
+        steps: random steps to take, three times, and some in two instances in turns (`steps_taken`); None takes STEPS,
+            and none of hardware. Hardware takes them once.
         tick: called after each of them.
 
     Raises:
@@ -65,38 +67,42 @@ def check(env: EnvSpec, steps: int | None = None, tick: Callable[[], None] = lam
     if hardware:
         said = "one physical device: one instance at any time, and training acts within the bounds above"
         findings.append(Finding("hardware", "look", said + ("" if steps else "; --steps N lets it move here")))
-    if not steps:
+    try:
+        return [*findings, *(_played(env, first, steps, tick) if steps else [])]
+    finally:
         first.close()
-        return findings
-    actions = np.random.default_rng(_SEED).uniform(-1, 1, (steps, spaces.action_size)).astype(np.float32)
-    scaled = spaces.to_env_units(actions).reshape(-1, *spaces.action_shape)
 
-    def play(instances: Instances) -> _Trace:
-        return _play(instances, env.title, scaled, tick)
 
+def _played(env: EnvSpec, first: Instances, steps: int, tick: Callable[[], None]) -> list[Finding]:
+    """Return what playing shows, in an instance and, where it is no hardware, in another beside it."""
+    actions = np.random.default_rng(_SEED).uniform(-1, 1, (steps, first.spaces.action_size)).astype(np.float32)
+    scaled = first.spaces.to_env_units(actions).reshape(-1, *first.spaces.action_shape)
     began = time.perf_counter()
-    trace = play(first)
+    trace = _play(first, env.title, scaled, tick)
     speed = len(trace.reward) / (time.perf_counter() - began)
-    again, used = trace, trace
-    if not trace.failure and not hardware:
-        try:
-            second = Instances(env, 1)
-        except EnvRefused as error:
-            first.close()
-            return [*findings, Finding("second instance", "fails", f"{error.one_line()}; train with --hardware")]
-        again, used = play(second), play(first)
-        second.close()
-    first.close()
-    failure = trace.failure or again.failure or used.failure
-    findings += [_time_limit(first.time_limit, trace), _numbers(trace, obs_space, failure)]
-    if failure or hardware:
-        return findings
+    limit, obs_space = _time_limit(first.time_limit, trace), first.gym_spaces[0]
+    if trace.failure or first.is_hardware:
+        return [limit, _numbers(trace, obs_space, trace.failure)]
+    try:
+        second = Instances(env, 1)
+    except EnvRefused as error:
+        return [limit, Finding("second instance", "fails", f"{error.one_line()}; train with --hardware")]
+    again, used = _play(second, env.title, scaled, tick), _play(first, env.title, scaled, tick)
+    shares: list[Finding] = []  # not known where a used instance differs anyway
+    if not (again.failure or used.failure) and _first_difference(trace, used) is None:
+        shares = [_shares(_in_turns(first, second, env.title, scaled[:_TOGETHER], tick), trace)]
+    second.close()
+    failure = again.failure or used.failure
+    if failure:
+        return [limit, _numbers(trace, obs_space, failure)]
     repeats = _repeats(trace, again)
     fresh_envs = presets.choose(env).config.fresh_envs
     return [
-        *findings,
+        limit,
+        _numbers(trace, obs_space, failure),
         repeats,
         _forgets(trace, used, fresh_envs) if repeats.verdict == "ok" else _UNKNOWN,
+        *shares,
         Finding("speed", "ok", f"{speed:,.0f} steps/s with random actions, resets included"),
     ]
 
@@ -128,8 +134,39 @@ def _bounds(spaces: Spaces) -> str:
     return f"low {list(low)}, high {list(high)}"
 
 
+def steps_taken(steps: int) -> int:
+    """Return how many steps a check takes in all."""
+    return 3 * steps + 2 * min(steps, _TOGETHER)
+
+
 def _play(instances: Instances, name: str, actions: NDArray[np.float32], tick: Callable[[], None]) -> _Trace:
     trace = _Trace([], [], [], "")
+    for failure in _playing(instances, name, actions, trace):
+        if failure:
+            return trace._replace(failure=failure)
+        tick()
+    return trace
+
+
+def _in_turns(
+    one: Instances, other: Instances, name: str, actions: NDArray[np.float32], tick: Callable[[], None]
+) -> tuple[_Trace, _Trace]:
+    """Play the same in two instances, a step in one, then a step in the other."""
+    traces = _Trace([], [], [], ""), _Trace([], [], [], "")
+    playing = [_playing(made, name, actions, trace) for made, trace in zip((one, other), traces, strict=True)]
+    try:
+        for failures in zip(*playing, strict=True):
+            if any(failures):
+                return traces[0]._replace(failure=max(failures)), traces[1]
+            tick()
+            tick()
+    except EnvFailed as error:
+        return traces[0]._replace(failure=error.one_line()), traces[1]
+    return traces
+
+
+def _playing(instances: Instances, name: str, actions: NDArray[np.float32], trace: _Trace) -> Iterator[str]:
+    """Play, and yield after each step what training would end with; nothing if it would go on."""
     rows, ended, episode = instances.rows, True, 0
     for i, action in enumerate(actions):
         try:
@@ -142,7 +179,8 @@ def _play(instances: Instances, name: str, actions: NDArray[np.float32], tick: C
             where = f"{name}, step {i}, action {action.tolist()}"
             if broken.__cause__ is not None:
                 raise EnvFailed(broken.failed.what, got=where) from broken.__cause__
-            return trace._replace(failure=f"step {i}: {broken.failed.one_line()}")
+            yield f"step {i}: {broken.failed.one_line()}"
+            return
         trace.obs.append(rows.obs[0].copy())
         trace.reward.append(float(rows.reward[0]))
         ended = bool(rows.terminated[0] or rows.truncated[0])
@@ -152,9 +190,9 @@ def _play(instances: Instances, name: str, actions: NDArray[np.float32], tick: C
             ("reward", len(trace.reward), rows.reward[:1]),
         ):
             if not np.isfinite(values).all():
-                return trace._replace(failure=f"{kind} {number - 1} is not finite: {values.tolist()}")
-        tick()
-    return trace
+                yield f"{kind} {number - 1} is not finite: {values.tolist()}"
+                return
+        yield ""
 
 
 def _numbers(trace: _Trace, space: Any, failure: str) -> Finding:
@@ -194,6 +232,20 @@ def _forgets(trace: _Trace, used: _Trace, known: bool) -> Finding:
         return Finding("forgets", "ok", "a used instance says the same after a reset")
     do = "t3d train makes it anew for every episode by itself" if known else "train with --fresh-envs"
     return Finding("forgets", "look", f"a used instance says otherwise after a reset, at {where}: {do}")
+
+
+def _shares(traces: tuple[_Trace, _Trace], alone: _Trace) -> Finding:
+    steps = len(traces[0].reward)
+    begun = alone._replace(obs=alone.obs[: len(traces[0].obs)], reward=alone.reward[:steps], ended=alone.ended[:steps])
+    where = traces[0].failure or next(filter(None, (_first_difference(trace, begun) for trace in traces)), None)
+    if where is None:
+        return Finding("shares", "ok", "two instances in one process do not disturb each other")
+    return Finding(
+        "shares",
+        "look",
+        f"two instances in one process disturb each other ({where}): evaluations would disturb training; train with "
+        "--env-workers 1, and as many workers as --n-envs",
+    )
 
 
 def _first_difference(a: _Trace, b: _Trace) -> str | None:

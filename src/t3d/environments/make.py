@@ -227,8 +227,13 @@ def _import_entry(env_id: str, render: bool) -> str:
 
 def _unknown_hint(name: str) -> str:
     suite = 'install the suite it belongs to: pip install "t3d[mujoco,box2d,bullet]"'
-    other = "" if ":" in name else f", or name the package that registers it too: PACKAGE:{name}"
-    return f"check the spelling, or {suite}{other}"
+    module, _, env_id = name.rpartition(":")
+    if module:
+        return (
+            f"check the spelling: {module} was imported, and registers no {env_id}; where it does so by a call, let a "
+            "function of yours make it: path/to/file.py:make"
+        )
+    return f"check the spelling, or {suite}, or name the package that registers it too: PACKAGE:{name}"
 
 
 def _nearest(env: str) -> str:
@@ -317,8 +322,8 @@ def _cure_of_actions(space: Any) -> str:
 
 
 def _cure_of_observations(space: Any) -> str:
-    if isinstance(space, gym.spaces.Sequence):
-        return "let the environment show a fixed number of numbers: a network has inputs of one size"
+    if not space.is_np_flattenable:
+        return "give this part a fixed length, by a wrapper of the package or your own: --wrapper MODULE:Name"
     return "--wrapper gymnasium.wrappers:FlattenObservation makes numbers of it"
 
 
