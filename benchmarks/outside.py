@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,13 +252,24 @@ def row_of(job: Environment, work: Path) -> dict[str, Any]:
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
+def in_short(space: str) -> str:
+    """Return what kind of space this is, and how large."""
+    kind = space.partition("(")[0]
+    return (
+        f"{kind} {re.findall(r'[(][0-9, ]*[)]', space)[-1]}"
+        if kind == "Box"
+        else f"{kind}, {space.count('Box(')} parts"
+    )
+
+
 def as_table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = ["| package | environment | observation | t3d | resumed |", "|---|---|---|---|---|"]
     for row in rows:
         package = f"{row['package']} {row.get('versions', {}).get(row['package'], '')}".strip()
         same = "" if "not_exact" not in row else "; ".join(row["not_exact"]) or "bit for bit"
-        cells = package, f"`{row['name']}`", row.get("observation", ""), row["outcome"], same
+        told = row["outcome"] if row["outcome"] == "worked" else f"{row['outcome']}: {row['message'].split(' | ')[-1]}"
+        cells = package, f"`{row['name']}`", in_short(row.get("observation", "")), told, same or "-"
         lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -71,7 +71,7 @@ def test_several_streams_make_a_burst_when_any_of_them_ends_one():
 
 
 def test_between_two_parts_of_a_burst_the_run_is_saved_and_goes_on_to_the_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainers, "_BURST_S", 0.0)  # one update a part
+    monkeypatch.setattr(trainers, "_PART", 1)
     whole = small_runs.train(tmp_path / "whole", **BURSTS)
     session = Session(EnvSpec(PROBE), choice(**BURSTS | {"log_every": 1}), tmp_path / "half")
     run = session.run()

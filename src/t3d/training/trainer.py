@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -22,8 +21,8 @@ from t3d.training.learner import Learner
 from t3d.training.limits import least_state_bytes, refuse_missing_device, refuse_too_large
 from t3d.training.randomness import Streams, episode_seed
 
-# Between two parts of a burst signals, checkpoints and log lines have their turn.
-_BURST_S = 0.1
+# Updates of a burst made in one go, in less than 0.1 s; then signals, checkpoints and log lines have their turn.
+_PART = 16
 
 
 class Trainer:
@@ -79,8 +78,8 @@ class Trainer:
     def step(self) -> list[Episode]:
         """Act once in every environment, store what happened, and make the updates that are due.
 
-        Those of `train_at = episode` may take long: they are made in bursts of a moment each, and until all are made
-        a step is one of these alone.
+        Those that wait for an episode's end (`train_at = episode`) are made some at a time: until none is due, a step
+        is updates alone.
 
         Returns:
             The episodes that ended with this step.
@@ -88,23 +87,17 @@ class Trainer:
         Raises:
             EnvFailed, Diverged: as `Collector.step`.
         """
-        episodes: list[Episode] = []
-        if not self.in_burst:
-            episodes = self.collector.step(self.learner.engine.act)
-            if self.config.train_at == "episode" and not self._begins_burst(episodes):
-                return episodes
-        end = time.monotonic() + _BURST_S
-        for _ in range(self.updates_due):
+        episodes = [] if self.in_burst else self.collector.step(self.learner.engine.act)
+        for _ in range(self._updates_now(episodes)):
             self.learner.update()
-            if self.config.train_at == "episode" and time.monotonic() > end:
-                break
         return episodes
 
-    def _begins_burst(self, episodes: Sequence[Episode]) -> bool:
-        begins = bool(episodes) or self.env_steps - self._burst_at >= BURST_STEPS
-        if begins:
+    def _updates_now(self, episodes: Sequence[Episode]) -> int:
+        if self.config.train_at == "step":
+            return self.updates_due
+        if episodes or self.env_steps - self._burst_at >= BURST_STEPS:
             self._burst_at = self.env_steps
-        return begins
+        return min(_PART, self.updates_due) if self._burst_at == self.env_steps else 0
 
     @property
     def in_burst(self) -> bool:
