@@ -332,18 +332,23 @@ def test_health_takes_a_critic_by_what_it_answers():
     assert three["dead_q2"] is not None and three["q_scale"] > 0
 
 
-def test_a_study_keeps_what_the_critics_promised(trained):
+def test_a_study_keeps_what_the_critics_promised(trained, tmp_path):
     spec = importlib.util.spec_from_file_location("learn", ROOT / "benchmarks" / "learn.py")
     learn = sys.modules["learn"] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     spec.loader.exec_module(learn)
     del sys.modules["learn"]
     rows = [row for row in rows_of(trained, "health") if row["of"] == "evaluation"]
-    assert learn.promises(trained) == [
-        [row["env_steps"], row["obtained"], row["q1_bias"], row["min_q_bias"]] for row in rows
-    ]
+    seen = learn._seen(trained)
+    assert seen["promises"] == [[row["env_steps"], row["obtained"], row["q1_bias"], row["min_q_bias"]] for row in rows]
+    assert seen["final"] == rows_of(trained, "evaluation")[-1]["return_mean"]
     assert len(rows) == 3
     script = learn.STUDIES["hopper-one-critic"].script
     assert (ROOT / script).samefile(one_critic.__file__)
+    # A seed whose file is there is not run again.
+    learn.RESULTS = tmp_path
+    (tmp_path / "pendulum").mkdir()
+    (tmp_path / "pendulum" / "s3.json").write_text("{}")
+    learn.train("pendulum", None, 3)
 
 
 def test_dead_units_are_told_of_the_critic_that_is_there():

@@ -86,7 +86,7 @@ def test_every_example_is_listed_and_tested():
 def test_the_drone_is_a_clean_environment(capsys):
     assert t3d_command(["check", DRONE]) == 0
     said = capsys.readouterr().out
-    assert said.count(" ok ") == 8
+    assert said.count(" ok ") == 9
 
 
 def test_the_drone_flies_as_it_should(example):
