@@ -253,6 +253,7 @@ def script(call):
     )
 
 
+@pytest.mark.slow
 def test_a_class_of_the_users_script_trains_in_workers_and_is_filmed():
     call = CALL.format(what="Robot", options="video_frames=2, env_workers=1")
     done = script(f'if __name__ == "__main__":\n    print({call}.video_problem)')
