@@ -1,5 +1,10 @@
 """What a job may take of a machine: the limits of its control groups, as the system's files say them."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from t3d import machine
@@ -61,3 +66,50 @@ def test_without_a_limit_it_is_what_is_available(tmp_path):
 def test_a_quota_counts_as_so_many_cores(tmp_path, monkeypatch, own, files, cores):
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert machine.usable_cores(tree(tmp_path, own, files)) == cores
+
+
+@pytest.fixture
+def group():
+    """Make a control group below this process's own, with a limit; a function that returns its folder."""
+    made = []
+
+    def make(controller, limits):
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        ours = {name: path for _, names, path in lines for name in names.split(",")}
+        mount, path = Path("/sys/fs/cgroup") / controller, ours.get(controller, "")
+        if not mount.is_dir():  # version 2
+            mount, path = Path("/sys/fs/cgroup"), ours.get("", "")
+        folder = mount / path.lstrip("/") / f"t3d-test-{os.getpid()}"
+        try:
+            folder.mkdir()
+            made.append(folder)
+            files = [(folder / name, value) for name, value in limits.items() if (folder / name).exists()]
+            for file, value in files:
+                file.write_text(value)
+        except OSError as error:
+            pytest.skip(f"no control group can be made here: {error}")
+        if not files:
+            pytest.skip(f"a control group made here has none of {', '.join(limits)}")
+        return folder
+
+    yield make
+    for folder in made:
+        folder.rmdir()
+
+
+def said_in(folder, what):
+    text = f"import os; open({str(folder / 'cgroup.procs')!r}, 'w').write(str(os.getpid())); from t3d import machine; "
+    return int(subprocess.check_output([sys.executable, "-c", text + f"print(machine.{what}())"]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+def test_in_a_real_control_group_its_memory_counts(group):
+    limit = 300 * 2**20
+    folder = group("memory", {"memory.limit_in_bytes": str(limit), "memory.max": str(limit)})
+    assert said_in(folder, "usable_memory_bytes") == limit < machine.usable_memory_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+def test_in_a_real_control_group_its_share_of_the_cores_counts(group):
+    folder = group("cpu", {"cpu.cfs_quota_us": "100000", "cpu.max": "100000 100000"})
+    assert said_in(folder, "usable_cores") == 1
