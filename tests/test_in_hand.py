@@ -3,9 +3,6 @@
 import functools
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import gymnasium
@@ -243,22 +240,6 @@ def build(push=1.0):
 {call}
 """
 CALL = "t3d.train({what}, out='run', steps=60, random_steps=30, batch_size=8, hidden=(8,), eval_every=30, {options})"
-
-
-def script(call):
-    Path("mine.py").write_text(SCRIPT.format(call=call))
-    path = os.pathsep.join([str(OWN.parent), *sys.path])
-    return subprocess.run(
-        [sys.executable, "mine.py"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False
-    )
-
-
-@pytest.mark.slow
-def test_a_class_of_the_users_script_trains_in_workers_and_is_filmed():
-    call = CALL.format(what="Robot", options="video_frames=2, env_workers=1")
-    done = script(f'if __name__ == "__main__":\n    print({call}.video_problem)')
-    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
-    assert Path("run/video/best.mp4").is_file()
 
 
 def test_a_script_without_a_guard_does_not_train_again_where_it_is_imported():

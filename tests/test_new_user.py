@@ -162,7 +162,8 @@ if __name__ == "__main__":
     small = dict(steps=400, random_steps=100, batch_size=32, hidden=(16, 16), eval_episodes=1, threads=1)
     run = t3d.train(lambda: Line(wind=0.2), out="by_lambda", **small)
     print(run.video_problem.one_line())
-    run = t3d.train(Line, env_kwargs={"wind": 0.2}, out="by_class", env_workers=1, video=False, **small)
+    run = t3d.train(Line, env_kwargs={"wind": 0.2}, out="by_class", env_workers=1, **small)
+    print(run.video_problem.one_line())
     policy = t3d.load(run.path)
     print(policy([0.1, 0.2]).shape)
 """
@@ -170,6 +171,7 @@ if __name__ == "__main__":
     done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "go without a film" in done.stdout
+    assert "let what makes it take render_mode" in done.stdout  # it was made and stepped in the process that films
     assert "(1,)" in done.stdout
 
 

@@ -192,8 +192,8 @@ def test_where_nothing_can_draw_one_line_says_so(monkeypatch, capsys):
 def test_an_environment_that_draws_nothing_says_so(capsys):
     done = t3d.train(f"{OWN}:DrawsNothing", **SMALL)
     assert done.video is None
-    assert "the environment cannot be drawn" in str(done.video_problem)
-    assert "render_mode" in str(done.video_problem)
+    assert "draws no RGB frames" in str(done.video_problem)
+    assert "let what makes it take render_mode" in str(done.video_problem)
 
 
 def test_no_video_means_none_and_frames_are_counted_from_one(folder, capsys):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import io
 import sys
 import traceback
+from collections.abc import Iterator
+from typing import TextIO
 
 from t3d.errors import EnvFailed, Stopped, T3DError
 
@@ -23,10 +27,37 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run one command and exit with its code: 0 done, 1 failed while running, 2 refused, 128 + a signal's number."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal may not know the sign for plus or minus
+    sys.stdout, sys.stderr = _Words.over(sys.stdout), _Words.over(sys.stderr)
     sys.exit(run(sys.argv[1:]))
+
+
+class _Words(io.TextIOWrapper):
+    """Standard output or error, for a terminal that may lack a sign, as plus or minus, or be closed during a run."""
+
+    @classmethod
+    def over(cls, stream: TextIO) -> TextIO:
+        """Return a stream in the place of one of the system's, or that itself if it is none of these."""
+        if not isinstance(stream, io.TextIOWrapper):
+            return stream
+        options = {"encoding": stream.encoding, "line_buffering": stream.line_buffering}
+        return cls(stream.detach(), errors="replace", **options)  # type: ignore[arg-type]
+
+    def write(self, text: str) -> int:
+        with self._heard():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._heard():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _heard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:  # the terminal is gone; SIGHUP, if it comes, ends the run
+                raise
 
 
 def run(arguments: list[str]) -> int:
