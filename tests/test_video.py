@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import odd_envs
+import own_envs
 import pytest
 from film_here import films_here
 
@@ -235,6 +236,12 @@ def test_a_film_runs_in_real_time(pace, shown, frames, tmp_path, monkeypatch):
     monkeypatch.setattr(film.policy, "load", lambda *_: acting)
     drawn, fps = film._play(spec, "", 0, 300, None)
     assert (len(drawn), fps) == (frames, shown)
+
+
+def test_an_environment_without_a_render_is_no_missing_renderer(monkeypatch):
+    monkeypatch.delattr(own_envs.Walk, "render")
+    with pytest.raises(VideoFailed, match="has no render"):
+        film._rendered(own_envs.Walk())
 
 
 def test_a_render_of_the_users_own_that_fails_is_not_a_missing_renderer(monkeypatch):

@@ -168,6 +168,9 @@ def _rendered(env: Env) -> NDArray[Any]:
     """
     try:
         frame = np.array(env.render())
+    except NotImplementedError as error:  # of gymnasium.Env, in the place of one of its own
+        do = "let it have a render that returns an RGB array"
+        raise VideoFailed("the environment has no render", got=type(env.unwrapped).__qualname__, do=do) from error
     except Exception as error:
         # A renderer that is missing says so in its own package's code; the user's own render fails in the user's.
         file = traceback.extract_tb(error.__traceback__)[-1].filename
