@@ -49,7 +49,7 @@ def test_updates_wait_for_the_end_of_an_episode_and_then_all_that_are_due_are_ma
 def test_an_episode_without_an_end_is_not_waited_for_longer_than_a_thousand_steps():
     made = Trainer(
         EnvSpec(f"{probes.__file__}:Counting"),
-        choice(**BURSTS | {"random_steps": 100, "buffer_size": 4_000, "steps": 5_000, "batch_size": 4}).config,
+        choice(**BURSTS | {"random_steps": 100, "buffer_size": 4_000, "steps": 5_000, "updates_per_step": 0.01}).config,
     )
     ended = made.collector.step
     made.collector.step = lambda act: ended(act) and []  # nobody hears of an end
@@ -60,7 +60,7 @@ def test_an_episode_without_an_end_is_not_waited_for_longer_than_a_thousand_step
         if made.agent.updates != before:
             bursts.append(made.env_steps)
     assert sorted(set(bursts)) == [BURST_STEPS, 2 * BURST_STEPS]
-    assert made.agent.updates == 2 * BURST_STEPS - 100
+    assert made.agent.updates == (2 * BURST_STEPS - 100) // 100
 
 
 def test_several_streams_make_a_burst_when_any_of_them_ends_one():

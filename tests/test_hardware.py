@@ -277,6 +277,7 @@ def test_other_shapes_are_refused_and_the_environment_is_closed(monkeypatch):
         api.resume(done.path, env=spec_of(OtherShape))
 
 
+@pytest.mark.slow
 def test_its_film_stands_beside_the_runs_own():
     pytest.importorskip("av", reason="the extra `video` is not installed")
     done = t3d.train(Simulated, out="run", steps=60, video_frames=2, **SMALL)

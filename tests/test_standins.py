@@ -82,7 +82,14 @@ class StandIn(gymnasium.Env):
         return self.observation_space.sample(), float(action.sum()), False, self.steps == 10, {}
 
 
-@pytest.mark.parametrize("name", SPACES)
+KINDS = {"gym_electric_motor:Cont-CC-PMSM-v0", "gymnasium_robotics:FrankaKitchen-v1", "PyFlyt/QuadX-Hover-v4"}
+KINDS |= {"shimmy:dm_control/humanoid-walk-v0", "highway_env:racetrack-v0"}
+
+
+# One of each kind in the fast suite.
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in SPACES]
+)
 def test_spaces_of_other_packages_are_taken_as_they_are(name, tmp_path):
     found = {finding.name: finding for finding in check(spec_of(StandIn, {"name": name}), 20)}
     assert not any(finding.verdict == "fails" for finding in found.values()), found
