@@ -169,15 +169,16 @@ def has(run, kind):
     return (run / "metrics.jsonl").exists() and f'"kind": "{kind}"' in (run / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow  # the fast suite has the next test
 @pytest.mark.parametrize(
     ("when", "name"),
     [
         ("training", "SIGTERM"),
-        pytest.param("evaluating", "SIGINT", marks=pytest.mark.slow),
-        pytest.param("warming up", "SIGTERM", marks=pytest.mark.slow),
-        pytest.param("warming up", "SIGINT", marks=pytest.mark.slow),
-        pytest.param("training", "SIGINT", marks=pytest.mark.slow),
-        pytest.param("evaluating", "SIGTERM", marks=pytest.mark.slow),
+        ("evaluating", "SIGINT"),
+        ("warming up", "SIGTERM"),
+        ("warming up", "SIGINT"),
+        ("training", "SIGINT"),
+        ("evaluating", "SIGTERM"),
     ],
 )
 def test_a_signal_saves_and_leaves(server, tmp_path, expected, when, name):
