@@ -238,6 +238,12 @@ def test_a_film_runs_in_real_time(pace, shown, frames, tmp_path, monkeypatch):
     assert (len(drawn), fps) == (frames, shown)
 
 
+def test_one_that_prints_without_end_fills_no_disk(monkeypatch):
+    monkeypatch.setattr(film, "_MOST_WORDS", 1_000_000)
+    command = [sys.executable, "-c", "while True: print('again ' * 10_000)"]
+    assert film._run(command, dict(os.environ), lambda: None) == "it printed more than 1,000,000 bytes"
+
+
 def test_an_environment_without_a_render_is_no_missing_renderer(monkeypatch):
     monkeypatch.delattr(own_envs.Walk, "render")
     with pytest.raises(VideoFailed, match="has no render"):

@@ -31,7 +31,7 @@ from t3d.training.evaluation import within_bounds
 from t3d.training.randomness import evaluation_seed
 
 _TIMEOUT_S = 600
-_LAST_WORDS = 20_000
+_LAST_WORDS, _MOST_WORDS = 20_000, 100_000_000
 # So that a report can show two films as they are: 600 kB for 300 frames, 480 wide.
 _WIDTH, _FRAMES, _FRAME_BYTES = 480, 300, 2_000
 _MOST_FPS = 60
@@ -110,6 +110,8 @@ def _run(command: list[str], variables: dict[str, str], between: Callable[[], No
         try:
             while child.poll() is None and time.monotonic() < end:
                 between()
+                if os.fstat(words.fileno()).st_size > _MOST_WORDS:
+                    return f"it printed more than {_MOST_WORDS:,} bytes"
                 time.sleep(0.05)
             if child.returncode is None:
                 return f"not done after {_TIMEOUT_S} s"
