@@ -29,7 +29,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)
+bench: $(INSTALLED) $(PEERS)
 	$(BIN)/python benchmarks/learn.py
 
 $(PEERS): benchmarks/peers/requirements.txt constraints.txt

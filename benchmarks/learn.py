@@ -75,16 +75,15 @@ def train(name: str, study: Study, seed: int) -> None:
     result.parent.mkdir(parents=True, exist_ok=True)
     run = RUNS / name / f"s{seed}"
     run.parent.mkdir(parents=True, exist_ok=True)
-    command = _of_peer(study, seed, result) if study.peer else _of_t3d(study, seed, run)
+    of_peer = run.with_suffix(".json")
+    command = _of_peer(study, seed, of_peer) if study.peer else _of_t3d(study, seed, run)
     with run.with_suffix(".log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log)
-    if not study.peer:
-        seen = {"study": name, "seed": seed, "commit": commit, **_seen(run)}
-        part = result.with_suffix(".part")
-        part.write_text(json.dumps(seen, indent=1) + "\n")
-        part.rename(result)
-    final = json.loads(result.read_text())["final"]
-    print(f"{name} seed {seed}: {time.monotonic() - began:,.0f} s, {final:,.0f}", flush=True)
+    told = json.loads(of_peer.read_text()) if study.peer else _seen(run)
+    part = result.with_suffix(".part")
+    part.write_text(json.dumps({"study": name, "seed": seed, "commit": commit, **told}, indent=1) + "\n")
+    part.rename(result)
+    print(f"{name} seed {seed}: {time.monotonic() - began:,.0f} s, {told['final']:,.0f}", flush=True)
 
 
 def _commit() -> str:
@@ -141,6 +140,10 @@ def main(studies: tyro.conf.Positional[tuple[str, ...]] = (), seeds: tuple[int, 
         jobs: runs at a time.
     """
     chosen = {name: STUDIES[name] for name in studies or STUDIES}
+    if any(study.peer for study in chosen.values()) and not PEERS_PYTHON.exists():
+        raise SystemExit(
+            f"{PEERS_PYTHON} does not exist: run make bench, or make .venv-peers/installed, which builds it"
+        )
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [
             pool.submit(train, name, study, seed)

@@ -132,7 +132,7 @@ def plan_seeds(
         seeds: how many.
         jobs: how many will be trained at a time: their replay memories must fit together.
         out: the parent folder; None takes runs/<env>/<preset>-n<seeds>.
-        resume: go on with the runs that are there; else the folder is a new one.
+        resume: go on with the runs that are there; else the folder is made.
 
     Raises:
         Refused: what the first of them would be refused for.
@@ -195,6 +195,6 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
     # Of a run that had ended before it is kept: it may have been made to compare this run with others.
     if not (session.had_ended and report.is_file() and max(films, default=0.0) <= report.stat().st_mtime):
         report = write_report([session.path])
-    untrained = progress.best is not None and progress.best_env_steps <= session.config.random_steps
+    untrained = progress.best is not None and session.config.updates_at(progress.best_env_steps) == 0
     best, at, last = progress.best, progress.best_env_steps, progress.last
     return Run(session.path, best, at, untrained, last, report, filmed, problem)

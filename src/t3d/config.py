@@ -190,7 +190,11 @@ class Config:
     @property
     def will_learn(self) -> bool:
         """Whether a run of these options makes any update at all."""
-        return self.steps > self.random_steps and self.updates_per_step > 0
+        return self.updates_at(self.steps) > 0
+
+    def updates_at(self, env_steps: int) -> int:
+        """Return how many updates so many env steps have earned."""
+        return int(max(0, env_steps - self.random_steps) * self.updates_per_step)
 
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """Return a copy in which the named options have other values.

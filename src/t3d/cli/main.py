@@ -39,8 +39,8 @@ class _Words(io.TextIOWrapper):
         """Return a stream in the place of one of the system's, or that itself if it is none of these."""
         if not isinstance(stream, io.TextIOWrapper):
             return stream
-        options = {"encoding": stream.encoding, "line_buffering": stream.line_buffering}
-        return cls(stream.detach(), errors="replace", **options)  # type: ignore[arg-type]
+        encoding, lines, unbuffered = stream.encoding, stream.line_buffering, stream.write_through
+        return cls(stream.detach(), encoding, "replace", line_buffering=lines, write_through=unbuffered)
 
     def write(self, text: str) -> int:
         with self._heard():

@@ -50,14 +50,14 @@ def main(arguments: list[str]) -> None:
     # The flags' defaults depend on the environment and the preset, so these two are read first.
     given = parse(Arguments, "train", arguments)
     env = given.spec(given.env)
+
     from t3d import api
 
-    asked = {"hardware": True} if given.config.hardware else {}
-    chosen = api.choose(env, given.preset, asked)
+    chosen = api.choose(env, given.preset, {"hardware": True} if given.config.hardware else {})
     parsed = parse(Arguments, "train", arguments, dataclasses.replace(given, config=chosen.config))
     choice = chosen._replace(config=parsed.config)
     parsed.config.check_together()
-    if not parsed.config.will_learn and not _is_given("--random-steps", arguments):
+    if not _is_given("--random-steps", arguments):
         refuse_before_it_learns(parsed.config)
 
     from t3d.machine import usable_cores

@@ -95,7 +95,11 @@ class Run:
     @property
     def untrained_returns(self) -> list[float]:
         """Mean returns of the evaluations before the first update."""
-        return [value for step, value in self.evaluations.items() if step <= self._random_steps]
+        return [value for step, value in self.evaluations.items() if self.untrained_at(step)]
+
+    def untrained_at(self, env_steps: int) -> bool:
+        """Return whether no update had been made by then."""
+        return env_steps <= self._random_steps
 
     @property
     def _random_steps(self) -> int:

@@ -80,7 +80,7 @@ def _caption(group: Group, run: Run, which: str) -> str:
     same = ", which is its last one too" if which == "best" and best and last and best.sha256 == last.sha256 else ""
     header = best if which == "best" else last
     after = f", after {header.info.env_steps:,} steps" if header else ""
-    if header and header.info.env_steps <= int(run.options["random_steps"]):
+    if header and run.untrained_at(header.info.env_steps):
         after += " and no update: it is untrained"
     return f"Seed {run.seed}{standing}: its {which} policy{same}{after}"
 

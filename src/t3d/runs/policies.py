@@ -18,7 +18,7 @@ from t3d.spaces import Spaces
 from t3d.storage import disk
 from t3d.td3 import TD3
 from t3d.training import evaluation
-from t3d.training.evaluation import Act, Evaluation
+from t3d.training.evaluation import Evaluation
 
 Which = Literal["best", "last"]
 
@@ -148,9 +148,7 @@ def evaluate_run(
     except RunRefused:
         envs.close()
         raise
-    act: Act = policy.act
-    if envs.spaces != policy.info.spaces:
-        act = evaluation.within_bounds(act, policy.info.spaces, envs.spaces)
+    act = evaluation.within_bounds(policy.act, policy.info.spaces, envs.spaces)
     with Signals() as signals:
         seen = evaluation.play(act, envs, episodes, signals.stop_here)
     return Played(seen, which, policy.info.env_steps, notes)
@@ -181,7 +179,7 @@ def _policy_of(
             expected=f"run {record.run}",
             do="copy the run again",
         )
-    if policy.info.env_steps <= record.config.random_steps:
+    if record.config.updates_at(policy.info.env_steps) == 0:
         notes.append("it is untrained: no update had been made when it was chosen")
     return which, policy, notes
 

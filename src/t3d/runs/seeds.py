@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused, T3DError
 from t3d.formats import HalfRow, Row, RowReader
 from t3d.presets import Choice
+from t3d.runs import run_folder
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
 
@@ -61,7 +61,7 @@ def jobs_of(env: EnvSpec, choice: Choice, seeds: int, out: Path | None, *, resum
         choice: preset and configuration; threads left to chance become one, as the runs share the cores.
         seeds: how many.
         out: the parent folder; None takes runs/<env>/<preset>-n<seeds>, with a counter behind it if that is taken.
-        resume: go on with the runs that are there.
+        resume: go on with the runs that are there; else the folder is made.
 
     Raises:
         RunRefused: the folder holds a single run; or others, and they are not to be gone on with.
@@ -70,16 +70,8 @@ def jobs_of(env: EnvSpec, choice: Choice, seeds: int, out: Path | None, *, resum
     parent = out or Path("runs") / env.folder / f"{choice.preset}-n{seeds}"
     if (parent / "config.json").exists() or any(parent.glob("checkpoints/*/manifest.json")):
         raise RunRefused("this folder holds a single run", got=str(parent), do="give another --out")
-    if not resume and out is None:
-        names = (parent.with_name(f"{parent.name}-{counter}") for counter in itertools.count(2))
-        parent = next(name for name in itertools.chain([parent], names) if not _is_taken(name))
-    elif not resume and _is_taken(parent):
-        raise RunRefused(
-            "this folder is taken",
-            got=str(parent),
-            expected="a folder that does not exist, or is empty",
-            do="give another --out, or go on with the runs in it with --resume auto",
-        )
+    if not resume:
+        parent = run_folder.create(parent, counted=out is None)
     threads = 1 if choice.config.threads == "auto" else choice.config.threads
     first = choice.config.seed
     configs = [dataclasses.replace(choice.config, seed=first + k, threads=threads) for k in range(seeds)]
@@ -87,10 +79,6 @@ def jobs_of(env: EnvSpec, choice: Choice, seeds: int, out: Path | None, *, resum
         Job(env.as_json(), choice.preset, dataclasses.asdict(config), str(parent / f"s{config.seed}"))
         for config in configs
     ]
-
-
-def _is_taken(folder: Path) -> bool:
-    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 class Seed(NamedTuple):

@@ -97,13 +97,15 @@ def _seed_of(seed: int, _: int, episode: int) -> int:
 
 
 def within_bounds(act: Act, trained: Spaces, now: Spaces) -> Act:
-    """Return what plays in an environment of other action bounds the same actions in the environment's units.
+    """Return what plays the same actions, in the environment's units, where its action bounds may be others.
 
     Args:
         act: to actions in [-1, 1], as they were scaled in training.
         trained: the spaces of training.
         now: those of the environment that is played in, which cuts what lies beyond its bounds.
     """
+    if trained == now:  # to the bit what it does in its own
+        return act
     return lambda obs: now.from_env_units(trained.to_env_units(act(obs)))
 
 

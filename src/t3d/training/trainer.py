@@ -107,8 +107,7 @@ class Trainer:
     @property
     def updates_due(self) -> int:
         """How many updates the env steps so far have earned that are not made yet."""
-        learning_steps = max(0, self.env_steps - self.config.random_steps)
-        return int(learning_steps * self.config.updates_per_step) - self.agent.updates
+        return self.config.updates_at(self.env_steps) - self.agent.updates
 
     def state(self) -> tuple[dict[str, torch.Tensor], TrainerState]:
         """Return everything that decides how training goes on, but the replay memory's completed slots.
