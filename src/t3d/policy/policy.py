@@ -17,10 +17,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from t3d.config import TD3Config
+from t3d.config import Config, TD3Config
 from t3d.errors import RunRefused
 from t3d.formats import MAX_WEIGHTS, PolicyInfo, class_name
-from t3d.networks import Actor
+from t3d.networks import Actor, SaleActor, SalePolicy, StateEncoder
 from t3d.policy.normalizer import normalize
 from t3d.spaces import ObsPart, Spaces, part_of
 from t3d.storage.checked_files import PolicyHeader, describe_policy, read_policy_header, refuse_links
@@ -31,7 +31,15 @@ _log = logging.getLogger("t3d")
 
 STATISTICS = ("obs_mean", "obs_std")
 # The networks that a file may name. Another one is the caller's, who gives its class.
-ARCHITECTURES = {"mlp": Actor}
+ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": Actor, "sale": SalePolicy}
+
+
+def _net_of(architecture: str, spaces: Spaces, config: TD3Config) -> nn.Module:
+    """Build one of them; its weights come from the file."""
+    rng = np.random.default_rng(0)
+    if architecture == "sale":
+        return SalePolicy(StateEncoder(spaces, config, rng), SaleActor(spaces, config, rng))
+    return Actor(spaces, config, rng)
 
 
 class Agent(Protocol):
@@ -205,8 +213,8 @@ def _read(path: Path) -> tuple[PolicyHeader, bytes]:
 
 def _load(path: Path, header: PolicyHeader, content: bytes, algorithm: Algorithm | None) -> Policy:
     info = header.info
-    ours = ARCHITECTURES.get(info.architecture)
-    if ours is None and algorithm is None:
+    ours = info.architecture in ARCHITECTURES
+    if not ours and algorithm is None:
         raise RunRefused(
             "this policy plays with a network that is not one of t3d's own",
             got=f"{path}: {info.architecture}, of the algorithm {info.algorithm}",
@@ -225,13 +233,13 @@ def _load(path: Path, header: PolicyHeader, content: bytes, algorithm: Algorithm
     kinds = (torch.float32,) if ours else (torch.float32, torch.int64)  # a layer of one's own may count
     if not all(tensor.dtype in kinds and torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ValueError("a weight is not finite, or no float32 number")
-    config = TD3Config(hidden=info.hidden, layer_norm="both" if info.layer_norm else "none")
-    made = info.spaces, config, np.random.default_rng(0)
+    layer_norm = "both" if info.layer_norm else "none"
+    config = Config().with_values({"hidden": info.hidden, "layer_norm": layer_norm, "embedding": info.embedding}).td3
     if ours:
-        net: nn.Module = ours(*made)
+        net = _net_of(info.architecture, info.spaces, config)
     else:
         assert algorithm is not None
-        net = algorithm(*made).policy_net()
+        net = algorithm(info.spaces, config, np.random.default_rng(0)).policy_net()
         if (architecture := architecture_of(net)) != info.architecture:
             raise ValueError(f"the class given plays with {architecture}, the policy with {info.architecture}")
     net.load_state_dict(tensors)

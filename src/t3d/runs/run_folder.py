@@ -168,16 +168,17 @@ def policy_path(folder: Path, which: str) -> Path:
     return folder / "policy" / f"{which}.safetensors"
 
 
-def as_policy(trainer: Trainer, record: RunRecord, return_mean: float | None) -> bytes:
+def as_policy(trainer: Trainer, record: RunRecord, which: str, return_mean: float | None) -> bytes:
     """Return what plays as the file of a policy that can be loaded without the run.
 
     Args:
         trainer: whose policy.
         record: of its run.
+        which: of the agent's `policies`.
         return_mean: what its evaluation gave, if it had one.
     """
     agent, spaces, normalizer = trainer.agent, trainer.envs.spaces, trainer.normalizer
-    net = agent.policy_net()
+    net = agent.policies()[which]
     tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
     if normalizer is not None:
         statistics = zip(STATISTICS, (normalizer.mean, normalizer.std), strict=True)
@@ -193,6 +194,7 @@ def as_policy(trainer: Trainer, record: RunRecord, return_mean: float | None) ->
         action_high=spaces.action_high,
         hidden=agent.config.hidden,
         layer_norm=agent.config.layer_norm == "both",
+        embedding=agent.config.embedding,
         env_steps=trainer.env_steps,
         return_mean=return_mean,
     )

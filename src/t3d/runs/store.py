@@ -194,17 +194,17 @@ class Store:
             or time.monotonic() - self._tried_s >= self._config.checkpoint_seconds
         )
 
-    def save_policy(self, which: str, trainer: Trainer, return_mean: float | None) -> None:
-        """Write the actor as the run's `best` or `last` policy, or try again at the next commit."""
-        self._waiting[run_folder.policy_path(self.path, which)] = run_folder.as_policy(
-            trainer, self._record, return_mean
+    def save_policy(self, name: str, trainer: Trainer, which: str, return_mean: float | None) -> None:
+        """Write one of the agent's policies as the run's `best` or `last`, or try again at the next commit."""
+        self._waiting[run_folder.policy_path(self.path, name)] = run_folder.as_policy(
+            trainer, self._record, which, return_mean
         )
         try:
             self._refuse_forked()
             self._follow()
             self._write_waiting()
         except OSError as error:
-            _log.warning("the %s policy could not be written: %s; it waits in memory", which, error)
+            _log.warning("the %s policy could not be written: %s; it waits in memory", name, error)
 
     def _refuse_forked(self) -> None:
         if self._lock.forked:
