@@ -199,7 +199,7 @@ class Session:
     def _is_free(self) -> bool:
         return self.config.eval_env == "new" or self.trainer.collector.between_episodes
 
-    def _play(self, which: str, limit: int, signals: Signals, trajectories: list[Trajectory]) -> Evaluation:
+    def _play(self, which: str, limit: int, signals: Signals, trajectories: list[Trajectory] | None) -> Evaluation:
         config, act = self.config, partial(self.trainer.learner.act, which=which)
         if config.eval_env == "same":
             envs = evaluation.envs_over(self.trainer.envs, config.seed, limit)
@@ -234,7 +234,7 @@ class Session:
             progress.not_exact.append(f"an episode was ended at step {env_steps:,} for the evaluation at the run's end")
         # Health is of the policy that the critics learn of.
         seen = {
-            which: self._play(which, limit, signals, trajectories if which == "current" else [])
+            which: self._play(which, limit, signals, trajectories if which == "current" else None)
             for which in self.trainer.agent.policies()
         }
         # The one at the run's end takes no other's place: a run may go on for longer.
