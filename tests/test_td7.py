@@ -13,6 +13,7 @@ from oracle_td7 import COPY_EVERY, OracleTD7, norm, norm_slope
 from test_oracle import random_batch, slope_between
 
 import t3d
+from t3d.cli.main import run as command
 from t3d.config import Config, TD3Config
 from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
@@ -308,3 +309,39 @@ def test_every_tensor_comes_back(tmp_path):
         if name != "seen":  # losses since the last log line, NaN where the actor rested
             assert torch.equal(tensor, tensors[name]), name
     assert {"priorities", "largest_priority", "bar", "worst", "episodes", "extremes", "clamp"} <= set(tensors)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"eval_env": "same"}, {"env_workers": 1}, {"normalize_obs": True}, {"updates_per_step": 0.5}],
+    ids=str,
+)
+def test_the_other_options_work_with_it(options, tmp_path):
+    session = small_runs.train(tmp_path / "run", **SMALL | {"n_envs": 1} | options)
+    assert session.finished
+    assert session.trainer.agent.updates > 10
+    assert len(rows_of(session.path, "evaluation")) == 3
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_are_what_each_is_alone(tmp_path):
+    few = ["--steps", "60", "--random-steps", "20", "--batch-size", "8", "--hidden", "8", "8", "--eval-episodes", "1"]
+    few += ["--threads", "1", "--no-video"]
+    assert command(["train", PROBE, "--preset", "fast", "--seeds", "2", "--out", str(tmp_path / "both"), *few]) == 0
+    assert command(["train", PROBE, "--preset", "fast", "--seed", "1", "--out", str(tmp_path / "alone"), *few]) == 0
+    both, alone = (tmp_path / folder / "policy" / "last.safetensors" for folder in ("both/s1", "alone"))
+    assert both.read_bytes() == alone.read_bytes()
+
+
+def test_it_waits_for_whole_episodes_and_not_for_ever(monkeypatch):
+    assert TD7.burst_steps == 20_000
+    monkeypatch.setattr(TD7, "burst_steps", 200)
+    made = Trainer(EnvSpec(PROBE), Config().with_values(SMALL | {"random_steps": 10, "updates_per_step": 0.1}))
+    play, bursts = made.collector.step, []
+    made.collector.step = lambda act: play(act) and []  # nobody hears of an end
+    while made.env_steps < 205:
+        before = made.agent.updates
+        made.step()
+        if made.agent.updates != before:
+            bursts.append(made.env_steps)
+    assert set(bursts) == {200}
