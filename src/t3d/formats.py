@@ -248,11 +248,11 @@ class Evaluation(Struct, frozen=True):
 class ProgressState(Record, frozen=True):
     """How far the loop was: clocks, evaluations, failures."""
 
-    preferred: Text  # which of the agent's policies the last evaluation found the better one
     last: Evaluation | None
     evaluated_at: Annotated[int, Meta(ge=-1, le=2**53 - 1)]  # env steps; -1: never
     best: Evaluation | None
     best_env_steps: Count
+    preferred: Text  # which of the agent's policies the last evaluation found the better one
     not_exact: list[Text]  # why the run is not what it would have been undisturbed
     logged: Count  # log lines that were due until now
     evaluated: Count  # evaluations that were due until now
