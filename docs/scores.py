@@ -44,8 +44,10 @@ def section(found: list[Study]) -> str:
         "## score\n\n"
         "The mean over four robots of (return - random play) / (TD3 after a million steps - random play), with\n"
         + "; ".join(f"{env}: {robot.random:,.0f} and {robot.td3:,.0f}" for env, robot in ROBOTS.items())
-        + ".\nReturns are means over seeds (their number), of 10 episodes each: of the better of the two policies that\n"
-        "an evaluation plays, and in the second row of the current one alone.\n\n" + "\n".join([*head, *lines]) + "\n"
+        + ".\nReturns are means over seeds (their number), of 10 episodes each: of the better of the two policies\n"
+        "that an evaluation plays, and in the second row of the current one alone.\n\n"
+        + "\n".join([*head, *lines])
+        + "\n"
     )
 
 

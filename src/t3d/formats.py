@@ -301,10 +301,15 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "health": {"of": Literal["batch", "evaluation"]},
     "event": {"what": str},
 }
-# Of an event: between which env steps rows are gone.
-_LOST = ("lost", tuple[Count, Count] | None, None)
+# What it may have. Of an event: between which env steps rows are gone. Of an evaluation: when it was due, if it waited
+# for an episode's end; and which of several policies did better, whose numbers it has.
+_MAYBE: list[tuple[str, Any, None]] = [
+    ("lost", tuple[Count, Count] | None, None),
+    ("due", Count | None, None),
+    ("policy", Text | None, None),
+]
 ROWS = {
-    kind: msgspec.defstruct(kind, [("env_steps", Count), ("wall_s", Seconds), *fields.items(), _LOST])
+    kind: msgspec.defstruct(kind, [("env_steps", Count), ("wall_s", Seconds), *fields.items(), *_MAYBE])
     for kind, fields in _FIELDS.items()
 }
 
