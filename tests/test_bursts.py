@@ -13,7 +13,6 @@ from t3d.config import BURST_STEPS, Config
 from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
 from t3d.runs.session import Session
-from t3d.training import trainer as trainers
 from t3d.training.trainer import Trainer
 
 # Episodes of `Counting` have three steps.
@@ -70,10 +69,12 @@ def test_several_streams_make_a_burst_when_any_of_them_ends_one():
         assert made.updates_due == (0 if episodes else max(0, made.env_steps - 10) - made.agent.updates)
 
 
-def test_between_two_parts_of_a_burst_the_run_is_saved_and_goes_on_to_the_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainers, "_PART", 1)
-    whole = small_runs.train(tmp_path / "whole", **BURSTS)
-    session = Session(EnvSpec(PROBE), choice(**BURSTS | {"log_every": 1}), tmp_path / "half")
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_between_two_parts_of_a_burst_the_run_is_saved_and_goes_on_to_the_bit(engine, tmp_path):
+    options = BURSTS | {"log_every": 1, "engine": engine}
+    whole = small_runs.train(tmp_path / "whole", **options)
+    session = Session(EnvSpec(PROBE), choice(**options), tmp_path / "half")
+    session.trainer.learner.part = 1
     run = session.run()
     while not (session.trainer.in_burst and session.trainer.agent.updates > 20):
         session.trainer.step()
@@ -82,7 +83,7 @@ def test_between_two_parts_of_a_burst_the_run_is_saved_and_goes_on_to_the_bit(tm
     run.close()
     session.trainer.envs.close()
     session._store.close()
-    again = Session(EnvSpec(PROBE), choice(**BURSTS | {"log_every": 1}), tmp_path / "half", resume=True)
+    again = Session(EnvSpec(PROBE), choice(**options), tmp_path / "half", resume=True)
     assert again.trainer.in_burst
     assert again.trainer.updates_due == session.trainer.updates_due
     list(again.run())
