@@ -72,18 +72,10 @@ def source(
 ) -> Source:
     """Return what draws from a memory and these two streams, as both stand now; room: from `given`."""
     slots, n_envs, ring, filled = replay.rings()
-    return room._replace(
-        slots=slots,
-        ended=slots.view(np.int32),
-        n_envs=n_envs,
-        ring=ring,
-        filled=filled,
-        discount=gamma,
-        mean=room.mean if normalizer is None else normalizer.mean,
-        std=room.std if normalizer is None else normalizer.std,
-        index_stream=_address(index),
-        noise_stream=_address(noise),
-    )
+    mean, std = (room.mean, room.std) if normalizer is None else (normalizer.mean, normalizer.std)
+    sizes, streams = (n_envs, ring, filled, gamma), (_address(index), _address(noise))
+    rooms = room.picked, room.drawn, room.places
+    return Source(slots, slots.view(np.int32), *sizes, mean, std, *streams, *rooms, room.noise)
 
 
 def _address(generator: np.random.Generator) -> int:

@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from t3d.networks import Actor, Critic
 from t3d.policy.normalizer import Normalizer
 from t3d.replay import Batch, Replay
 from t3d.td3 import TD3, Array, UpdateInfo, check_shapes
+
+_LAST_STEP = 2.0**24  # of Adam: PyTorch counts in float32, which stays there
 
 
 def warn(line: str) -> None:
@@ -135,7 +138,6 @@ class Fused:
         values = config.policy_noise, config.noise_clip, config.tau
         self._hyper = np.array(values, self._dtype)
         self._rates = np.zeros((2, 6), self._dtype)  # of the next update
-        self._settings: list[object] = [None, None]  # what stands in `rates` apart from the two that change
         self._first = next(agent.actor.parameters()), next(agent.critic.parameters())
         self._get_ready()
         self._adopted = self._shown()
@@ -256,14 +258,12 @@ class Fused:
     def _make(self, memory: k.Memory, source: draw.Source, count: int) -> list[UpdateInfo]:
         """Make updates with the batch in `_inputs`, or those that the source draws."""
         agent, means = self.agent, np.empty((count, 5))
-        rates, delayed = np.empty((count, *self._rates.shape), self._dtype), np.zeros(count, np.int64)
-        for update in range(count):
-            agent.updates += 1
-            self._advance(k.CRITIC, agent.critic_optimizer, self._steps[self._actor_tensors :])
-            if agent.updates % agent.config.policy_delay == 0:
-                delayed[update] = True
-                self._advance(k.ACTOR, agent.actor_optimizer, self._steps[: self._actor_tensors])
-            rates[update] = self._rates
+        rates, delayed = np.empty((count, 2, 6), self._dtype), np.zeros(count, np.int64)
+        moving = slice(-(agent.updates + 1) % agent.config.policy_delay, None, agent.config.policy_delay)
+        delayed[moving] = True
+        agent.updates += count
+        self._advance(rates[:, k.CRITIC], agent.critic_optimizer, self._steps[self._actor_tensors :])
+        self._advance(rates[moving, k.ACTOR], agent.actor_optimizer, self._steps[: self._actor_tensors])
         assert self._team is not None
         blas_and_threads.run(self._compiled_update, memory, self._team.locks, source, rates, delayed, means)
         return [
@@ -277,16 +277,16 @@ class Fused:
         sync, sums = np.zeros(24, np.int64), np.zeros((threads, 8))
         return k.Memory(net, at, self._weights, work, self._hyper, self._rates, self._control, sync, sums)
 
-    def _advance(self, which: int, optimizer: torch.optim.Optimizer, steps: NDArray[np.float32]) -> None:
-        """Count an optimiser's step, and set the rates of Adam for it: PyTorch's formula, bias correction included."""
-        steps += 1
-        step = float(steps[0])
-        group = optimizer.param_groups[0]
-        beta1, beta2 = group["betas"]
-        rates = self._rates[which]
-        if (settings := (beta1, beta2, group["eps"])) != self._settings[which]:
-            self._settings[which] = settings
-            rates[layers.GRAD_SHARE], rates[layers.KEEP_SQ], rates[layers.GRAD_SQ_SHARE] = 1 - beta1, beta2, 1 - beta2
-            rates[layers.EPS] = group["eps"]
-        rates[layers.STEP_SIZE] = group["lr"] / (1 - beta1**step)
-        rates[layers.INVERSE_CORRECTION] = (1 - beta2**step) ** -0.5
+    def _advance(self, rates: NDArray[Any], optimizer: torch.optim.Optimizer, steps: NDArray[np.float32]) -> None:
+        """Count an optimiser's steps, and set Adam's rates for each: PyTorch's formula, bias correction included."""
+        if not len(rates):
+            return
+        before, group = float(steps[0]), optimizer.param_groups[0]
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        counts = [min(before + more, _LAST_STEP) for more in range(1, len(rates) + 1)]
+        steps[:] = counts[-1]
+        # In the order of their names in `layers.py`.
+        rates[:] = [
+            (1 - beta1, beta2, 1 - beta2, lr / (1 - beta1**step), (1 - beta2**step) ** -0.5, group["eps"])
+            for step in counts
+        ]
