@@ -1,4 +1,4 @@
-"""The fused engine: one update of `td3.py` in one compiled call, on the CPU, over memory laid out for it."""
+"""The fused engine: updates of `td3.py` in one compiled call, on the CPU, over memory laid out for it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t3d.engines import blas_and_threads, layers
+from t3d.engines import blas_and_threads, draw, entries, layers
 from t3d.engines import kernels as k
-from t3d.engines.layout import aligned, bodies_of, lay_out_weights, layers_of, plan_work
+from t3d.engines.layout import aligned, bodies_of, inputs_of, lay_out_weights, layers_of, plan_work
 from t3d.networks import Actor, Critic
-from t3d.replay import Batch
+from t3d.policy.normalizer import Normalizer
+from t3d.replay import Batch, Replay
 from t3d.td3 import TD3, Array, UpdateInfo, check_shapes
+
+_LAST_STEP = 2.0**24  # of Adam: PyTorch counts in float32, which stays there
 
 
 def warn(line: str) -> None:
@@ -47,6 +51,12 @@ def refusal(agent: TD3) -> str | None:
     return None
 
 
+def can_draw(replay: Replay, normalizer: Normalizer | None) -> bool:
+    """Return whether `Fused.update_many` can draw from a memory: tests hold its bits to those of the plain path."""
+    known = type(replay) is Replay and type(normalizer) in (Normalizer, type(None))  # a subclass may do it otherwise
+    return known and replay.slot["obs"].base == np.float32 and replay.priorities is None and blas_and_threads.can_draw
+
+
 class _Team:
     """The threads beside the caller's, asleep between updates. Thread 0 is whoever calls `update`."""
 
@@ -64,7 +74,7 @@ class _Team:
 
 
 def _serve(memory: k.Memory, thread: int, lock: int) -> None:
-    blas_and_threads.run(k.serve, memory, thread, lock)
+    blas_and_threads.run(entries.serve, memory, thread, lock)
 
 
 def _stop(control: NDArray[np.int64], locks: NDArray[np.int64], workers: list[threading.Thread]) -> None:
@@ -95,7 +105,6 @@ class Fused:
         self.agent = agent
         self.threads = threads
         self._control = np.zeros(3, np.int64)
-        self._means = np.zeros(5)
         self._learn: k.Memory | None = None
         self._play: k.Memory | None = None
         self._team: _Team | None = None
@@ -128,18 +137,15 @@ class Fused:
         config = agent.config
         values = config.policy_noise, config.noise_clip, config.tau
         self._hyper = np.array(values, self._dtype)
-        self._rates = np.zeros((2, 6), self._dtype)
-        self._settings: list[object] = [None, None]  # what stands in `rates` apart from the two that change
+        self._rates = np.zeros((2, 6), self._dtype)  # of the next update
         self._first = next(agent.actor.parameters()), next(agent.critic.parameters())
         self._get_ready()
         self._adopted = self._shown()
 
     def _get_ready(self) -> None:
-        memory = self._memory(1, self.threads)
-        two, one = np.zeros((1, 1), self._dtype), np.zeros(1, self._dtype)
-        batch = two, two, two, one, one, one, two
-        update = k.update, (memory, np.zeros(0, np.int64), *batch, self._means)
-        calls = [update, (k.act, (memory, two, two)), (k.serve, (memory, 0, 0))]
+        memory, two, one = self._memory(1, self.threads), np.zeros((1, 1), self._dtype), np.zeros(1, np.int64)
+        update = entries.update, (memory, one, draw.given(1, 1), np.stack([self._rates]), one, np.zeros((1, 5)))
+        calls = [update, (entries.act, (memory, two, two)), (entries.serve, (memory, 0, 0))]
         self._compiled_update, self._compiled_act, _ = blas_and_threads.get_ready(self._say, calls)
 
     def _shown(self) -> tuple[object, ...]:
@@ -195,32 +201,75 @@ class Fused:
         Raises:
             ValueError: the shapes of batch and noise do not fit together.
         """
-        agent = self.agent
         if not self._is_adopted():
             self.adopt()
-        check_shapes(batch, noise, agent.spaces)
-        dtype = self._dtype
-        obs, next_obs, action, *rest = (np.ascontiguousarray(part, dtype) for part in batch)
-        plain_noise = np.ascontiguousarray(noise, dtype)
-        if self._learn is None or self._learn.at[k.B] != len(obs):
+        check_shapes(batch, noise, self.agent.spaces)
+        rows = len(batch.reward)
+        memory = self._prepare(rows)
+        for place, part in zip(self._inputs, (*batch, noise), strict=True):
+            place[...] = part
+        self._control[k.TD_ERROR] = td_error
+        (info,) = self._make(memory, self._given, 1)
+        if not td_error:
+            return info
+        start = int(memory.at[k.ERRORS])
+        return info._replace(td_error=memory.work[start : start + 2 * rows].reshape(2, rows).copy())
+
+    def update_many(
+        self,
+        replay: Replay,
+        normalizer: Normalizer | None,
+        index: np.random.Generator,
+        target_noise: np.random.Generator,
+        batch_size: int,
+        count: int,
+    ) -> list[UpdateInfo]:
+        """Draw `count` batches and learn from each, in one compiled call: `update` with what the plain path draws.
+
+        Args:
+            replay: the memory; see `can_draw`. It must hold a transition.
+            normalizer: what observations are brought to one scale by; None takes them raw.
+            index: the stream that slots are drawn from.
+            target_noise: the stream that step 6's noise is drawn from.
+            batch_size: B.
+            count: of updates, 1 or above.
+
+        Returns:
+            What each update saw.
+        """
+        assert len(replay) > 0, "the replay memory is empty"
+        if not self._is_adopted():
+            self.adopt()
+        memory = self._prepare(batch_size)
+        self._control[k.TD_ERROR] = False
+        source = draw.source(self._given, replay, normalizer, index, target_noise, self.agent.config.gamma)
+        return self._make(memory, source, count)
+
+    def _prepare(self, batch: int) -> k.Memory:
+        """Return the memory of updates with batches of a size; it and its threads are made anew for another size."""
+        if self._learn is None or self._learn.at[k.B] != batch:
             self._release_team()
-            self._learn = self._memory(len(obs), self.threads)
+            self._learn = self._memory(batch, self.threads)
+            self._inputs = inputs_of(self._learn.at, self._learn.work)
+            self._given = draw.given(batch, self.agent.spaces.action_size)
             self._team = _Team(self._learn, self.threads)
+        return self._learn
+
+    def _make(self, memory: k.Memory, source: draw.Source, count: int) -> list[UpdateInfo]:
+        """Make updates with the batch in `_inputs`, or those that the source draws."""
+        agent, means = self.agent, np.empty((count, 5))
+        rates, delayed = np.empty((count, 2, 6), self._dtype), np.zeros(count, np.int64)
+        moving = slice(-(agent.updates + 1) % agent.config.policy_delay, None, agent.config.policy_delay)
+        delayed[moving] = True
+        agent.updates += count
+        self._advance(rates[:, k.CRITIC], agent.critic_optimizer, self._steps[self._actor_tensors :])
+        self._advance(rates[moving, k.ACTOR], agent.actor_optimizer, self._steps[: self._actor_tensors])
         assert self._team is not None
-        agent.updates += 1
-        delayed = agent.updates % agent.config.policy_delay == 0
-        self._control[k.DELAYED], self._control[k.TD_ERROR] = delayed, td_error
-        self._advance(k.CRITIC, agent.critic_optimizer, self._steps[self._actor_tensors :])
-        if delayed:
-            self._advance(k.ACTOR, agent.actor_optimizer, self._steps[: self._actor_tensors])
-        locks, means = self._team.locks, self._means
-        blas_and_threads.run(
-            self._compiled_update, self._learn, locks, obs, next_obs, action, *rest, plain_noise, means
-        )
-        critic_loss, q1, q2, target_q, actor_loss = means.tolist()
-        start, rows = int(self._learn.at[k.ERRORS]), len(obs)
-        errors = self._learn.work[start : start + 2 * rows].reshape(2, rows).copy() if td_error else None
-        return UpdateInfo(critic_loss, q1, q2, target_q, actor_loss if delayed else None, errors)
+        blas_and_threads.run(self._compiled_update, memory, self._team.locks, source, rates, delayed, means)
+        return [
+            UpdateInfo(loss, q1, q2, target_q, actor_loss if moved else None)
+            for (loss, q1, q2, target_q, actor_loss), moved in zip(means.tolist(), delayed.tolist(), strict=True)
+        ]
 
     def _memory(self, batch: int, threads: int) -> k.Memory:
         """Make room for batches of a size, beside the adopted weights."""
@@ -228,16 +277,16 @@ class Fused:
         sync, sums = np.zeros(24, np.int64), np.zeros((threads, 8))
         return k.Memory(net, at, self._weights, work, self._hyper, self._rates, self._control, sync, sums)
 
-    def _advance(self, which: int, optimizer: torch.optim.Optimizer, steps: NDArray[np.float32]) -> None:
-        """Count an optimiser's step, and set the rates of Adam for it: PyTorch's formula, bias correction included."""
-        steps += 1
-        step = float(steps[0])
-        group = optimizer.param_groups[0]
-        beta1, beta2 = group["betas"]
-        rates = self._rates[which]
-        if (settings := (beta1, beta2, group["eps"])) != self._settings[which]:
-            self._settings[which] = settings
-            rates[layers.GRAD_SHARE], rates[layers.KEEP_SQ], rates[layers.GRAD_SQ_SHARE] = 1 - beta1, beta2, 1 - beta2
-            rates[layers.EPS] = group["eps"]
-        rates[layers.STEP_SIZE] = group["lr"] / (1 - beta1**step)
-        rates[layers.INVERSE_CORRECTION] = (1 - beta2**step) ** -0.5
+    def _advance(self, rates: NDArray[Any], optimizer: torch.optim.Optimizer, steps: NDArray[np.float32]) -> None:
+        """Count an optimiser's steps, and set Adam's rates for each: PyTorch's formula, bias correction included."""
+        if not len(rates):
+            return
+        before, group = float(steps[0]), optimizer.param_groups[0]
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        counts = [min(before + more, _LAST_STEP) for more in range(1, len(rates) + 1)]
+        steps[:] = counts[-1]
+        # In the order of their names in `layers.py`.
+        rates[:] = [
+            (1 - beta1, beta2, 1 - beta2, lr / (1 - beta1**step), (1 - beta2**step) ** -0.5, group["eps"])
+            for step in counts
+        ]

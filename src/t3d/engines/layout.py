@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +93,18 @@ def aligned(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     raw = np.zeros(max(count * dtype.itemsize, NUMPY_ASKS_BYTES) + HUGE_PAGE_BYTES, np.uint8)
     start = -raw.ctypes.data % HUGE_PAGE_BYTES
     return raw[start : start + count * dtype.itemsize].view(dtype)
+
+
+def inputs_of(at: NDArray[np.int64], work: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return views of `work` where an update reads a batch's parts, in the order of `Batch`, and the noise."""
+    size, actions, batch = (int(at[entry]) for entry in (k.S, k.A, k.B))
+
+    def view(entry: int, *shape: int) -> NDArray[Any]:
+        return work[at[entry] : at[entry] + batch * math.prod(shape)].reshape(batch, *shape)
+
+    obs_action, following = view(k.OBS_ACTION, size + actions), view(k.NEXT, size + actions)
+    rows = [view(entry) for entry in (k.REWARD, k.TERMINATED, k.DISCOUNT)]
+    return [obs_action[:, :size], following[:, :size], obs_action[:, size:], *rows, view(k.NOISE, actions)]
 
 
 class _Offsets:
