@@ -39,8 +39,8 @@ def profile() -> str:
         before, after = (labels[label]["jobs"][job] for label in ("before", "after"))
         rows = [["env steps", f"{before['env_steps']:,.0f}", f"{after['env_steps']:,.0f}", "", ""]]
         for name in [name for name in after if name not in ("env_steps", "threads")]:
-            a_step = [f"{1e3 * seen[name] / seen['env_steps']:.1f}" for seen in (before, after)]
-            rows.append([f"{name}, ms", f"{before[name]:.0f}", f"{after[name]:.0f}", *a_step])
+            a_step = [f"{1e3 * seen.get(name, 0) / seen['env_steps']:.1f}" for seen in (before, after)]
+            rows.append([f"{name}, ms", f"{before.get(name, 0):.0f}", f"{after[name]:.0f}", *a_step])
         head = ["in one second", "before", "after", "before, µs a step", "after, µs a step"]
         parts.append(f"{job}, {after['threads']:.0f} thread(s):\n\n{_table(head, rows)}")
     return "\n".join(parts)
