@@ -63,14 +63,22 @@ def threads() -> str:
 
 
 def drift() -> str:
-    """Return the table of distances between engines."""
-    rows = []
-    for layer_norm, pairs in _read("drift")["relative_distance"].items():
-        for pair, distances in pairs.items():
-            name = pair if "from" in pair else f"{pair} from exact"
-            rows.append([layer_norm, name, *(f"{distance:.1e}" for distance in distances.values())])
-    updates = list(next(iter(_read("drift")["relative_distance"]["none"].values())))
-    return _table(["layer norm", "whose weights", *(f"after {count}" for count in updates)], rows)
+    """Return the table of distances between engines on recorded batches."""
+    found = _read("drift")["relative_distance"]
+    counts = [count for count in next(iter(found["none"].values())) if count.isdigit()]
+    rows = [
+        [layer_norm, pair, *(f"{seen[name]:.1e}" for name in (*counts, "largest", "losses"))]
+        for layer_norm, pairs in found.items()
+        for pair, seen in pairs.items()
+    ]
+    head = [
+        "layer norm",
+        "whose weights",
+        *(f"after {int(count):,}" for count in counts),
+        "farthest",
+        "losses, farthest",
+    ]
+    return _table(head, rows)
 
 
 def cold() -> str:
