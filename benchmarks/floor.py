@@ -37,7 +37,7 @@ def repeat_product(
     blas_threads = set_blas_threads(1)
     for _ in range(times):
         if kind == FORWARD:
-            dense(x, n_in, w, y, rows, n_in, n_out)
+            dense(x, n_in, w, y, n_out, rows, n_in, n_out)
         elif kind == INPUT_GRADIENT:
             dense_input_gradient(y, w, n_in, x, rows, n_in, n_out)
         else:

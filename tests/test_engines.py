@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t3d.config import TD3Config
+from t3d.config import Config, TD3Config
 from t3d.engines import choose
 from t3d.engines.fused import Fused
 from t3d.errors import ConfigRefused
@@ -364,9 +364,10 @@ def test_auto_takes_the_fastest_that_supports_the_agent() -> None:
 
 
 def test_small_networks_get_one_thread_and_large_ones_all() -> None:
-    assert choose.choose_threads(Spaces.of_vectors(3, 1), (64, 64), 100, cores=8) == 1
-    assert choose.choose_threads(Spaces.of_vectors(17, 6), (256, 256), 256, cores=2) == 2
-    assert choose.choose_threads(Spaces.of_vectors(17, 6), (256, 256), 256, cores=1) == 1
+    small, large = Config().with_values({"hidden": (64, 64), "batch_size": 100}), Config()
+    assert choose.choose_threads(Spaces.of_vectors(3, 1), small, cores=8) == 1
+    assert choose.choose_threads(Spaces.of_vectors(17, 6), large, cores=2) == 2
+    assert choose.choose_threads(Spaces.of_vectors(17, 6), large, cores=1) == 1
 
 
 def test_threads_end_with_their_engine() -> None:
@@ -381,7 +382,7 @@ def test_threads_end_with_their_engine() -> None:
 
 REPEATED = """
 import hashlib, numpy as np
-from t3d.config import TD3Config
+from t3d.config import Config, TD3Config
 from t3d.engines.fused import Fused
 from t3d.replay import Batch
 from t3d.spaces import Spaces
