@@ -49,7 +49,7 @@ class FusedSale:
         assert reason is None, reason
         self.agent = agent
         self.threads = threads
-        self._control = np.zeros(4, np.int64)
+        self._control = np.zeros(3, np.int64)
         self._means = np.zeros(5)
         self._learn: k.Memory | None = None
         self._play: k.Memory | None = None
@@ -66,20 +66,15 @@ class FusedSale:
         self._tables, kept, size = lay_out_weights(agent, dtype)
         self._numbers = Adopted(agent, kept, size)
         self._hyper = np.array((config.policy_noise, config.noise_clip), dtype)
-        self._control[k.MEAN_OF_BOTH] = config.climb == "mean"
+        self._climbed = 1 if config.climb == "q1" else 2
         self._bounds = agent.clamp, agent.extremes
         self._get_ready()
 
     def _get_ready(self) -> None:
         memory, two = self._memory(1, self.threads), np.zeros((1, 1), self._numbers.dtype)
-        locks = np.zeros(0, np.int64)
-        entries = sale_entries
-        calls = [
-            (entries.update, (memory, locks, self._means)),
-            (entries.act, (memory, two, two)),
-            (entries.serve, (memory, 0, 0)),
-        ]
-        self._compiled_update, self._compiled_act, _ = blas_and_threads.get_ready(self._say, calls)
+        update = sale_entries.update, (memory, 0, np.zeros(0, np.int64), self._means)
+        calls = [update, (sale_entries.act, (memory, two, two))]
+        self._compiled_update, self._compiled_act = blas_and_threads.get_ready(self._say, calls)
 
     def _release_team(self) -> None:
         if self._team is not None:
@@ -127,7 +122,7 @@ class FusedSale:
             self._release_team()
             self._learn = self._memory(rows, self.threads)
             self._inputs = inputs_of(self._learn.at, self._learn.work)
-            self._team = Team(self._learn, self.threads, sale_entries.serve)
+            self._team = Team(self._learn, self.threads, self._compiled_update)
         assert self._team is not None
         for place, part in zip(self._inputs, (*batch, noise), strict=True):
             place[...] = part
@@ -137,7 +132,7 @@ class FusedSale:
         for which in (k.ACTOR_RATES, k.CRITIC_RATES, k.ENCODER_RATES):
             if which != k.ACTOR_RATES or delayed:
                 self._numbers.advance(which)
-        blas_and_threads.run(self._compiled_update, self._learn, self._team.locks, self._means)
+        blas_and_threads.run(self._compiled_update, self._learn, 0, self._team.locks, self._means)
         if agent.updates % COPY_EVERY == 0:
             agent.update_targets()
         critic_loss, q1, q2, target_q, actor_loss = self._means.tolist()
@@ -148,9 +143,20 @@ class FusedSale:
     def _memory(self, batch: int, threads: int) -> k.Memory:
         """Make room for batches of a size, beside the adopted weights."""
         numbers = self._numbers
-        net, at, work = plan_work(self._tables, batch, threads, numbers.dtype)
+        net, stages, at, work = plan_work(self._tables, self._climbed, batch, threads, numbers.dtype)
         sync, sums = np.zeros(24, np.int64), np.zeros((threads, 8))
         clamp, extremes = (bound.numpy() for bound in self._bounds)
         return k.Memory(
-            net, at, numbers.weights, work, self._hyper, numbers.rates, self._control, sync, sums, clamp, extremes
+            net,
+            stages,
+            at,
+            numbers.weights,
+            work,
+            self._hyper,
+            numbers.rates,
+            self._control,
+            sync,
+            sums,
+            clamp,
+            extremes,
         )

@@ -1,4 +1,4 @@
-"""What td7's fused engine calls: a compiled update, the other threads' share of it, and acting."""
+"""What td7's fused engine calls: a share of an update, and acting."""
 
 from __future__ import annotations
 
@@ -7,44 +7,59 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.engines.blas_and_threads import acquire, entry, release, set_blas_threads, yield_core
-from t3d.engines.kernels import OBS_ACTION, PATIENCE, STOP, A, B, Ints, S
+from t3d.engines.blas_and_threads import acquire, compiled, entry, release, set_blas_threads, yield_core
+from t3d.engines.kernels import LAYERS, OBS_ACTION, PATIENCE, STOP, A, B, Ints, S
 from t3d.engines.layers import Floats, max_of, min_of
-from t3d.engines.sale_kernels import ACTOR, LARGEST, LEAST, ZS, Memory, Y, forward, head, play, update_rows
+from t3d.engines.sale_kernels import (
+    ACTOR,
+    LARGEST,
+    LEAST,
+    ZS,
+    Memory,
+    Y,
+    forward,
+    last_of,
+    share_zs,
+    update_rows,
+)
 
 
-@entry
-def serve(m: Memory, t: int, lock: int) -> None:
-    """Be thread t: whenever the lock is released, do a share of an update, until it is to stop."""
-    set_blas_threads(1)
-    while True:
-        tries = 0
-        while acquire(lock, 0) == 0:
-            tries += 1
-            yield_core()
-            if tries == PATIENCE:
-                acquire(lock, 1)
-                break
-        if m.control[STOP] != 0:
+@compiled
+def wait_for(lock: int) -> None:
+    """Return once another thread has released the lock."""
+    tries = 0
+    while acquire(lock, 0) == 0:
+        tries += 1
+        yield_core()
+        if tries == PATIENCE:
+            acquire(lock, 1)
             break
-        update_rows(m, t)
 
 
 @entry
-def update(m: Memory, locks: Ints, means: NDArray[np.float64]) -> None:
-    """Learn from the batch that lies where all threads read it: start them, do the first one's share.
+def update(m: Memory, t: int, locks: Ints, means: NDArray[np.float64]) -> None:
+    """Be thread t of an update whose batch lies where all threads read it.
 
-    means (5,): what it saw. The extremes take in its targets.
+    Thread 0 lets the others go, does its share once and returns; means (5,) becomes what the update saw. Another one
+    does its share whenever its lock is released, until it is to stop. One function for both: it is compiled once.
     """
     blas_threads = set_blas_threads(1)
-    for lock in locks:
-        release(lock)
-    update_rows(m, 0)
-    for kind in range(means.size):
-        means[kind] = m.sums[:, kind].sum() / m.at[B]
-    for t in range(len(m.sums)):
-        m.extremes[0] = min_of(m.extremes[0], m.extremes.dtype.type(m.sums[t, LEAST]))
-        m.extremes[1] = max_of(m.extremes[1], m.extremes.dtype.type(m.sums[t, LARGEST]))
+    while True:
+        if t == 0:
+            for lock in locks:
+                release(lock)
+        else:
+            wait_for(locks[t - 1])
+            if m.control[STOP] != 0:
+                break
+        update_rows(m, t)
+        if t == 0:
+            for kind in range(means.size):
+                means[kind] = m.sums[:, kind].sum() / m.at[B]
+            for row in m.sums:
+                m.extremes[0] = min_of(m.extremes[0], m.extremes.dtype.type(row[LEAST]))
+                m.extremes[1] = max_of(m.extremes[1], m.extremes.dtype.type(row[LARGEST]))
+            break
     set_blas_threads(blas_threads)
 
 
@@ -56,9 +71,10 @@ def act(m: Memory, obs: Floats, action: Floats) -> None:
         for j in range(size):
             work[at[OBS_ACTION] + i * (size + actions) + j] = obs[i, j]
     blas_threads = set_blas_threads(1)
-    forward(m, ZS, 3, 0, batch)
-    play(m, 0, batch)
+    for network, layers in ((at[ZS], 3), (at[ACTOR], at[LAYERS])):
+        forward(m, network, layers, 0, batch)
+        share_zs(m, 0, batch)
     set_blas_threads(blas_threads)
     for i in range(batch):
         for j in range(actions):
-            action[i, j] = math.tanh(work[m.net[head(m, ACTOR + 1) - 1, Y] + i * actions + j])
+            action[i, j] = math.tanh(work[m.net[last_of(m, ACTOR), Y] + i * actions + j])

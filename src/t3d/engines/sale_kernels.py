@@ -31,6 +31,7 @@ from t3d.engines.kernels import (
     NOISE_CLIP,
     OBS_ACTION,
     POLICY_NOISE,
+    Q1,
     REWARD,
     TARGET,
     TERMINATED,
@@ -59,29 +60,33 @@ from t3d.engines.sale_layers import bias_elu, bias_norm, elu_gradient, norm_grad
 
 # Columns of `net`, a row a layer. GENERATION: row of `weights`. KIND: what becomes of the product. X and Y: offsets of
 # what is read and answered, each with its stride. SIZE: of NORM, what each row was divided by. DELTA: the gradient with
-# respect to the product, of which PARTIAL holds each thread's sum over its rows, PARTIAL_SIZE apart.
-INPUTS, OUTPUTS, WEIGHT, BIAS, GENERATION, KIND, X, X_STRIDE, Y, Y_STRIDE, SIZE, DELTA, PARTIAL, PARTIAL_SIZE = range(
-    14
-)
-COLUMNS = 14
+# respect to the product, of which PARTIAL holds each thread's sum over its rows, PARTIAL_SIZE apart. ASIDE: where the
+# gradient of ASIDE_WIDTH columns of what is read goes, from ASIDE_FROM on, in stages that move nothing.
+INPUTS, OUTPUTS, WEIGHT, BIAS, GENERATION, KIND, X, X_STRIDE, Y, Y_STRIDE = range(10)
+SIZE, DELTA, PARTIAL, PARTIAL_SIZE, ASIDE, ASIDE_FROM, ASIDE_WIDTH = range(10, 17)
 LINEAR, RELU, ELU, NORM = range(4)
-# The encoders' first rows in `net`; behind them stand networks of LAYERS rows each, see `head`. ENCODE is zs and zsa
-# of the encoder that learns, one behind the other; ENCODE_NEXT its zs of s'.
-ENCODE, ENCODE_NEXT, TARGET_ZS, TARGET_ZSA, ZS, ZSA, HEADS = 0, 6, 9, 12, 15, 18, 21
-TARGET_ACTOR, TARGET_CRITIC, ACTOR, CRITIC = 0, 1, 3, 4
-# Entries of `at` beside those that `kernels.py` names: widths of an embedding and of the first layers of the heads;
-# (B,) the target; room for a second gradient of the action and of zsa.
-E, FIRST, TARGETS, D_ACTION, D_ZSA, ENTRIES = range(16, 22)
-# Entry of `control`: the actor climbs the mean of both critics. Rows of `rates`. Entries of a row of `sums`.
-MEAN_OF_BOTH = 3
+# Columns of `stages`: layers to go forward through; what THEN; layers to go BACK through; MOVES, the row of `rates` by
+# which Adam moves these, or -1; whether all threads WAIT for each other at the end. CRITIC: 0 or 1, where it is of one.
+FORWARD, FORWARD_LAYERS, THEN, BACK, BACK_LAYERS, MOVES, WAIT, CRITIC = range(8)
+NOTHING, ENCODER_LOSS, NEXT_ACTION, TARGET_Q, SHARE, HUBER, ACTION, SHARE_ZSA, CLIMB, ADD, ACTOR_GRADIENT = range(11)
+# Entries of `at` beside those that `kernels.py` names: widths of an embedding and of the first layers of actor and
+# critics; how many critics the actor climbs; how many stages there are where the actor rests; (B,) the target; room
+# for a second gradient of the action and of zsa. Then the networks, in the order of their rows: the first row of each.
+E, FIRST, CLIMBED, RESTING, TARGETS, D_ACTION, D_ZSA, NETWORKS = range(16, 24)
+ENCODE_NEXT, ENCODE_ZS, ENCODE_ZSA, TARGET_ZS, TARGET_ACTOR, TARGET_ZSA, TARGET_CRITIC_1, TARGET_CRITIC_2 = range(
+    23, 31
+)
+ZS, ZSA, ACTOR, CRITIC_1, CRITIC_2, ENTRIES = range(31, 37)
+# Rows of `rates`. Entries of a row of `sums` beside those that `kernels.py` names.
 ACTOR_RATES, CRITIC_RATES, ENCODER_RATES = range(3)
-Q_OF, LEAST, LARGEST = 1, 5, 6
+LEAST, LARGEST = 5, 6
 
 
 class Memory(NamedTuple):
     """All that an update reads and writes."""
 
-    net: Ints  # (21 + 6 * LAYERS, COLUMNS)
+    net: Ints  # a row a layer of each network, and of each time it is asked in an update
+    stages: Ints  # a row a stage of an update
     at: Ints
     weights: Floats  # (5, P), see `adoption.py`; an offset means the same number in all five
     work: Floats  # the batch, answers and gradients, at the offsets that `net` and `at` name
@@ -98,10 +103,10 @@ class Memory(NamedTuple):
 
 
 @compiled
-def head(m: Memory, which: int) -> int:
-    """Return the first row of an actor or a critic."""
-    first: int = HEADS + which * m.at[LAYERS]
-    return first
+def last_of(m: Memory, network: int) -> int:
+    """Return the last row of an actor or a critic."""
+    last: int = m.at[network] + m.at[LAYERS] - 1
+    return last
 
 
 @compiled
@@ -131,6 +136,8 @@ def forward(m: Memory, first: int, layers: int, lo: int, hi: int) -> None:
 @compiled
 def gradient_of_input(m: Memory, layer: int, column: int, columns: int, to: int, lo: int, hi: int) -> None:
     """Carry rows lo to hi of a layer's DELTA to some columns of what it read: a matrix (B, columns) at offset `to`."""
+    if columns == 0:
+        return
     n_in, n_out, w = m.net[layer, INPUTS], m.net[layer, OUTPUTS], m.net[layer, WEIGHT] + column
     dy = m.work[m.net[layer, DELTA] + lo * n_out : m.net[layer, DELTA] + hi * n_out]
     params = m.weights[m.net[layer, GENERATION]]
@@ -155,14 +162,6 @@ def gradient_of_product(m: Memory, layer: int, part: int, lo: int, hi: int) -> N
 
 
 @compiled
-def backward(m: Memory, layer: int, part: int, lo: int, hi: int) -> None:
-    """Carry rows lo to hi of the gradient from a layer to the one below, whose answer is what it reads first."""
-    below = layer - 1
-    gradient_of_input(m, layer, 0, m.net[below, OUTPUTS], m.net[below, DELTA], lo, hi)
-    gradient_of_product(m, below, part, lo, hi)
-
-
-@compiled
 def move(m: Memory, layer: int, rates: Floats, t: int, part: int, parts: int) -> None:
     """Let Adam move a part of a layer's weights and biases."""
     net, at, work = m.net, m.at, m.work
@@ -178,15 +177,26 @@ def move(m: Memory, layer: int, rates: Floats, t: int, part: int, parts: int) ->
 
 
 @compiled
-def backpropagate(m: Memory, first: int, layers: int, rates: Floats, t: int, crew: Crew, lo: int, hi: int) -> None:
-    """Carry the gradient of rows lo to hi down some layers, and move each once it is passed."""
-    last = first + layers - 1
-    gradient_of_product(m, last, crew.part, lo, hi)
+def backward(m: Memory, first: int, layers: int, moves: int, t: int, crew: Crew, lo: int, hi: int) -> None:
+    """Carry the gradient of rows lo to hi back through some layers, and move each once it is passed, or none."""
+    if layers == 0:
+        return
+    net, work, last = m.net, m.work, first + layers - 1
+    n_out = net[last, OUTPUTS]
+    partial = work[net[last, PARTIAL] + crew.part * net[last, PARTIAL_SIZE] :]
+    sum_rows(work[net[last, DELTA] + lo * n_out :], n_out, partial, hi - lo, n_out)
     for layer in range(last, first - 1, -1):
         if layer > first:
-            backward(m, layer, crew.part, lo, hi)
-            wait_for_all(m.sync, crew.bell, crew.parts)
-        move(m, layer, rates, t, crew.part, crew.parts)
+            # What the layer below answers is what this one reads first.
+            below = layer - 1
+            gradient_of_input(m, layer, 0, net[below, OUTPUTS], net[below, DELTA], lo, hi)
+            gradient_of_product(m, below, crew.part, lo, hi)
+        if moves < 0:
+            gradient_of_input(m, layer, net[layer, ASIDE_FROM], net[layer, ASIDE_WIDTH], net[layer, ASIDE], lo, hi)
+        else:
+            if layer > first:
+                wait_for_all(m.sync, crew.bell, crew.parts)
+            move(m, layer, m.rates[moves], t, crew.part, crew.parts)
 
 
 @compiled
@@ -198,49 +208,67 @@ def copy_rows(work: Floats, x: int, x_stride: int, y: int, y_stride: int, width:
 
 
 @compiled
-def embed_action(m: Memory, first: int, source: int, lo: int, hi: int) -> None:
+def embed_action(m: Memory, zsa: int, source: int, lo: int, hi: int) -> None:
     """Copy rows lo to hi of the actions, behind observations at an offset, to where zsa's first layer reads them."""
-    at, behind_zs = m.at, m.net[first, X] + m.at[E]
-    copy_rows(m.work, source + at[S], at[S] + at[A], behind_zs, m.net[first, X_STRIDE], at[A], lo, hi)
+    at, behind_zs = m.at, m.net[zsa, X] + m.at[E]
+    copy_rows(m.work, source + at[S], at[S] + at[A], behind_zs, m.net[zsa, X_STRIDE], at[A], lo, hi)
+
+
+@compiled
+def share_embeddings(m: Memory, width: int, lo: int, hi: int) -> None:
+    """Copy rows lo to hi of zsa, or zsa and zs, to where the second critic reads them if that is another place."""
+    net, first, second = m.net, m.at[CRITIC_1] + 1, m.at[CRITIC_2] + 1
+    if net[first, X] != net[second, X]:
+        x, y, stride = net[first, X] + m.at[FIRST], net[second, X] + m.at[FIRST], net[first, X_STRIDE]
+        copy_rows(m.work, x, stride, y, stride, width, lo, hi)
+
+
+@compiled
+def share_zs(m: Memory, lo: int, hi: int) -> None:
+    """Copy rows lo to hi of zs to where the actor reads them."""
+    zs, reader = m.at[ZSA] - 1, m.at[ACTOR] + 1
+    x, x_stride, y, y_stride = (
+        m.net[zs, Y],
+        m.net[zs, Y_STRIDE],
+        m.net[reader, X] + m.at[FIRST],
+        m.net[reader, X_STRIDE],
+    )
+    copy_rows(m.work, x, x_stride, y, y_stride, m.at[E], lo, hi)
 
 
 # TD7, step by step as in `td7.py`.
 
 
 @compiled
-def update_encoder(m: Memory, t: int, everyone: Crew, lo: int, hi: int) -> None:
-    """Let the encoder predict the next embedding from this one and the action."""
-    at, net, work = m.at, m.net, m.work
-    embed_action(m, ENCODE + 3, at[OBS_ACTION], lo, hi)
-    forward(m, ENCODE_NEXT, 3, lo, hi)
-    forward(m, ENCODE, 6, lo, hi)
-    width = at[E]
+def encoder_loss(m: Memory, lo: int, hi: int) -> None:
+    """Rows lo to hi of the loss's gradient: zsa is to be the next zs."""
+    at, net, work, width = m.at, m.net, m.work, m.at[E]
     scale = work.dtype.type(2 / (at[B] * width))
-    zsa, wanted, delta = net[ENCODE + 5, Y], net[ENCODE_NEXT + 2, Y], net[ENCODE + 5, DELTA]
+    zsa, wanted, delta = net[at[ENCODE_ZSA] + 2, Y], net[at[ENCODE_NEXT] + 2, Y], net[at[ENCODE_ZSA] + 2, DELTA]
     for i in range(lo * width, hi * width):
         work[delta + i] = scale * (work[zsa + i] - work[wanted + i])
-    backpropagate(m, ENCODE, 6, m.rates[ENCODER_RATES], t, everyone, lo, hi)
+
+
+@compiled
+def next_action(m: Memory, lo: int, hi: int) -> None:
+    """Rows lo to hi of steps 5 and 6: the next action, behind the next observation."""
+    at, work, hyper = m.at, m.work, m.hyper
+    size, actions, width = at[S], at[A], at[S] + at[A]
+    one, clip, answer = work.dtype.type(1), hyper[NOISE_CLIP], m.net[last_of(m, TARGET_ACTOR), Y]
+    for i in range(lo, hi):
+        for j in range(actions):
+            noise = min_of(max_of(hyper[POLICY_NOISE] * work[at[NOISE] + i * actions + j], -clip), clip)
+            action = work.dtype.type(math.tanh(work[answer + i * actions + j]))
+            work[at[NEXT] + i * width + size + j] = min_of(max_of(action + noise, -one), one)
+    embed_action(m, at[TARGET_ZSA], at[NEXT], lo, hi)
 
 
 @compiled
 def target_q(m: Memory, sums: NDArray[np.float64], lo: int, hi: int) -> None:
-    """Rows lo to hi of steps 5 to 9: what the critics should say."""
-    at, net, work, hyper = m.at, m.net, m.work, m.hyper
-    layers, size, actions, width = at[LAYERS], at[S], at[A], at[S] + at[A]
-    one, clip = work.dtype.type(1), hyper[NOISE_CLIP]
-    forward(m, TARGET_ZS, 3, lo, hi)
-    forward(m, head(m, TARGET_ACTOR), layers, lo, hi)
-    played = net[head(m, TARGET_ACTOR) + layers - 1, Y]
-    for i in range(lo, hi):
-        for j in range(actions):
-            noise = min_of(max_of(hyper[POLICY_NOISE] * work[at[NOISE] + i * actions + j], -clip), clip)
-            action = work.dtype.type(math.tanh(work[played + i * actions + j]))
-            work[at[NEXT] + i * width + size + j] = min_of(max_of(action + noise, -one), one)
-    embed_action(m, TARGET_ZSA, at[NEXT], lo, hi)
-    forward(m, TARGET_ZSA, 3, lo, hi)
-    forward(m, head(m, TARGET_CRITIC), 2 * layers, lo, hi)
-    q1, q2 = net[head(m, TARGET_CRITIC + 1) - 1, Y], net[head(m, TARGET_CRITIC + 2) - 1, Y]
-    least, largest = work.dtype.type(m.clamp[0]), work.dtype.type(m.clamp[1])
+    """Rows lo to hi of steps 8 and 9: what the critics should say."""
+    at, work = m.at, m.work
+    one, least, largest = work.dtype.type(1), work.dtype.type(m.clamp[0]), work.dtype.type(m.clamp[1])
+    q1, q2 = m.net[last_of(m, TARGET_CRITIC_1), Y], m.net[last_of(m, TARGET_CRITIC_2), Y]
     for i in range(lo, hi):
         next_q = min_of(max_of(min_of(work[q1 + i], work[q2 + i]), least), largest)
         target = work[at[REWARD] + i] + work[at[DISCOUNT] + i] * (one - work[at[TERMINATED] + i]) * next_q
@@ -251,126 +279,110 @@ def target_q(m: Memory, sums: NDArray[np.float64], lo: int, hi: int) -> None:
 
 
 @compiled
-def embed(m: Memory, lo: int, hi: int) -> None:
-    """Embed rows lo to hi of s and a, as actor and critics see them."""
-    forward(m, ZS, 3, lo, hi)
-    embed_action(m, ZSA, m.at[OBS_ACTION], lo, hi)
-    forward(m, ZSA, 3, lo, hi)
-    share_embeddings(m, 2 * m.at[E], lo, hi)
-
-
-@compiled
-def share_embeddings(m: Memory, width: int, lo: int, hi: int) -> None:
-    """Copy rows lo to hi of zsa, or zsa and zs, to where the second critic reads them if that is another place."""
-    net, first, second = m.net, head(m, CRITIC) + 1, head(m, CRITIC + 1) + 1
-    if net[first, X] != net[second, X]:
-        x, y, stride = net[first, X] + m.at[FIRST], net[second, X] + m.at[FIRST], net[first, X_STRIDE]
-        copy_rows(m.work, x, stride, y, stride, width, lo, hi)
-
-
-@compiled
 def critic_loss(m: Memory, critic: int, sums: NDArray[np.float64], lo: int, hi: int) -> None:
-    """Rows lo to hi of steps 10 and 11 for one critic, 0 or 1, and the loss's gradient with respect to its answer."""
-    at, net, work = m.at, m.net, m.work
+    """Rows lo to hi of step 11 for one critic, and the loss's gradient with respect to its answer."""
+    at, work, last = m.at, m.work, last_of(m, CRITIC_1 + critic)
     half, one, scale = work.dtype.type(0.5), work.dtype.type(1), work.dtype.type(1 / at[B])
-    first = head(m, CRITIC + critic)
-    last = first + at[LAYERS] - 1
-    forward(m, first, at[LAYERS], lo, hi)
+    answer, delta, errors = m.net[last, Y], m.net[last, DELTA], at[ERRORS] + critic * at[B]
     for i in range(lo, hi):
-        q = work[net[last, Y] + i]
-        error = q - work[at[TARGETS] + i]
+        error = work[answer + i] - work[at[TARGETS] + i]
         size = abs(error)
         sums[CRITIC_LOSS] += half * error * error if size < one else size
-        sums[Q_OF + critic] += q
-        work[net[last, DELTA] + i] = scale * (math.copysign(one, error) if size >= one else error)
-        work[at[ERRORS] + critic * at[B] + i] = -error
+        sums[Q1 + critic] += work[answer + i]
+        work[errors + i] = -error
+        work[delta + i] = scale * (math.copysign(one, error) if size >= one else error)
 
 
 @compiled
-def climb(m: Memory, critic: int, t: int, lo: int, hi: int) -> None:
-    """Rows lo to hi of the gradient of one critic, 0 or 1: add those of the action and zsa to what is there."""
-    at, net, work, layers = m.at, m.net, m.work, m.at[LAYERS]
-    first = head(m, CRITIC + critic)
-    last, share = first + layers - 1, 0.5 if m.control[MEAN_OF_BOTH] != 0 else 1.0
-    forward(m, first, layers, lo, hi)
+def act(m: Memory, lo: int, hi: int) -> None:
+    """Rows lo to hi of step 13: what the actor plays, behind the observation."""
+    at, work, answer = m.at, m.work, m.net[last_of(m, ACTOR), Y]
     for i in range(lo, hi):
-        m.sums[t, ACTOR_LOSS] -= share * work[net[last, Y] + i]
-        work[net[last, DELTA] + i] = work.dtype.type(-share / at[B])
-    for layer in range(last, first, -1):
-        backward(m, layer, t, lo, hi)
-    d_action, d_zsa = net[head(m, ACTOR + 1) - 1, DELTA], net[ZSA + 2, DELTA]
-    gradient_of_input(m, first + 1, at[FIRST], at[E], at[D_ZSA] if critic else d_zsa, lo, hi)
-    gradient_of_input(m, first, at[S], at[A], at[D_ACTION] if critic else d_action, lo, hi)
-    if critic:
-        add(work, at[D_ZSA], d_zsa, lo * at[E], hi * at[E])
-        add(work, at[D_ACTION], d_action, lo * at[A], hi * at[A])
+        for j in range(at[A]):
+            action = math.tanh(work[answer + i * at[A] + j])
+            work[at[OBS_ACTION] + i * (at[S] + at[A]) + at[S] + j] = action
+    embed_action(m, at[ZSA], at[OBS_ACTION], lo, hi)
 
 
 @compiled
-def add(work: Floats, x: int, y: int, lo: int, hi: int) -> None:
-    """Add numbers lo to hi at offset x to those at offset y."""
+def climb(m: Memory, critic: int, sums: NDArray[np.float64], lo: int, hi: int) -> None:
+    """Rows lo to hi of step 13: a critic's share of the loss, and the gradient with respect to its answer."""
+    work, last, share = m.work, last_of(m, CRITIC_1 + critic), 1 / m.at[CLIMBED]
+    slope = work.dtype.type(-share / m.at[B])
     for i in range(lo, hi):
-        work[y + i] += work[x + i]
+        sums[ACTOR_LOSS] -= share * work[m.net[last, Y] + i]
+        work[m.net[last, DELTA] + i] = slope
 
 
 @compiled
-def actor_loss(m: Memory, t: int, lo: int, hi: int) -> None:
-    """Rows lo to hi of step 13, and the loss's gradient with respect to the actor's answer."""
-    at, net, work = m.at, m.net, m.work
-    size, actions, width, one = at[S], at[A], at[S] + at[A], work.dtype.type(1)
-    play(m, lo, hi)
-    answer, d_action = net[head(m, ACTOR + 1) - 1, Y], net[head(m, ACTOR + 1) - 1, DELTA]
-    for i in range(lo, hi):
-        for j in range(actions):
-            work[at[OBS_ACTION] + i * width + size + j] = math.tanh(work[answer + i * actions + j])
-    embed_action(m, ZSA, at[OBS_ACTION], lo, hi)
-    forward(m, ZSA, 3, lo, hi)
-    share_embeddings(m, at[E], lo, hi)
-    for critic in range(2 if m.control[MEAN_OF_BOTH] != 0 else 1):
-        climb(m, critic, t, lo, hi)
-    gradient_of_product(m, ZSA + 2, t, lo, hi)
-    for layer in range(ZSA + 2, ZSA, -1):
-        backward(m, layer, t, lo, hi)
-    gradient_of_input(m, ZSA, at[E], actions, at[D_ACTION], lo, hi)
+def add_second(m: Memory, lo: int, hi: int) -> None:
+    """Add the second critic's gradients of zsa and of the action to the first one's, if the actor climbs both."""
+    at, work = m.at, m.work
+    if at[CLIMBED] == 2:
+        d_zsa, d_action = m.net[at[ZSA] + 2, DELTA], m.net[last_of(m, ACTOR), DELTA]
+        for i in range(lo * at[E], hi * at[E]):
+            work[d_zsa + i] += work[at[D_ZSA] + i]
+        for i in range(lo * at[A], hi * at[A]):
+            work[d_action + i] += work[at[D_ACTION] + i]
+
+
+@compiled
+def actor_gradient(m: Memory, lo: int, hi: int) -> None:
+    """Rows lo to hi of the gradient with respect to the actor's answer: by the critics alone, and through zsa."""
+    at, work, actions, d_action = m.at, m.work, m.at[A], m.net[last_of(m, ACTOR), DELTA]
+    one = work.dtype.type(1)
     for i in range(lo, hi):
         for j in range(actions):
-            played = work[at[OBS_ACTION] + i * width + size + j]
-            both = work[d_action + i * actions + j] + work[at[D_ACTION] + i * actions + j]
-            work[d_action + i * actions + j] = both * (one - played * played)
+            played, k = work[at[OBS_ACTION] + i * (at[S] + actions) + at[S] + j], i * actions + j
+            work[d_action + k] = (work[d_action + k] + work[at[D_ACTION] + k]) * (one - played * played)
 
 
 @compiled
-def play(m: Memory, lo: int, hi: int) -> None:
-    """Carry rows lo to hi of the observations, whose zs is there, through the actor."""
-    net, first = m.net, head(m, ACTOR)
-    zs, read = net[ZS + 2, Y], net[first + 1, X]
-    copy_rows(m.work, zs, net[ZS + 2, Y_STRIDE], read + m.at[FIRST], net[first + 1, X_STRIDE], m.at[E], lo, hi)
-    forward(m, first, m.at[LAYERS], lo, hi)
+def then(m: Memory, what: int, critic: int, sums: NDArray[np.float64], lo: int, hi: int) -> None:
+    """Do for rows lo to hi what stands between forward and back in a stage."""
+    if what == ENCODER_LOSS:
+        encoder_loss(m, lo, hi)
+    elif what == NEXT_ACTION:
+        next_action(m, lo, hi)
+    elif what == TARGET_Q:
+        target_q(m, sums, lo, hi)
+    elif what == SHARE:
+        share_embeddings(m, 2 * m.at[E], lo, hi)
+        share_zs(m, lo, hi)
+    elif what == HUBER:
+        critic_loss(m, critic, sums, lo, hi)
+    elif what == ACTION:
+        act(m, lo, hi)
+    elif what == SHARE_ZSA:
+        share_embeddings(m, m.at[E], lo, hi)
+    elif what == CLIMB:
+        climb(m, critic, sums, lo, hi)
+    elif what == ADD:
+        add_second(m, lo, hi)
+    elif what == ACTOR_GRADIENT:
+        actor_gradient(m, lo, hi)
 
 
 @compiled
 def update_rows(m: Memory, t: int) -> None:
-    """Thread t's share of an update. Where threads form two crews, each has a critic of its own."""
-    at, threads, crews = m.at, m.at[THREADS], m.at[CREWS]
-    everyone = Crew(0, t, threads)
-    crew = Crew(8 * (1 + t % crews), t // crews, threads // crews)
-    lo, hi = at[B] * t // threads, at[B] * (t + 1) // threads
-    crew_lo, crew_hi = at[B] * crew.part // crew.parts, at[B] * (crew.part + 1) // crew.parts
+    """Thread t's share of an update, stage by stage. Where threads form two crews, each has a critic of its own."""
+    at, stages, threads, crews = m.at, m.stages, m.at[THREADS], m.at[CREWS]
     # Read now: once the last wait is over the caller may be preparing the next update.
-    delayed = m.control[DELAYED] != 0
+    count = len(stages) if m.control[DELAYED] != 0 else at[RESTING]
     m.sums[t, :] = 0.0
     m.sums[t, LEAST], m.sums[t, LARGEST] = np.inf, -np.inf
-    update_encoder(m, t, everyone, lo, hi)
-    # What comes behind has its room in that of the encoder's gradients.
-    wait_for_all(m.sync, 0, threads)
-    target_q(m, m.sums[t], lo, hi)
-    embed(m, lo, hi)
-    wait_for_all(m.sync, 0, threads)
-    for critic in range(t % crews, 2, crews):
-        critic_loss(m, critic, m.sums[t], crew_lo, crew_hi)
-        backpropagate(m, head(m, CRITIC + critic), at[LAYERS], m.rates[CRITIC_RATES], t, crew, crew_lo, crew_hi)
-    wait_for_all(m.sync, 0, threads)
-    if delayed:
-        actor_loss(m, t, lo, hi)
-        backpropagate(m, head(m, ACTOR), at[LAYERS], m.rates[ACTOR_RATES], t, everyone, lo, hi)
-        wait_for_all(m.sync, 0, threads)
+    lo, hi = at[B] * t // threads, at[B] * (t + 1) // threads
+    embed_action(m, at[ENCODE_ZSA], at[OBS_ACTION], lo, hi)
+    embed_action(m, at[ZSA], at[OBS_ACTION], lo, hi)
+    for s in range(count):
+        what, critic = stages[s, THEN], stages[s, CRITIC]
+        crew = Crew(0, t, threads)
+        if what == HUBER:
+            crew = Crew(8 * (1 + t % crews), t // crews, threads // crews)
+        if what != HUBER or critic % crews == t % crews:
+            lo, hi = at[B] * crew.part // crew.parts, at[B] * (crew.part + 1) // crew.parts
+            forward(m, stages[s, FORWARD], stages[s, FORWARD_LAYERS], lo, hi)
+            then(m, what, critic, m.sums[t], lo, hi)
+            backward(m, stages[s, BACK], stages[s, BACK_LAYERS], stages[s, MOVES], t, crew, lo, hi)
+        if stages[s, WAIT] != 0:
+            wait_for_all(m.sync, 0, threads)

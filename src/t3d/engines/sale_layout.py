@@ -131,7 +131,7 @@ class _Planner:
             if place is None:
                 own = learns or layer == len(weights) - 1
                 place = (self.space.take(self.batch * n_out) if own else self._pass(n_out, layer % 2)), n_out
-            row = [n_in, n_out, weight, bias, generation, kinds[layer], *x, *place, 0, 0, 0, 0]
+            row = [n_in, n_out, weight, bias, generation, kinds[layer], *x, *place, *[0] * 7]
             if kinds[layer] == k.NORM:
                 row[k.SIZE] = self.space.take(self.batch)
             if learns:
@@ -149,14 +149,22 @@ class _Planner:
 
 
 def plan_work(
-    tables: list[NDArray[np.int64]], batch: int, threads: int, dtype: np.dtype[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-    """Return `net`, `at` and `work` of `sale_kernels.Memory` for batches of a size."""
+    tables: list[NDArray[np.int64]], climbed: int, batch: int, threads: int, dtype: np.dtype[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+    """Return `net`, `stages`, `at` and `work` of `sale_kernels.Memory`.
+
+    Args:
+        tables: of `lay_out_weights`.
+        climbed: critics that the actor climbs, 1 or 2.
+        batch: B.
+        threads: that share an update.
+        dtype: of weights and work.
+    """
     zs, _, actor, *_ = tables
     plan, at = _Planner(batch, threads, dtype), np.zeros(k.ENTRIES, np.int64)
     take, crews = plan.space.take, 2 - threads % 2
     at[[S, A, B, k.E, k.FIRST]] = zs[0, 0], actor[-1, 1], batch, zs[-1, 1], actor[0, 1]
-    at[[LAYERS, THREADS, CREWS]] = len(actor), threads, crews
+    at[[LAYERS, THREADS, CREWS, k.CLIMBED]] = len(actor), threads, crews, climbed
     for entry in (OBS_ACTION, NEXT):
         at[entry] = take(batch * int(at[S] + at[A]))
     for entry in (REWARD, TERMINATED, DISCOUNT, k.TARGETS):
@@ -168,54 +176,138 @@ def plan_work(
     at[GRAD_SIZE] = plan.space.round(largest)
     at[GRAD] = take(threads * int(at[GRAD_SIZE]))
     net = _plan_networks(plan, tables, at)
-    return np.array(net, np.int64), at, aligned(plan.space.size, dtype)
+    stages, at[k.RESTING] = plan_stages(at)
+    return net, stages, at, aligned(plan.space.size, dtype)
 
 
-def _plan_networks(plan: _Planner, tables: list[NDArray[np.int64]], at: NDArray[np.int64]) -> list[list[int]]:
-    """Return the rows of all networks, in the order that `sale_kernels.py` has them in."""
-    zs, zsa, actor, q1, q2 = tables
-    embedding, first, between = int(at[k.E]), int(at[k.FIRST]), [k.ELU] * 2
-    hidden = len(actor) - 2
-    actor_kinds, critic_kinds = ([k.NORM, *[kind] * hidden, k.LINEAR] for kind in (k.RELU, k.ELU))
-    seen, following = ((int(at[entry]), int(at[S] + at[A])) for entry in (OBS_ACTION, NEXT))
+def plan_stages(at: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Return the stages of an update, and how many there are where the actor rests."""
+    heads = int(at[LAYERS])
 
-    def at_column(matrix: Place, column: int) -> Place:
-        return matrix[0] + column, matrix[1]
+    def stage(
+        forward: tuple[int, int],
+        then: int,
+        back: tuple[int, int] = (0, 0),
+        moves: int = -1,
+        wait: bool = False,
+        critic: int = 0,
+    ) -> list[int]:
+        """Go through so many layers from a network on, do what comes then, go back."""
+        start, back_start = int(at[forward[0]]), int(at[back[0]])
+        return [start, forward[1], then, back_start, back[1], moves, wait, critic]
 
-    def encoders(row: Place, source: Place, generation: int, learns: bool) -> tuple[list[list[int]], list[list[int]]]:
-        """Return the rows of zs and zsa that answer into the row of a transition."""
-        place = at_column(row, first + embedding)
-        own = plan.network(zs, generation, [*between, k.NORM], [source], {-1: place}, False)
-        return own, plan.network(zsa, generation, [*between, k.LINEAR], [place], {-1: at_column(row, first)}, learns)
+    nothing = k.ZS, 0
+    critics = (0, k.CRITIC_1), (1, k.CRITIC_2)
+    # No thread may write where another still reads. What comes behind the encoder has its room in that of the encoder's
+    # gradients; critics read what all threads have embedded; the actor overwrites what the critics learn by.
+    stages = [
+        stage((k.ENCODE_NEXT, 9), k.ENCODER_LOSS, (k.ENCODE_ZS, 6), k.ENCODER_RATES, wait=True),
+        stage((k.TARGET_ZS, 3 + heads), k.NEXT_ACTION),
+        stage((k.TARGET_ZSA, 3 + 2 * heads), k.TARGET_Q),
+        stage((k.ZS, 6), k.SHARE, wait=True),
+        *(
+            stage((net, heads), k.HUBER, (net, heads), k.CRITIC_RATES, net == k.CRITIC_2, critic)
+            for critic, net in critics
+        ),
+    ]
+    delayed = [
+        stage((k.ACTOR, heads), k.ACTION),
+        stage((k.ZSA, 3), k.SHARE_ZSA),
+        *(stage((net, heads), k.CLIMB, (net, heads), critic=critic) for critic, net in critics[: int(at[k.CLIMBED])]),
+        stage(nothing, k.ADD, (k.ZSA, 3)),
+        stage(nothing, k.ACTOR_GRADIENT, (k.ACTOR, heads), k.ACTOR_RATES, wait=True),
+    ]
+    return np.array(stages + delayed, np.int64), len(stages)
 
-    def critic(weights: NDArray[np.int64], generation: int, source: Place, row: Place, learns: bool) -> list[list[int]]:
-        return plan.network(weights, generation, critic_kinds, [source, row], {0: row}, learns)
 
-    width = first + 2 * embedding + int(at[A])
-    # No gradient goes back through these.
-    encode_next = plan.network(zs, ONLINE, [*between, k.NORM], [following], {}, False)
-    row = plan.matrix(width)
-    target_zs, target_zsa = encoders(row, following, SECOND_TARGET, False)
-    behind = at_column(row, embedding)
-    target_actor = plan.network(actor, TARGET, actor_kinds, [following, behind], {0: behind}, False)
-    target_q1, target_q2 = (critic(weights, TARGET, following, row, False) for weights in (q1, q2))
-    # The encoder's answers and gradients; once it is moved, those of what comes behind lie there.
+def _plan_networks(plan: _Planner, tables: list[NDArray[np.int64]], at: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of all networks; say in `at` where each begins."""
+    width = int(at[k.FIRST] + 2 * at[k.E] + at[A])
+    networks = _without_gradient(plan, tables, at, plan.matrix(width))
     row = plan.matrix(width)
     before = plan.space.size
-    read = plan.matrix(embedding + int(at[A]))
-    encode = plan.network(zs, ONLINE, [*between, k.NORM], [seen], {-1: read}, True)
-    encode += plan.network(zsa, ONLINE, [*between, k.LINEAR], [read], {}, True)
+    networks |= _encoder(plan, tables, at)
     end, plan.space.size = plan.space.size, before
-    own_zs, own_zsa = encoders(row, seen, TARGET, True)
-    read = plan.matrix(first + embedding)
-    own_actor = plan.network(actor, ONLINE, actor_kinds, [seen, read], {0: read}, True)
-    own_q1 = critic(q1, ONLINE, seen, row, True)
-    if at[THREADS] == 1:  # one critic after the other, in the same room
-        own_q2 = [[*there[:2], *weights[2:], *there[4:]] for there, weights in zip(own_q1, q2.tolist(), strict=True)]
-    else:
-        own_q2 = critic(q2, ONLINE, seen, plan.matrix(width), True)
-    at[k.D_ZSA] = plan.space.take(int(at[B]) * embedding)
+    # Once the encoder is moved, what comes behind lies where its answers and gradients lay.
+    networks |= _learning(plan, tables, at, row)
     plan.space.size = max(end, plan.space.size)
-    networks = [encode, encode_next, target_zs, target_zsa, own_zs, own_zsa]
-    networks += [target_actor, target_q1, target_q2, own_actor, own_q1, own_q2]
-    return [row for network in networks for row in network]
+    first = 0
+    for network in sorted(networks):
+        at[network] = first
+        first += len(networks[network])
+    return np.array([row for network in sorted(networks) for row in networks[network]], np.int64)
+
+
+Networks = dict[int, list[list[int]]]  # rows by the entry of `at` that says where they begin
+
+
+def _sources(at: NDArray[np.int64]) -> tuple[Place, Place]:
+    """Return where observations and actions lie, and the next ones."""
+    width = int(at[S] + at[A])
+    return (int(at[OBS_ACTION]), width), (int(at[NEXT]), width)
+
+
+def _kinds(at: NDArray[np.int64]) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Return what becomes of the products of zs, zsa, an actor and a critic."""
+    hidden = int(at[LAYERS]) - 2
+    actor, critic = ([k.NORM, *[kind] * hidden, k.LINEAR] for kind in (k.RELU, k.ELU))
+    return [k.ELU, k.ELU, k.NORM], [k.ELU, k.ELU, k.LINEAR], actor, critic
+
+
+def _column(matrix: Place, column: int) -> Place:
+    return matrix[0] + column, matrix[1]
+
+
+def _without_gradient(plan: _Planner, tables: list[NDArray[np.int64]], at: NDArray[np.int64], row: Place) -> Networks:
+    """Return the networks of the targets, what is embedded for good, and the encoder's own next zs."""
+    zs, zsa, actor, q1, q2 = tables
+    kinds, (_, following), (first, embedding) = _kinds(at), _sources(at), (int(at[k.FIRST]), int(at[k.E]))
+    embedded, behind = _column(row, first + embedding), _column(row, embedding)
+    return {
+        k.ENCODE_NEXT: plan.network(zs, ONLINE, kinds[0], [following], {}, False),
+        k.TARGET_ZS: plan.network(zs, SECOND_TARGET, kinds[0], [following], {-1: embedded}, False),
+        k.TARGET_ACTOR: plan.network(actor, TARGET, kinds[2], [following, behind], {0: behind}, False),
+        k.TARGET_ZSA: plan.network(zsa, SECOND_TARGET, kinds[1], [embedded], {-1: _column(row, first)}, False),
+        k.TARGET_CRITIC_1: plan.network(q1, TARGET, kinds[3], [following, row], {0: row}, False),
+        k.TARGET_CRITIC_2: plan.network(q2, TARGET, kinds[3], [following, row], {0: row}, False),
+    }
+
+
+def _encoder(plan: _Planner, tables: list[NDArray[np.int64]], at: NDArray[np.int64]) -> Networks:
+    """Return the encoder that learns."""
+    kinds, (seen, _) = _kinds(at), _sources(at)
+    read = plan.matrix(int(at[k.E] + at[A]))
+    return {
+        k.ENCODE_ZS: plan.network(tables[0], ONLINE, kinds[0], [seen], {-1: read}, True),
+        k.ENCODE_ZSA: plan.network(tables[1], ONLINE, kinds[1], [read], {}, True),
+    }
+
+
+def _learning(plan: _Planner, tables: list[NDArray[np.int64]], at: NDArray[np.int64], row: Place) -> Networks:
+    """Return critics and actor, the encoder that they see, and where the actor's gradient turns aside."""
+    zs, zsa, actor, q1, q2 = tables
+    kinds, (seen, _), (first, embedding) = _kinds(at), _sources(at), (int(at[k.FIRST]), int(at[k.E]))
+    embedded, read = _column(row, first + embedding), plan.matrix(first + embedding)
+    networks = {
+        k.ZS: plan.network(zs, TARGET, kinds[0], [seen], {-1: embedded}, False),
+        k.ZSA: plan.network(zsa, TARGET, kinds[1], [embedded], {-1: _column(row, first)}, True),
+        k.ACTOR: plan.network(actor, ONLINE, kinds[2], [seen, read], {0: read}, True),
+        k.CRITIC_1: plan.network(q1, ONLINE, kinds[3], [seen, row], {0: row}, True),
+    }
+    if at[THREADS] == 1:  # one critic after the other, in the same room
+        pairs = zip(networks[k.CRITIC_1], q2.tolist(), strict=True)
+        networks[k.CRITIC_2] = [[*weights, *there[4:]] for there, weights in pairs]
+    else:
+        own = plan.matrix(row[1])
+        networks[k.CRITIC_2] = plan.network(q2, ONLINE, kinds[3], [seen, own], {0: own}, True)
+    at[k.D_ZSA] = plan.space.take(int(at[B]) * embedding)
+    d_zsa, d_action = networks[k.ZSA][-1][k.DELTA], networks[k.ACTOR][-1][k.DELTA]
+    aside = slice(k.ASIDE, k.ASIDE_WIDTH + 1)
+    networks[k.CRITIC_1][1][aside], networks[k.CRITIC_2][1][aside] = (
+        [to, first, embedding] for to in (d_zsa, int(at[k.D_ZSA]))
+    )
+    networks[k.CRITIC_1][0][aside], networks[k.CRITIC_2][0][aside] = (
+        [to, int(at[S]), int(at[A])] for to in (d_action, int(at[k.D_ACTION]))
+    )
+    networks[k.ZSA][0][aside] = [int(at[k.D_ACTION]), embedding, int(at[A])]
+    return networks

@@ -32,7 +32,8 @@ class Team:
     Args:
         memory: that of the updates.
         threads: how many share an update, the caller's among them.
-        serve: an entry that takes the memory, the number of a thread and the lock which wakes it.
+        serve: an entry that takes the memory, a thread's number, the locks that wake them, the first that of thread 1,
+            and where means go, which only thread 0 fills.
     """
 
     def __init__(self, memory: Memory, threads: int, serve: Callable[..., object]) -> None:
@@ -40,8 +41,8 @@ class Team:
         memory.sync[:] = 0
         self.locks = np.array([blas_and_threads.new_lock() for _ in range(threads - 1)], np.int64)
         workers = [
-            threading.Thread(target=blas_and_threads.run, args=(serve, memory, t, int(lock)), daemon=True)
-            for t, lock in enumerate(self.locks, start=1)
+            threading.Thread(target=blas_and_threads.run, args=(serve, memory, t, self.locks, np.zeros(0)), daemon=True)
+            for t in range(1, threads)
         ]
         for worker in workers:
             worker.start()
