@@ -83,6 +83,47 @@ def products(obs_size: int, action_size: int, hidden: Sequence[int], batch_size:
     return found
 
 
+def products_td7(
+    obs_size: int, action_size: int, hidden: Sequence[int], embedding: int, climbed: int, batch_size: int
+) -> Counter[Product]:
+    """Return the products of two updates of td7, of which one moves the actor.
+
+    Args:
+        obs_size: S.
+        action_size: A.
+        hidden: widths of the hidden layers of actor and critics.
+        embedding: E.
+        climbed: critics that the actor climbs.
+        batch_size: B.
+    """
+    first = hidden[0]
+    zs = [(obs_size, embedding), (embedding, embedding), (embedding, embedding)]
+    zsa = [(embedding + action_size, embedding), *zs[1:]]
+    actor = [(obs_size, first), *itertools.pairwise([first + embedding, *hidden, action_size])]
+    critic = [(obs_size + action_size, first), *itertools.pairwise([first + 2 * embedding, *hidden, 1])]
+    found: Counter[Product] = Counter()
+
+    def add(times: int, kind: int, layers: list[tuple[int, int]]) -> None:
+        for n_in, n_out in layers:
+            found[Product(kind, batch_size, n_in, n_out)] += times
+
+    add(2 * 2, FORWARD, zs)  # the encoder, of s and s'
+    add(2, FORWARD, zsa)
+    add(2, WEIGHT_GRADIENT, zs + zsa)
+    add(2, INPUT_GRADIENT, zs[1:] + [(embedding, embedding), *zsa[1:]])  # of what is read, zs alone
+    add(2, FORWARD, zs + zsa + actor + 2 * critic)  # targets
+    add(2, FORWARD, zs + zsa)  # what actor and critics see
+    add(2, FORWARD, 2 * critic)
+    add(2, WEIGHT_GRADIENT, 2 * critic)
+    add(2, INPUT_GRADIENT, 2 * [(first, hidden[0]), *critic[2:]])  # of what is read, the first layer's answer alone
+    add(1, FORWARD, actor + zsa + climbed * critic)
+    climb = [(action_size, first), (first, hidden[0]), (embedding, hidden[0]), *critic[2:]]
+    add(1, INPUT_GRADIENT, climbed * climb + [(action_size, embedding), *zsa[1:]])
+    add(1, WEIGHT_GRADIENT, actor)
+    add(1, INPUT_GRADIENT, [(first, hidden[0]), *actor[2:]])
+    return found
+
+
 def measure(product: Product, threads: int, repeats: int = 15) -> float:
     """Return the seconds a product takes at best: by PyTorch, or by the engine's own call, split among threads."""
     return min(_median_s(run, repeats) for run in _ways(product, threads))
