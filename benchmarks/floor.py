@@ -110,7 +110,7 @@ def products_td7(
     add(2 * 2, FORWARD, zs)  # the encoder, of s and s'
     add(2, FORWARD, zsa)
     add(2, WEIGHT_GRADIENT, zs + zsa)
-    add(2, INPUT_GRADIENT, zs[1:] + [(embedding, embedding), *zsa[1:]])  # of what is read, zs alone
+    add(2, INPUT_GRADIENT, [*zs[1:], (embedding, embedding), *zsa[1:]])  # of what is read, zs alone
     add(2, FORWARD, zs + zsa + actor + 2 * critic)  # targets
     add(2, FORWARD, zs + zsa)  # what actor and critics see
     add(2, FORWARD, 2 * critic)

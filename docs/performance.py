@@ -98,4 +98,24 @@ def small() -> str:
     return _table(["what", "measured", "wanted"], rows)
 
 
-TABLES = {"engine": engine, "profile": profile, "threads": threads, "drift": drift, "cold": cold, "small": small}
+def bursts() -> str:
+    """Return the table of drawn batches and bursts against the tree before."""
+    rows = []
+    for job, seen in _read("bursts")["jobs"].items():
+        for clock in [clock for clock in ("wall", "processor") if clock in seen]:
+            a_step, ratios = seen[clock]["us_a_step"], seen[clock]["times_as_fast"]
+            times = [f"{ratios[way][1]:.2f} ({ratios[way][0]:.2f} to {ratios[way][2]:.2f})" for way in ratios]
+            rows.append([job, clock, *(f"{us:,.0f}" for us in a_step.values()), *times])
+    head = ["job", "clock", "before, µs a step", "step, µs", "episode, µs", "step: times as fast", "episode"]
+    return _table(head, rows)
+
+
+TABLES = {
+    "engine": engine,
+    "profile": profile,
+    "threads": threads,
+    "drift": drift,
+    "cold": cold,
+    "bursts": bursts,
+    "small": small,
+}

@@ -44,6 +44,7 @@ def saved(path, which="best", obs_shape=(4,), action_shape=(3,), seed=7, **field
         action_high=tuple(HIGH.tolist()),
         hidden=HIDDEN,
         layer_norm=False,
+        embedding=256,
         **{"env_steps": 123, "return_mean": -4.5, **fields},
     )
     content = encode(info, agent.actor.state_dict())

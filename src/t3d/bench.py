@@ -33,7 +33,7 @@ class Loop(NamedTuple):
 
     train_steps_per_s: float  # env steps per second
     env_us: float  # of which in envs.step, per env step
-    around_us: float  # of which neither in envs.step nor in engine.update, per env step
+    around_us: float  # of which neither in envs.step nor in the engine's updates, per env step
 
 
 class Timing(NamedTuple):
@@ -150,11 +150,15 @@ def _train(env: EnvSpec, config: Config) -> Loop:
     while trainer.env_steps < trainer.config.random_steps + _WARM_STEPS:
         trainer.step()
     trainer.learner.losses()
-    envs, engine = _Clocked(trainer.envs, "step"), _Clocked(trainer.learner.engine, "update")
-    trainer.collector.envs, trainer.learner.engine = envs, engine  # type: ignore[assignment]
+    envs, learner = _Clocked(trainer.envs, "step"), trainer.learner
+    trainer.collector.envs = envs  # type: ignore[assignment]
+    if learner.drawing is None:
+        updates = learner.engine = _Clocked(learner.engine, "update")
+    else:
+        updates = learner.drawing = _Clocked(learner.drawing, "update_many")  # type: ignore[assignment]
     first, began = trainer.env_steps, time.perf_counter()
     while trainer.env_steps < first + _TIMED_STEPS:
         trainer.step()
     seconds, steps = time.perf_counter() - began, trainer.env_steps - first
     trainer.envs.close()
-    return Loop(steps / seconds, envs.seconds / steps * 1e6, (seconds - envs.seconds - engine.seconds) / steps * 1e6)
+    return Loop(steps / seconds, envs.seconds / steps * 1e6, (seconds - envs.seconds - updates.seconds) / steps * 1e6)

@@ -35,7 +35,7 @@ _FromZero = Annotated[float, Meta(ge=0, le=sys.float_info.max, description="a fi
 _AboveZero = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="a finite number, above 0")]
 _Discount = Annotated[float, Meta(ge=0, le=1, description="0 to 1")]
 _Share = Annotated[float, Meta(gt=0, le=1, description="above 0, at most 1")]
-_Width = Annotated[int, Meta(ge=1, le=_MAX_WIDTH)]
+_Width = Annotated[int, Meta(ge=1, le=_MAX_WIDTH, description=f"a whole number, 1 to {_MAX_WIDTH:,}")]
 _Widths = Annotated[
     tuple[_Width, ...],
     Meta(

@@ -46,6 +46,7 @@ def policy(number):
         action_high=(1.0,),
         hidden=(3,),
         layer_norm=False,
+        embedding=256,
         env_steps=number,
         return_mean=None,
     )

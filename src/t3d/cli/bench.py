@@ -11,7 +11,7 @@ import tyro
 
 from t3d import presets
 from t3d.cli.environment import EnvArguments
-from t3d.cli.parsing import parse
+from t3d.cli.parsing import decisive, parse
 from t3d.config import Config
 from t3d.errors import ConfigRefused
 
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
             do="raise them",
         )
     env = given.spec("" if given.sizes else given.env or "HalfCheetah-v5")
-    chosen = presets.choose(env, given.preset)
+    chosen = presets.choose(env, given.preset, decisive(given.config))
     args = parse(Arguments, "bench", arguments, dataclasses.replace(given, config=chosen.config))
 
     from t3d.bench import bench

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from t3d.engines import layers
-from t3d.engines.layout import aligned
+from t3d.engines.layout import Kept, aligned
 from t3d.td3 import TD3
 
+_LAST_STEP = 2.0**24  # of Adam: PyTorch counts in float32, which stays there
 # Rows of the block, and so of a memory's weights: what learns, its target, Adam's moments, and the target's target.
 ONLINE, TARGET, MEAN, MEAN_SQ, SECOND_TARGET = range(5)
-
-
-class Kept(NamedTuple):
-    """A parameter with its place: what learns, and its targets."""
-
-    offset: int
-    copies: list[Tensor]
-    optimizer: torch.optim.Optimizer
 
 
 def refusal_of_numbers(agent: TD3) -> str | None:
@@ -63,12 +55,10 @@ class Adopted:
         self._optimizers = list(agent.optimizers().values())
         owners = [one.optimizer for one in kept]
         self._steps_of = [self.steps[owners.index(one) :][: owners.count(one)] for one in self._optimizers]
-        self.rates = np.zeros((len(self._optimizers), 6), self.dtype)
-        self._settings: list[object] = [None] * len(self._optimizers)  # what stands in `rates` but for what changes
         self._first = [next(network.parameters()) for network in agent.networks().values()]
         self._shown_then = self._shown()
 
-    def _move(self, one: Kept, steps: Any) -> None:
+    def _move(self, one: Kept, steps: NDArray[np.float32]) -> None:
         online = one.copies[0]
         end = one.offset + online.numel()
         views = [torch.from_numpy(row[one.offset : end]).view_as(online) for row in self.weights]
@@ -94,20 +84,22 @@ class Adopted:
         (objects, addresses), (objects_then, addresses_then) = self._shown(), self._shown_then
         return addresses == addresses_then and all(map(operator.is_, objects, objects_then))
 
-    def advance(self, which: int) -> None:
-        """Count a step of one of the agent's optimisers, and set the rates of Adam for it.
+    def advance(self, which: int, rates: NDArray[Any]) -> None:
+        """Count steps of one of the agent's optimisers, and set Adam's rates for each.
 
-        That is PyTorch's formula, bias correction included.
+        Args:
+            which: its place in `TD3.optimizers`.
+            rates: (steps, 6) is set by PyTorch's formula, bias correction included; in the order of the names in
+                `layers.py`.
         """
+        if not len(rates):
+            return
         steps = self._steps_of[which]
-        steps += 1
-        step = float(steps[0])
-        group = self._optimizers[which].param_groups[0]
-        beta1, beta2 = group["betas"]
-        rates = self.rates[which]
-        if (settings := (beta1, beta2, group["eps"])) != self._settings[which]:
-            self._settings[which] = settings
-            rates[layers.GRAD_SHARE], rates[layers.KEEP_SQ], rates[layers.GRAD_SQ_SHARE] = 1 - beta1, beta2, 1 - beta2
-            rates[layers.EPS] = group["eps"]
-        rates[layers.STEP_SIZE] = group["lr"] / (1 - beta1**step)
-        rates[layers.INVERSE_CORRECTION] = (1 - beta2**step) ** -0.5
+        before, group = float(steps[0]), self._optimizers[which].param_groups[0]
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        counts = [min(before + more, _LAST_STEP) for more in range(1, len(rates) + 1)]
+        steps[:] = counts[-1]
+        rates[:] = [
+            (1 - beta1, beta2, 1 - beta2, lr / (1 - beta1**step), (1 - beta2**step) ** -0.5, group["eps"])
+            for step in counts
+        ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,14 @@ from torch import Tensor
 
 from t3d.config import Config
 from t3d.errors import ConfigRefused
-from t3d.replay import Batch
+from t3d.policy.normalizer import Normalizer
+from t3d.replay import Batch, Replay
 from t3d.spaces import Spaces
 from t3d.td3 import TD3, Array, UpdateInfo
 from t3d.variants.td7 import TD7
+
+if TYPE_CHECKING:  # Numba takes its time to be imported
+    from t3d.engines.fused import Fused
 
 # Multiply-adds of an update from which on a second thread makes it 1.5 times as fast or more (measured, see
 # docs/performance.md), and how many each further thread has to itself (not measured: that took two cores).
@@ -76,6 +80,24 @@ def choose(name: str, agent: TD3, threads: int, say: Callable[[str], None] | Non
     say = fused.warn if say is None else say
     engine = sale.FusedSale(agent, threads, say) if isinstance(agent, TD7) else fused.Fused(agent, threads, say)
     return Chosen(engine, "fused", f"matrix products by {blas_and_threads.blas}")
+
+
+def that_draws(engine: Engine, replay: Replay, normalizer: Normalizer | None) -> Fused | None:
+    """Return the engine if it can draw batches from a memory itself (`Fused.update_many`), to the plain path's bits.
+
+    Args:
+        engine: that was chosen.
+        replay: the memory.
+        normalizer: what observations are brought to one scale by; None takes them raw.
+
+    Returns:
+        None where the plain path is to be taken: draw, sample and normalise by Python, then `engine.update`.
+    """
+    if isinstance(engine, TD3):
+        return None
+    from t3d.engines import fused
+
+    return engine if isinstance(engine, fused.Fused) and fused.can_draw(replay, normalizer) else None
 
 
 def multiply_adds(spaces: Spaces, config: Config) -> int:

@@ -35,6 +35,10 @@ def refusal(agent: TD3) -> str | None:
     return refusal_of_numbers(agent)
 
 
+def _serve(memory: k.Memory, thread: int, lock: int) -> None:
+    blas_and_threads.run(sale_entries.update, memory, thread, np.array([lock]), np.zeros(0))
+
+
 class FusedSale:
     """Runs a TD7 agent's updates in compiled code, on the agent's own numbers, which it adopts as `fused.Fused` does.
 
@@ -67,6 +71,7 @@ class FusedSale:
         self._numbers = Adopted(agent, kept, size)
         self._hyper = np.array((config.policy_noise, config.noise_clip), dtype)
         self._climbed = 1 if config.climb == "q1" else 2
+        self._rates = np.zeros((3, 6), dtype)  # of the next update
         self._bounds = agent.clamp, agent.extremes
         self._get_ready()
 
@@ -122,16 +127,15 @@ class FusedSale:
             self._release_team()
             self._learn = self._memory(rows, self.threads)
             self._inputs = inputs_of(self._learn.at, self._learn.work)
-            self._team = Team(self._learn, self.threads, self._compiled_update)
+            self._team = Team(self._learn, self.threads, _serve)
         assert self._team is not None
         for place, part in zip(self._inputs, (*batch, noise), strict=True):
             place[...] = part
         agent.count_update()
         delayed = agent.updates % agent.config.policy_delay == 0
         self._control[shared.DELAYED] = delayed
-        for which in (k.ACTOR_RATES, k.CRITIC_RATES, k.ENCODER_RATES):
-            if which != k.ACTOR_RATES or delayed:
-                self._numbers.advance(which)
+        for which in (k.CRITIC_RATES, k.ENCODER_RATES, *([k.ACTOR_RATES] if delayed else [])):
+            self._numbers.advance(which, self._rates[which : which + 1])
         blas_and_threads.run(self._compiled_update, self._learn, 0, self._team.locks, self._means)
         if agent.updates % COPY_EVERY == 0:
             agent.update_targets()
@@ -153,7 +157,7 @@ class FusedSale:
             numbers.weights,
             work,
             self._hyper,
-            numbers.rates,
+            self._rates,
             self._control,
             sync,
             sums,

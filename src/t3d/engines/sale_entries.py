@@ -7,8 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.engines.blas_and_threads import acquire, compiled, entry, release, set_blas_threads, yield_core
-from t3d.engines.kernels import LAYERS, OBS_ACTION, PATIENCE, STOP, A, B, Ints, S
+from t3d.engines.blas_and_threads import entry, release, set_blas_threads
+from t3d.engines.entries import wait_for
+from t3d.engines.kernels import LAYERS, OBS_ACTION, STOP, A, B, Ints, S
 from t3d.engines.layers import Floats, max_of, min_of
 from t3d.engines.sale_kernels import (
     ACTOR,
@@ -24,24 +25,13 @@ from t3d.engines.sale_kernels import (
 )
 
 
-@compiled
-def wait_for(lock: int) -> None:
-    """Return once another thread has released the lock."""
-    tries = 0
-    while acquire(lock, 0) == 0:
-        tries += 1
-        yield_core()
-        if tries == PATIENCE:
-            acquire(lock, 1)
-            break
-
-
 @entry
 def update(m: Memory, t: int, locks: Ints, means: NDArray[np.float64]) -> None:
     """Be thread t of an update whose batch lies where all threads read it.
 
-    Thread 0 lets the others go, does its share once and returns; means (5,) becomes what the update saw. Another one
-    does its share whenever its lock is released, until it is to stop. One function for both: it is compiled once.
+    Thread 0 lets those go that wait for the locks, does its share once and returns; means (5,) becomes what the update
+    saw. Another one does its share whenever its one lock is released, until it is to stop. One function for both: the
+    update is compiled once.
     """
     blas_threads = set_blas_threads(1)
     while True:
@@ -49,7 +39,7 @@ def update(m: Memory, t: int, locks: Ints, means: NDArray[np.float64]) -> None:
             for lock in locks:
                 release(lock)
         else:
-            wait_for(locks[t - 1])
+            wait_for(locks[0])
             if m.control[STOP] != 0:
                 break
         update_rows(m, t)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from t3d.engines import sale_kernels as k
-from t3d.engines.adoption import ONLINE, SECOND_TARGET, TARGET, Kept
+from t3d.engines.adoption import ONLINE, SECOND_TARGET, TARGET
 from t3d.engines.kernels import (
     CREWS,
     DISCOUNT,
@@ -35,7 +35,7 @@ from t3d.engines.kernels import (
     B,
     S,
 )
-from t3d.engines.layout import Offsets, aligned
+from t3d.engines.layout import Kept, Offsets, aligned
 from t3d.networks import Encoder, Linear, SaleActor, SaleCritic
 from t3d.variants.td7 import TD7
 
@@ -45,6 +45,7 @@ def linears_of(body: nn.Sequential, activation: type[nn.Module]) -> list[nn.Line
     modules = list(body)
     linears = modules[::2]
     fits = all(type(module) is activation for module in modules[1::2]) and len(modules) % 2 == 1
+    fits = fits and all(getattr(module, "alpha", 1.0) == 1.0 for module in modules[1::2])  # of ELU
     fits = fits and all(type(linear) is Linear and linear.bias is not None for linear in linears)
     return linears if fits else None  # type: ignore[return-value]  # mypy: type(...) is Linear narrows no list
 

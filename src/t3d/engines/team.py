@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,23 +26,25 @@ class Memory(Protocol):
         """How often they have waited for each other."""
 
 
+M = TypeVar("M", bound=Memory)
+
+
 class Team:
     """The threads beside the caller's, asleep between updates. Thread 0 is whoever calls for an update.
 
     Args:
         memory: that of the updates.
         threads: how many share an update, the caller's among them.
-        serve: an entry that takes the memory, a thread's number, the locks that wake them, the first that of thread 1,
-            and where means go, which only thread 0 fills.
+        serve: what thread t > 0 runs, called with the memory, t, and the lock that wakes it.
     """
 
-    def __init__(self, memory: Memory, threads: int, serve: Callable[..., object]) -> None:
+    def __init__(self, memory: M, threads: int, serve: Callable[[M, int, int], None]) -> None:
         memory.control[STOP] = 0
         memory.sync[:] = 0
         self.locks = np.array([blas_and_threads.new_lock() for _ in range(threads - 1)], np.int64)
         workers = [
-            threading.Thread(target=blas_and_threads.run, args=(serve, memory, t, self.locks, np.zeros(0)), daemon=True)
-            for t in range(1, threads)
+            threading.Thread(target=serve, args=(memory, t, int(lock)), daemon=True)
+            for t, lock in enumerate(self.locks, start=1)
         ]
         for worker in workers:
             worker.start()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Episode
@@ -199,7 +200,7 @@ class Session:
     def _is_free(self) -> bool:
         return self.config.eval_env == "new" or self.trainer.collector.between_episodes
 
-    def _play(self, which: str, limit: int, signals: Signals, trajectories: list[Trajectory]) -> Evaluation:
+    def _play(self, which: str, limit: int, signals: Signals, trajectories: list[Trajectory] | None) -> Evaluation:
         config, act = self.config, partial(self.trainer.learner.act, which=which)
         if config.eval_env == "same":
             envs = evaluation.envs_over(self.trainer.envs, config.seed, limit)
@@ -227,14 +228,16 @@ class Session:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
         limit = config.max_episode_steps or max(evaluation.LEAST_PATIENCE, 10 * self._store.metrics.longest_episode)
-        note = {}
+        note: dict[str, Any] = {}
+        if config.train_at == "episode" and in_turn and (late := env_steps % int(config.eval_every)):
+            note["due"] = env_steps - late  # it waited for the updates that wait for an episode's end
         if not self._is_free:
             self.trainer.collector.end_episodes()
-            note = {"note": "the training episode that went on was ended for it"}
+            note["note"] = "the training episode that went on was ended for it"
             progress.not_exact.append(f"an episode was ended at step {env_steps:,} for the evaluation at the run's end")
         # Health is of the policy that the critics learn of.
         seen = {
-            which: self._play(which, limit, signals, trajectories if which == "current" else [])
+            which: self._play(which, limit, signals, trajectories if which == "current" else None)
             for which in self.trainer.agent.policies()
         }
         # The one at the run's end takes no other's place: a run may go on for longer.
