@@ -18,8 +18,8 @@ from t3d.environments.make import spaces_in
 from t3d.machine import usable_cores
 from t3d.replay import Batch, slot_dtype
 from t3d.spaces import Spaces
-from t3d.td3 import TD3
 from t3d.training.trainer import Trainer
+from t3d.variants.contract import algorithm_of
 
 _ROUNDS = 10
 _SPAN_S = 0.3  # of each engine's updates in each round
@@ -70,10 +70,10 @@ def bench(what: EnvSpec | Spaces, config: Config, engines: tuple[str, ...] = ("e
         Refused: the environment or the options make it impossible.
     """
     env, spaces = (what, spaces_in(what)) if isinstance(what, EnvSpec) else (None, what)
-    best = choose_threads(spaces, config.td3.hidden, config.batch_size, usable_cores())
+    best = choose_threads(spaces, config, usable_cores())
     threads = best if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
-    agents = [TD3(spaces, config.td3, np.random.default_rng(0)) for _ in engines]
+    agents = [algorithm_of(config)(spaces, config.td3, np.random.default_rng(0)) for _ in engines]
     chosen = [choose(name, agent, threads) for name, agent in zip(engines, agents, strict=True)]
     batch, noise = _draw(spaces, config.batch_size)
     spans: list[list[float]] = [[] for _ in engines]

@@ -30,7 +30,10 @@ F = TypeVar("F", bound=Callable[..., object])
 FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
 # Numba's cache looks at the function that is called and at its file alone; its key is made to cover all of these.
-_SOURCES = ("blas_and_threads.py", "layers.py", "kernels.py", "draw.py", "entries.py")
+_SOURCES = (
+    *("blas_and_threads.py", "layers.py", "kernels.py", "draw.py", "entries.py"),
+    *("sale_layers.py", "sale_kernels.py", "sale_entries.py"),
+)
 
 # Why compiled code is not kept on disk; empty where it is.
 no_cache_because = ""

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.engines.blas_and_threads import acquire, entry, release, set_blas_threads, yield_core
+from t3d.engines.blas_and_threads import acquire, compiled, entry, release, set_blas_threads, yield_core
 from t3d.engines.draw import Source, draw
 from t3d.engines.kernels import (
     DELAYED,
@@ -28,18 +28,24 @@ from t3d.engines.layers import Floats
 PATIENCE = 5000  # about 1 ms: a thread asleep takes up to 50 us to wake, and the next update is often nearer than that
 
 
+@compiled
+def wait_for(lock: int) -> None:
+    """Return once another thread has released the lock."""
+    tries = 0
+    while acquire(lock, 0) == 0:
+        tries += 1
+        yield_core()
+        if tries == PATIENCE:
+            acquire(lock, 1)
+            break
+
+
 @entry
 def serve(m: Memory, t: int, lock: int) -> None:
     """Be thread t: whenever the lock is released, do a share of an update, until it is to stop."""
     set_blas_threads(1)
     while True:
-        tries = 0
-        while acquire(lock, 0) == 0:
-            tries += 1
-            yield_core()
-            if tries == PATIENCE:
-                acquire(lock, 1)
-                break
+        wait_for(lock)
         if m.control[STOP] != 0:
             break
         update_rows(m, t)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import operator
 import sys
-import threading
-import weakref
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from t3d.engines import blas_and_threads, draw, entries, layers
 from t3d.engines import kernels as k
-from t3d.engines.layout import aligned, bodies_of, inputs_of, lay_out_weights, layers_of, plan_work
+from t3d.engines.adoption import Adopted, refusal_of_numbers
+from t3d.engines.layout import bodies_of, inputs_of, lay_out_weights, layers_of, plan_work
+from t3d.engines.team import Team
 from t3d.networks import Actor, Critic
 from t3d.policy.normalizer import Normalizer
 from t3d.replay import Batch, Replay
 from t3d.td3 import TD3, Array, UpdateInfo, check_shapes
-
-_LAST_STEP = 2.0**24  # of Adam: PyTorch counts in float32, which stays there
 
 
 def warn(line: str) -> None:
@@ -34,21 +29,11 @@ def refusal(agent: TD3) -> str | None:
     """Return why this engine cannot run an agent, or None if it can."""
     if type(agent) is not TD3 or type(agent.actor) is not Actor or type(agent.critic) is not Critic:
         return f"{type(agent).__name__} is not t3d's own TD3, and may define the update anew"
-    if agent.device.type != "cpu":
-        return f"the networks are on {agent.device}"
     for body in bodies_of(agent.actor, agent.critic):
         mlp = layers_of(body)
         if mlp is None or any(layer.norm is not None and layer.norm.eps != layers.NORM_EPS for layer in mlp):
             return "a network is not an MLP of linear layers, layer normalisation and ReLU"
-    if len({p.dtype for p in agent.actor.parameters()} | {p.dtype for p in agent.critic.parameters()}) > 1:
-        return "the weights are of different types"
-    if next(agent.actor.parameters()).dtype not in (torch.float32, torch.float64):
-        return "the weights are neither float32 nor float64"
-    for optimizer in (agent.actor_optimizer, agent.critic_optimizer):
-        group = optimizer.param_groups[0]
-        if len(optimizer.param_groups) > 1 or group["weight_decay"] or group["amsgrad"] or group["maximize"]:
-            return "an optimiser is not a plain Adam"
-    return None
+    return refusal_of_numbers(agent)
 
 
 def can_draw(replay: Replay, normalizer: Normalizer | None) -> bool:
@@ -57,32 +42,8 @@ def can_draw(replay: Replay, normalizer: Normalizer | None) -> bool:
     return known and replay.slot["obs"].base == np.float32 and replay.priorities is None and blas_and_threads.can_draw
 
 
-class _Team:
-    """The threads beside the caller's, asleep between updates. Thread 0 is whoever calls `update`."""
-
-    def __init__(self, memory: k.Memory, threads: int) -> None:
-        memory.control[k.STOP] = 0
-        memory.sync[:] = 0
-        self.locks = np.array([blas_and_threads.new_lock() for _ in range(threads - 1)], np.int64)
-        workers = [
-            threading.Thread(target=_serve, args=(memory, t, int(lock)), daemon=True)
-            for t, lock in enumerate(self.locks, start=1)
-        ]
-        for worker in workers:
-            worker.start()
-        self.stop = weakref.finalize(self, _stop, memory.control, self.locks, workers)
-
-
 def _serve(memory: k.Memory, thread: int, lock: int) -> None:
     blas_and_threads.run(entries.serve, memory, thread, lock)
-
-
-def _stop(control: NDArray[np.int64], locks: NDArray[np.int64], workers: list[threading.Thread]) -> None:
-    control[k.STOP] = 1
-    for lock in locks:
-        blas_and_threads.let_go(int(lock))
-    for worker in workers:
-        worker.join()
 
 
 class Fused:
@@ -107,67 +68,27 @@ class Fused:
         self._control = np.zeros(3, np.int64)
         self._learn: k.Memory | None = None
         self._play: k.Memory | None = None
-        self._team: _Team | None = None
+        self._team: Team | None = None
         self._say = say
         self.adopt()
 
     def adopt(self) -> None:
         """Move the agent's numbers into this engine's memory, and point the agent at them."""
-        agent = self.agent
+        agent, config = self.agent, self.agent.config
         self._release_team()
         self._learn = self._play = None
         self._dtype = np.dtype(str(next(agent.actor.parameters()).dtype).removeprefix("torch."))
-        self._net, tensors, size = lay_out_weights(agent, self._dtype)
-        self._weights = aligned(4 * size, self._dtype).reshape(4, size)
-        self._steps = np.zeros(len(tensors), np.float32)
-        for index, (offset, online, target, optimizer) in enumerate(tensors):
-            end = offset + online.numel()
-            views = [torch.from_numpy(row[offset:end]).view_as(online) for row in self._weights]
-            step = torch.from_numpy(self._steps[index : index + 1]).view(())
-            state = optimizer.state[online]
-            if state:
-                views[2].copy_(state["exp_avg"])
-                views[3].copy_(state["exp_avg_sq"])
-                step.copy_(state["step"])
-            views[0].copy_(online.data)
-            views[1].copy_(target.data)
-            online.data, target.data = views[0], views[1]
-            optimizer.state[online] = {"step": step, "exp_avg": views[2], "exp_avg_sq": views[3]}
-        self._actor_tensors = len(list(agent.actor.parameters()))
-        config = agent.config
-        values = config.policy_noise, config.noise_clip, config.tau
-        self._hyper = np.array(values, self._dtype)
+        self._net, kept, size = lay_out_weights(agent, self._dtype)
+        self._numbers = Adopted(agent, kept, size)
+        self._hyper = np.array((config.policy_noise, config.noise_clip, config.tau), self._dtype)
         self._rates = np.zeros((2, 6), self._dtype)  # of the next update
-        self._first = next(agent.actor.parameters()), next(agent.critic.parameters())
         self._get_ready()
-        self._adopted = self._shown()
 
     def _get_ready(self) -> None:
         memory, two, one = self._memory(1, self.threads), np.zeros((1, 1), self._dtype), np.zeros(1, np.int64)
         update = entries.update, (memory, one, draw.given(1, 1), np.stack([self._rates]), one, np.zeros((1, 5)))
         calls = [update, (entries.act, (memory, two, two)), (entries.serve, (memory, 0, 0))]
         self._compiled_update, self._compiled_act, _ = blas_and_threads.get_ready(self._say, calls)
-
-    def _shown(self) -> tuple[object, ...]:
-        """Return objects of which one is another when somebody has replaced what was adopted, and two addresses."""
-        agent = self.agent
-        actor, critic = agent.actor_optimizer, agent.critic_optimizer
-        addresses = self._first[0].data_ptr(), self._first[1].data_ptr()
-        return (
-            agent.config,
-            actor,
-            critic,
-            actor.state,
-            critic.state,
-            actor.param_groups,
-            critic.param_groups,
-            addresses,
-        )
-
-    def _is_adopted(self) -> bool:
-        *objects, addresses = self._shown()
-        *before, addresses_before = self._adopted
-        return addresses == addresses_before and all(map(operator.is_, objects, before))
 
     def _release_team(self) -> None:
         if self._team is not None:
@@ -201,7 +122,7 @@ class Fused:
         Raises:
             ValueError: the shapes of batch and noise do not fit together.
         """
-        if not self._is_adopted():
+        if not self._numbers.is_whole():
             self.adopt()
         check_shapes(batch, noise, self.agent.spaces)
         rows = len(batch.reward)
@@ -238,7 +159,7 @@ class Fused:
             What each update saw.
         """
         assert len(replay) > 0, "the replay memory is empty"
-        if not self._is_adopted():
+        if not self._numbers.is_whole():
             self.adopt()
         memory = self._prepare(batch_size)
         self._control[k.TD_ERROR] = False
@@ -252,7 +173,7 @@ class Fused:
             self._learn = self._memory(batch, self.threads)
             self._inputs = inputs_of(self._learn.at, self._learn.work)
             self._given = draw.given(batch, self.agent.spaces.action_size)
-            self._team = _Team(self._learn, self.threads)
+            self._team = Team(self._learn, self.threads, _serve)
         return self._learn
 
     def _make(self, memory: k.Memory, source: draw.Source, count: int) -> list[UpdateInfo]:
@@ -262,8 +183,8 @@ class Fused:
         moving = slice(-(agent.updates + 1) % agent.config.policy_delay, None, agent.config.policy_delay)
         delayed[moving] = True
         agent.updates += count
-        self._advance(rates[:, k.CRITIC], agent.critic_optimizer, self._steps[self._actor_tensors :])
-        self._advance(rates[moving, k.ACTOR], agent.actor_optimizer, self._steps[: self._actor_tensors])
+        self._numbers.advance(k.CRITIC, rates[:, k.CRITIC])
+        self._numbers.advance(k.ACTOR, rates[moving, k.ACTOR])
         assert self._team is not None
         blas_and_threads.run(self._compiled_update, memory, self._team.locks, source, rates, delayed, means)
         return [
@@ -275,18 +196,4 @@ class Fused:
         """Make room for batches of a size, beside the adopted weights."""
         net, at, work = plan_work(self._net, batch, threads, self._dtype)
         sync, sums = np.zeros(24, np.int64), np.zeros((threads, 8))
-        return k.Memory(net, at, self._weights, work, self._hyper, self._rates, self._control, sync, sums)
-
-    def _advance(self, rates: NDArray[Any], optimizer: torch.optim.Optimizer, steps: NDArray[np.float32]) -> None:
-        """Count an optimiser's steps, and set Adam's rates for each: PyTorch's formula, bias correction included."""
-        if not len(rates):
-            return
-        before, group = float(steps[0]), optimizer.param_groups[0]
-        lr, (beta1, beta2) = group["lr"], group["betas"]
-        counts = [min(before + more, _LAST_STEP) for more in range(1, len(rates) + 1)]
-        steps[:] = counts[-1]
-        # In the order of their names in `layers.py`.
-        rates[:] = [
-            (1 - beta1, beta2, 1 - beta2, lr / (1 - beta1**step), (1 - beta2**step) ** -0.5, group["eps"])
-            for step in counts
-        ]
+        return k.Memory(net, at, self._numbers.weights, work, self._hyper, self._rates, self._control, sync, sums)

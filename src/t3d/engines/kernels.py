@@ -99,10 +99,10 @@ def forward(m: Memory, first: int, params: Floats, x: int, x_stride: int, lo: in
         n_in, n_out = net[layer, INPUTS], net[layer, OUTPUTS]
         w, b, g, s = net[layer, WEIGHT], net[layer, BIAS], net[layer, GAIN], net[layer, SHIFT]
         y = work[net[layer, to] + lo * n_out : net[layer, to] + hi * n_out]
-        dense(work[x + lo * x_stride :], x_stride, params[w : w + n_in * n_out], y, rows, n_in, n_out)
+        dense(work[x + lo * x_stride :], x_stride, params[w : w + n_in * n_out], y, n_out, rows, n_in, n_out)
         bias = params[b : b + n_out]
         if layer == first + layers - 1:
-            add_bias(y, bias, rows, n_out)
+            add_bias(y, n_out, bias, rows, n_out)
         elif g < 0:
             bias_relu(y, bias, rows, n_out)
         else:

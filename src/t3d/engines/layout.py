@@ -24,6 +24,14 @@ ALIGNMENT_BYTES = 64
 HUGE_PAGE_BYTES, NUMPY_ASKS_BYTES = 2 << 20, 4 << 20
 
 
+class Kept(NamedTuple):
+    """A parameter with its place: what learns, its target, and the target's target if there is one."""
+
+    offset: int
+    copies: list[Tensor]
+    optimizer: torch.optim.Optimizer
+
+
 class Layer(NamedTuple):
     """A linear layer and the normalisation behind it, if it has one."""
 
@@ -54,13 +62,11 @@ def bodies_of(actor: nn.Module, critic: nn.Module) -> list[nn.Sequential]:
     return [actor.body, critic.q1_body, critic.q2_body]
 
 
-def lay_out_weights(
-    agent: TD3, dtype: np.dtype[Any]
-) -> tuple[NDArray[np.int64], list[tuple[int, Tensor, Tensor, torch.optim.Optimizer]], int]:
+def lay_out_weights(agent: TD3, dtype: np.dtype[Any]) -> tuple[NDArray[np.int64], list[Kept], int]:
     """Give every parameter a place. Return the table `net`, the tensors with their offsets, and the length."""
-    space = _Offsets(dtype)
+    space = Offsets(dtype)
     rows: list[list[int]] = []
-    tensors: list[tuple[int, Tensor, Tensor, torch.optim.Optimizer]] = []
+    tensors: list[Kept] = []
     online = bodies_of(agent.actor, agent.critic)
     target = bodies_of(agent.actor_target, agent.critic_target)
     optimizers = agent.actor_optimizer, agent.critic_optimizer, agent.critic_optimizer
@@ -83,7 +89,7 @@ def lay_out_weights(
                 ]
             for column, fast_tensor, slow_tensor in pairs:
                 row[column] = space.take(fast_tensor.numel())
-                tensors.append((row[column], fast_tensor, slow_tensor, optimizer))
+                tensors.append(Kept(row[column], [fast_tensor, slow_tensor], optimizer))
             rows.append(row)
     return np.array(rows, np.int64), tensors, space.size
 
@@ -107,7 +113,7 @@ def inputs_of(at: NDArray[np.int64], work: NDArray[Any]) -> list[NDArray[Any]]:
     return [obs_action[:, :size], following[:, :size], obs_action[:, size:], *rows, view(k.NOISE, actions)]
 
 
-class _Offsets:
+class Offsets:
     """Hands out offsets in a flat array, each on the alignment."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
@@ -115,11 +121,13 @@ class _Offsets:
         self._step = ALIGNMENT_BYTES // dtype.itemsize
 
     def take(self, count: int) -> int:
+        """Return the offset of so many numbers."""
         offset = self.size
         self.size += self.round(count)
         return offset
 
     def round(self, count: int) -> int:
+        """Return how many numbers these take with what is left free behind them."""
         return -(-count // self._step) * self._step
 
 
@@ -130,7 +138,7 @@ def plan_work(
     net = weights_net.copy()
     layers = len(net) // 3
     size, actions = int(net[0, k.INPUTS]), int(net[layers - 1, k.OUTPUTS])
-    space = _Offsets(dtype)
+    space = Offsets(dtype)
     at = np.zeros(16, np.int64)
     # An even number of threads forms two crews with a critic each, an odd one a single crew.
     crews = 2 - threads % 2

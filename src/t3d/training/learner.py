@@ -68,13 +68,13 @@ class Learner:
         self._streams, self._config = streams, config
         self.agent = algorithm(spaces, config.td3, streams.networks, device=config.device)
         refuse_undeclared_parts(self.agent)
-        best = choose_threads(spaces, config.td3.hidden, config.batch_size, usable_cores())
+        best = choose_threads(spaces, config, usable_cores())
         self.threads = best if config.threads == "auto" else config.threads
         torch.set_num_threads(self.threads)  # for what PyTorch computes itself, whichever the engine
         self.chosen = choose(config.engine, self.agent, self.threads)
         self.engine = self.chosen.engine
         self.drawing = that_draws(self.engine, replay, normalizer)  # None: the plain path
-        amount = multiply_adds(spaces, config.td3.hidden, config.batch_size)
+        amount = multiply_adds(spaces, config)
         self.part = max(1, min(PART_UPDATES, PART_MULTIPLY_ADDS // amount))  # updates made in one go
         self._seen: list[UpdateInfo] = []
 
