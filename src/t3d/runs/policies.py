@@ -10,7 +10,8 @@ from t3d.env_spec import EnvSpec
 from t3d.environments.make import spaces_in
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
 from t3d.formats import PolicyInfo, RunRecord
-from t3d.policy.policy import ARCHITECTURES, Policy, load
+from t3d.policy.architectures import ARCHITECTURES
+from t3d.policy.policy import Policy, load
 from t3d.runs import run_folder
 from t3d.runs.signals import Signals
 from t3d.runs.video import film

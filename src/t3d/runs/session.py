@@ -199,7 +199,10 @@ class Session:
         return self.config.eval_env == "new" or self.trainer.collector.between_episodes
 
     def _play(self, limit: int, signals: Signals, trajectories: list[Trajectory]) -> Evaluation:
-        config, act = self.config, self.trainer.learner.act
+        config = self.config
+        # Weights that are no numbers are named here, and not by whatever they would play.
+        self.trainer.learner.refuse_non_finite()
+        act = self._store.acting(self.trainer)
         if config.eval_env == "same":
             envs = evaluation.envs_over(self.trainer.envs, config.seed, limit)
             return evaluation.play(act, envs, config.eval_episodes, signals.stop_here, trajectories)

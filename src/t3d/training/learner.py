@@ -90,7 +90,7 @@ class Learner:
     def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the actor's actions (N, A), without noise, for observations (N, S) as an environment gives them.
 
-        `TD3` computes them, whatever the engine: a policy loaded later then repeats an evaluation bit by bit.
+        `TD3` computes them, whatever the engine.
         """
         return self.agent.act(as_networks_see(obs, self.normalizer))
 
