@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -165,21 +163,6 @@ def test_equal_policies_have_equal_bytes(tmp_path):
         assert policies[0] == policies[1]
     saved(tmp_path / "two", seed=8)
     assert len({(tmp_path / name / "policy" / "best.safetensors").read_bytes() for name in ("one", "two")}) == 2
-
-
-LOAD = """
-import sys
-import numpy as np
-import t3d
-t3d.load({path!r})(np.zeros(4))
-print([name for name in ("gymnasium", "t3d.training", "t3d.td3", "t3d.runs", "tensorboard") if name in sys.modules])
-"""
-
-
-def test_loading_needs_neither_gymnasium_nor_training(tmp_path):
-    saved(tmp_path)
-    command = [sys.executable, "-c", LOAD.format(path=str(tmp_path))]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 # --- files from strangers --------------------------------------------------------------------------------------
