@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,14 +17,14 @@ from t3d.cli.parsing import counted, parse
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(EnvArguments):
-    """Play a run's policy without noise and count its returns."""
+    """Play a policy without noise and count its returns."""
 
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|FILE")]
+    """A run folder, or a policy's .safetensors together with --env."""
     episodes: int | None = None
     """How many; as many as the run's own evaluations if left out."""
     policy: Literal["best", "last"] = "best"
-    """Which of the run's policies."""
+    """Which of a run's policies."""
     env: str | None = None
     """The environment: another of equal shapes; or the run's own, where that is not an installed suite's id alone."""
     json: bool = False

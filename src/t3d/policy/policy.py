@@ -95,14 +95,22 @@ class Policy:
         rows = math.prod(front)
         sizes = [math.prod(part.shape) for part in self._spaces.obs]
         flat = np.concatenate([a.reshape(rows, size) for a, size in zip(arrays, sizes, strict=True)], axis=1)
-        finite = np.isfinite(flat).all(axis=1)
+        return self.of_flat(flat).reshape(front + self._spaces.action_shape)
+
+    def of_flat(self, flat: Floats) -> NDArray[np.float32]:
+        """Return actions (N, A) in the environment's units, as a call does, for flattened observations (N, S).
+
+        Raises:
+            ValueError: as a call.
+        """
+        finite: NDArray[np.bool_] = np.isfinite(flat).all(axis=1)  # type: ignore[assignment]
         action = self._spaces.to_env_units(self.act(flat if finite.all() else np.where(finite[:, None], flat, 0)))
         finite &= np.isfinite(action).all(axis=1)
         if self._on_bad == "hold":
             self._hold(action, finite)
         if not finite.all():
             self._refuse(flat, finite)
-        return action.reshape(front + self._spaces.action_shape)
+        return action
 
     def reset(self) -> None:
         """Forget the last good actions, as at the beginning of an episode, and count those held from 0."""
@@ -187,7 +195,7 @@ def load(path: str | Path, algorithm: Algorithm | None = None, on_bad: OnBad = "
             "this policy plays with a network that is not one of t3d's own",
             got=f"{file}: {info.architecture}, of the algorithm {info.algorithm}",
             expected="the algorithm's class: none is looked up by the name that a file gives it",
-            do=f"in Python, t3d.load(..., algorithm={info.algorithm}) if you trust that class",
+            do=f"in Python, t3d.load(..., algorithm={info.algorithm}) if you trust that class; it cannot be exported",
         )
     try:
         return Policy(info, tensors, algorithm, on_bad)

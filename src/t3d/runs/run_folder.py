@@ -30,6 +30,7 @@ WRITTEN = (
     "replay",
     "policy",
     "video",
+    "export",
     "tensorboard",
     "report.html",
 )
