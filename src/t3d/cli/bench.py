@@ -42,24 +42,10 @@ class Arguments(EnvArguments):
 def main(arguments: list[str]) -> None:
     """Measure and print."""
     given = parse(Arguments, "bench", arguments)
+    _refuse_impossible(given)
     if given.policy:
-        _refuse_training_beside(given)
         _print_latency(given.policy, as_json=given.json)
         return
-    if given.env and given.sizes:
-        raise ConfigRefused(
-            "an environment and sizes were given",
-            got=f"{given.env} and --sizes {given.sizes[0]} {given.sizes[1]}",
-            expected="one of them",
-            do="leave one of them out",
-        )
-    if given.sizes and min(given.sizes) < 1:
-        raise ConfigRefused(
-            "sizes below 1",
-            got=f"--sizes {given.sizes[0]} {given.sizes[1]}",
-            expected="1 or more each",
-            do="raise them",
-        )
     env = given.spec("" if given.sizes else given.env or "HalfCheetah-v5")
     chosen = presets.choose(env, given.preset)
     args = parse(Arguments, "bench", arguments, dataclasses.replace(given, config=chosen.config))
@@ -103,13 +89,21 @@ def main(arguments: list[str]) -> None:
     console.print(f"replay {seen.replay_bytes_per_slot} bytes a slot, {seen.replay_full_bytes / 1e6:,.0f} MB when full")
 
 
-def _refuse_training_beside(given: Arguments) -> None:
-    if given.env or given.sizes:
+def _refuse_impossible(given: Arguments) -> None:
+    what = {"ENV": given.env, "--sizes": given.sizes, "--policy": given.policy}
+    if len(asked := [name for name, value in what.items() if value]) > 1:
         raise ConfigRefused(
-            "a policy's answers and a training are measured apart",
-            got=f"--policy {given.policy} and {given.env or 'sizes'}",
+            "several things were given to measure",
+            got=" and ".join(asked),
             expected="one of them",
-            do="leave one of them out",
+            do="leave the others out",
+        )
+    if given.sizes and min(given.sizes) < 1:
+        raise ConfigRefused(
+            "sizes below 1",
+            got=f"--sizes {given.sizes[0]} {given.sizes[1]}",
+            expected="1 or more each",
+            do="raise them",
         )
 
 
