@@ -63,8 +63,9 @@ def with_sale():
     state = add("avg_l1_norm", (dense(0, 17, 12),), 12)
     x = add("concat", (state, embedding), 17)
     x = add("relu", (dense(x, 17, 12),), 12)
-    x = add("concat", (x, 0, embedding), 12 + 17 + 5)  # what TD7 does not do: three parts, one of them the observation
-    add("tanh", (dense(x, 34, 3),), 3)
+    # What TD7 does not do: the observation and a value that is taken twice among the parts.
+    x = add("concat", (x, 0, add("elu", (embedding,), 5), embedding), 12 + 17 + 5 + 5)
+    add("tanh", (dense(x, 39, 3),), 3)
     policy.operations, policy._net = at, partial(play, at)
     return policy
 
@@ -181,6 +182,8 @@ def test_a_large_observation_must_be_answered_within_bounds(tmp_path):
     def no_end(obs):
         return np.where(np.abs(obs).max(axis=1, keepdims=True) > 1e5, np.nan, policy.of_flat(obs))
 
+    with pytest.raises(ExportFailed, match="does not do what the policy does"):
+        self_check.check(policy, asked, lambda obs: policy.of_flat(obs) * np.nan, "by hand")
     with pytest.raises(ExportFailed, match="answers a large observation with no action"):
         self_check.check(policy, asked, no_end, "by hand")
 
