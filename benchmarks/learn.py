@@ -12,6 +12,7 @@ again; one that was interrupted goes on where it was. `python docs/build.py` mak
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -36,15 +37,18 @@ class Study:
 
     env: str
     steps: int
-    seeds: int  # 0 to this, if nobody asks for others
+    seeds: int  # how many, if nobody asks for others
     goal: str  # for people
     statistic: str = "mean"  # what must reach `at_least`: the mean over seeds, or the least seed
     at_least: float | None = None  # None where the study is there to be compared with another
     options: dict[str, str] = field(default_factory=dict)
     script: str | None = None  # of the repository, that trains in place of the command t3d train
     peer: str | None = None  # of benchmarks/peers, that trains another library
+    first_seed: int = 0
 
 
+FAST, TD7 = {"preset": "fast"}, {"preset": "td7", "batch-size": "128"}
+RARELY = {"eval-every": "25_000"}
 STUDIES = {
     "inverted-pendulum": Study("InvertedPendulum-v5", 20_000, 5, "every seed >= 950", "least", 950),
     "pendulum": Study("Pendulum-v1", 20_000, 5, "mean >= -200", at_least=-200),
@@ -61,6 +65,24 @@ STUDIES = {
     "ant-bullet": Study("AntBulletEnv-v0", 100_000, 5, "mean >= 350", at_least=350),
     "sb3-halfcheetah": Study("HalfCheetah-v5", 100_000, 5, "compare Stable-Baselines3", peer="learn_sb3.py"),
     "sb3-hopper": Study("Hopper-v5", 100_000, 5, "compare Stable-Baselines3", peer="learn_sb3.py"),
+    "fast-halfcheetah": Study("HalfCheetah-v5", 100_000, 5, "mean >= 9,000", at_least=9000, options=FAST),
+    "fast-halfcheetah-v4": Study("HalfCheetah-v4", 300_000, 5, "score", options=FAST),
+    "fast-hopper-v4": Study("Hopper-v4", 300_000, 5, "score", options=FAST),
+    "fast-walker2d-v4": Study("Walker2d-v4", 300_000, 5, "score", options=FAST),
+    "fast-ant-v4": Study("Ant-v4", 300_000, 5, "score", options=FAST),
+    "td7-halfcheetah-v4": Study("HalfCheetah-v4", 300_000, 2, "mean >= 11,273", at_least=11_273, options=TD7),
+    "td7-walker2d-v4": Study("Walker2d-v4", 300_000, 2, "mean >= 4,034", at_least=4_034, options=TD7),
+    "fast-ant-bullet": Study("AntBulletEnv-v0", 500_000, 5, "mean >= 2,963", at_least=2963, options=FAST | RARELY),
+    "fast-halfcheetah-bullet": Study(
+        "HalfCheetahBulletEnv-v0", 500_000, 5, "mean >= 2,322", at_least=2322, options=FAST | RARELY
+    ),
+    "fast-walker2d-bullet": Study(
+        "Walker2DBulletEnv-v0", 500_000, 5, "mean >= 1,800", at_least=1800, options=FAST | RARELY
+    ),
+    "fast-pendulum": Study("Pendulum-v1", 20_000, 5, "as good as td3", at_least=-200, options=FAST),
+    "fast-inverted-pendulum": Study(
+        "InvertedPendulum-v5", 20_000, 5, "as good as td3", "least", at_least=950, options=FAST
+    ),
 }
 # Of a peer's evaluations, as the preset td3 has them.
 EVAL_EVERY, EVAL_EPISODES = 10_000, 10
@@ -121,8 +143,18 @@ def _seen(run: Path) -> dict[str, Any]:
         "best": max(row["return_mean"] for row in evaluations),
         "wall_s": evaluations[-1]["wall_s"],
         "curve": [[row["env_steps"], row["return_mean"]] for row in evaluations],
+        **_of_each_policy(evaluations),
         "promises": promises,
         **{name: recorded[name] for name in ("env", "preset", "config", "engine", "machine")},
+    }
+
+
+def _of_each_policy(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the curve of each of td7's two policies; `curve` is that of the better one at each evaluation."""
+    names = [name for name in evaluations[0] if name.startswith("returns_")]
+    return {
+        name.replace("returns", "curve"): [[row["env_steps"], statistics.fmean(row[name])] for row in evaluations]
+        for name in names
     }
 
 
@@ -148,7 +180,7 @@ def main(studies: tyro.conf.Positional[tuple[str, ...]] = (), seeds: tuple[int, 
         waiting = [
             pool.submit(train, name, study, seed)
             for name, study in chosen.items()
-            for seed in seeds or range(study.seeds)
+            for seed in seeds or range(study.first_seed, study.first_seed + study.seeds)
         ]
         for one in waiting:
             one.result()

@@ -13,9 +13,10 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 @dataclass
 class Net:
-    """A perceptron. params is [W1, b1, W2, b2, ...] with W of shape (outputs, inputs)."""
+    """A perceptron. params is [W1, b1, W2, b2, ...] with W of shape (outputs, inputs); ReLU, or ELU, between."""
 
     params: list
+    elu: bool = False
 
     def forward(self, x):
         """Return the output (B, out) and what each layer was given, which the gradient needs."""
@@ -25,7 +26,7 @@ class Net:
             given.append(x)
             x = x @ self.params[2 * i].T + self.params[2 * i + 1]
             if i < layers - 1:
-                x = np.maximum(x, 0)
+                x = np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1 if self.elu else 0)
         return x, given
 
     def backward(self, given, slope):
@@ -35,12 +36,12 @@ class Net:
             gradients[2 * i] = slope.T @ given[i]
             gradients[2 * i + 1] = slope.sum(axis=0)
             slope = slope @ self.params[2 * i]
-            if i > 0:  # through the ReLU: what the layer was given is 0 where the unit was off
-                slope = slope * (given[i] > 0)
+            if i > 0:  # through the ReLU: what the layer was given is 0 where the unit was off; e^x = ELU(x) + 1
+                slope = slope * np.where(given[i] > 0, 1, given[i] + 1 if self.elu else 0)
         return gradients, slope
 
     def copy(self):
-        return Net([p.copy() for p in self.params])
+        return Net([p.copy() for p in self.params], self.elu)
 
 
 @dataclass

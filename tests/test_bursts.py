@@ -18,6 +18,8 @@ from t3d.training.trainer import Trainer
 
 # Episodes of `Counting` have three steps.
 BURSTS = {"train_at": "episode", "n_envs": 1, "random_steps": 10, "steps": 58}
+# Its priorities, encoders, extremes, and the policy kept.
+TD7 = BURSTS | {"algorithm": "td7", "embedding": 4}
 
 
 def weights(trainer):
@@ -70,10 +72,11 @@ def test_several_streams_make_a_burst_when_any_of_them_ends_one():
         assert made.updates_due == (0 if episodes else max(0, made.env_steps - 10) - made.agent.updates)
 
 
-def test_between_two_parts_of_a_burst_the_run_is_saved_and_goes_on_to_the_bit(tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [BURSTS, TD7], ids=["td3", "td7"])
+def test_between_two_parts_of_a_burst_the_run_is_saved_and_goes_on_to_the_bit(options, tmp_path, monkeypatch):
     monkeypatch.setattr(trainers, "_PART", 1)
-    whole = small_runs.train(tmp_path / "whole", **BURSTS)
-    session = Session(EnvSpec(PROBE), choice(**BURSTS | {"log_every": 1}), tmp_path / "half")
+    whole = small_runs.train(tmp_path / "whole", **options)
+    session = Session(EnvSpec(PROBE), choice(**options | {"log_every": 1}), tmp_path / "half")
     run = session.run()
     while not (session.trainer.in_burst and session.trainer.agent.updates > 20):
         session.trainer.step()
@@ -82,19 +85,20 @@ def test_between_two_parts_of_a_burst_the_run_is_saved_and_goes_on_to_the_bit(tm
     run.close()
     session.trainer.envs.close()
     session._store.close()
-    again = Session(EnvSpec(PROBE), choice(**BURSTS | {"log_every": 1}), tmp_path / "half", resume=True)
+    again = Session(EnvSpec(PROBE), choice(**options | {"log_every": 1}), tmp_path / "half", resume=True)
     assert again.trainer.in_burst
     assert again.trainer.updates_due == session.trainer.updates_due
     list(again.run())
     assert weights(again.trainer) == weights(whole.trainer)
 
 
+@pytest.mark.parametrize("options", [BURSTS, TD7], ids=["td3", "td7"])
 @pytest.mark.parametrize("steps", [40, 41, 42])  # at an episode's end and within one
-def test_a_run_that_goes_on_for_longer_equals_the_longer_one(steps, tmp_path):
-    whole = small_runs.train(tmp_path / "whole", **BURSTS)
-    first = small_runs.train(tmp_path / "run", **BURSTS | {"steps": steps})
+def test_a_run_that_goes_on_for_longer_equals_the_longer_one(steps, options, tmp_path):
+    whole = small_runs.train(tmp_path / "whole", **options)
+    first = small_runs.train(tmp_path / "run", **options | {"steps": steps})
     assert first.trainer.updates_due == (0 if steps % 3 == 0 else steps % 3)
-    again = small_runs.train(tmp_path / "run", resume=True, **BURSTS)
+    again = small_runs.train(tmp_path / "run", resume=True, **options)
     assert weights(again.trainer) == weights(whole.trainer)
     evaluated = [[row["env_steps"] for row in session.rows("evaluation")] for session in (whole, again)]
     assert sorted({*evaluated[1]} - {steps}) == sorted({*evaluated[0]} - {steps})

@@ -78,6 +78,21 @@ CHANGES_WEIGHTS = {
 }
 
 
+def algorithm_is_the_class_that_trains(folder, monkeypatch):
+    td7 = {"algorithm": "td7", "train_at": "episode"}
+    assert [type(trained(**options).agent).__name__ for options in ({}, td7)] == ["TD3", "TD7"]
+
+
+def embedding_is_the_encoders_width(folder, monkeypatch):
+    agent = trained(algorithm="td7", train_at="episode", embedding=5).agent
+    assert [agent.encoder.zs.body[i].out_features for i in (0, 2, 4)] == [5, 5, 5]
+
+
+def climb_says_which_critics_the_actor_climbs(folder, monkeypatch):
+    td7 = {"algorithm": "td7", "train_at": "episode"}
+    assert not np.array_equal(weights(**td7), weights(**td7, climb="q1"))
+
+
 def steps_end_the_run(folder, monkeypatch):
     assert rows(folder / "40", "evaluation")[-1]["env_steps"] == 40
     assert rows(folder / "55", "evaluation", steps=55)[-1]["env_steps"] == 55
@@ -343,6 +358,9 @@ BEHAVES = {
     "threads": threads_are_set,
     "layer_norm": layer_norm_is_where_it_says,
     "hidden": hidden_are_the_widths,
+    "algorithm": algorithm_is_the_class_that_trains,
+    "embedding": embedding_is_the_encoders_width,
+    "climb": climb_says_which_critics_the_actor_climbs,
 }
 
 
@@ -396,6 +414,9 @@ IMPOSSIBLE = {
     "engine": ["", "jax"],
     "threads": [0, 257, True, 1.5],
     "layer_norm": ["", "actor"],
+    "algorithm": ["", "TD7", "sac"],
+    "embedding": [0, 2**20 + 1, 1.5, None],
+    "climb": ["", "q2"],
     "hidden": [(), (0,), (256, -1), (8.5,), (True,), (2**20 + 1,), (1,) * 65],
     "lr": [0.0, -1e-3, NAN, INFINITE],
     "gamma": [-0.1, 1.1, NAN, "0.9"],
@@ -467,12 +488,13 @@ def test_a_memory_that_would_not_fit_is_refused(monkeypatch):
 
 FIGURES = {
     "td3": {"hidden": (256, 256), "lr": 3e-4, "batch_size": 256, "random_steps": 10_000, "gamma": 0.99},
-    "paper-2018": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 100, "random_steps": 10_000, "steps": 1_000_000},
+    "paper-2018": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 100, "random_steps": 10_000, "gamma": 0.99},
     "course": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 100, "steps": 500_000, "eval_every": 5_000},
     "pendulum": {"hidden": (64, 64), "lr": 1e-3, "batch_size": 100, "updates_per_step": 2, "gamma": 0.99},
-    "bullet": {"hidden": (400, 300), "lr": 7e-4, "gamma": 0.98, "buffer_size": 200_000, "random_steps": 10_000},
-    "small": {"hidden": (400, 300), "lr": 1e-3, "gamma": 0.98, "buffer_size": 200_000},
-    "swimmer": {"gamma": 0.9999},
+    "bullet": {"hidden": (400, 300), "lr": 7e-4, "batch_size": 256},
+    "small": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 256},
+    "td7": {"hidden": (256, 256), "lr": 3e-4, "batch_size": 256, "embedding": 256, "climb": "mean"},
+    "fast": {"hidden": (256, 256), "lr": 3e-4, "batch_size": 128, "embedding": 128, "climb": "q1"},
 }
 COMMON = {"tau": 0.005, "policy_noise": 0.2, "noise_clip": 0.5, "policy_delay": 2, "exploration_noise": 0.1}
 
@@ -517,10 +539,10 @@ def test_the_defaults_are_the_issues():
         ("InvertedPendulum-v5", "pendulum", {"random_steps": 1_000}),
         ("InvertedDoublePendulum-v5", "pendulum", {"random_steps": 1_000}),
         ("Reacher-v5", "td3", {"random_steps": 1_000}),
-        ("Swimmer-v5", "swimmer", {"gamma": 0.9999}),
-        ("LunarLanderContinuous-v3", "small", {}),
+        ("Swimmer-v5", "td3", {"gamma": 0.9999}),
+        ("LunarLanderContinuous-v3", "small", {"gamma": 0.98, "buffer_size": 200_000}),
         ("BipedalWalker-v3", "td3", {"fresh_envs": True}),
-        ("AntBulletEnv-v0", "bullet", {"fresh_envs": True}),
+        ("AntBulletEnv-v0", "bullet", {"fresh_envs": True, "gamma": 0.98, "buffer_size": 200_000}),
         ("HalfCheetahBulletEnv-v0", "bullet", {"fresh_envs": True}),
         ("pybullet_envs_gymnasium:Walker2DBulletEnv-v0", "bullet", {"fresh_envs": True}),
         ("InvertedPendulumSwingupBulletEnv-v0", "bullet", {"fresh_envs": True}),
@@ -549,14 +571,16 @@ def test_facts_of_an_environment_hold_under_any_preset(env, preset):
 
 
 def test_values_win_over_the_preset_which_wins_over_facts_which_win_over_defaults(monkeypatch):
-    known = {"environment": [{"ids": ["Mine-v0"], "preset": "small", "facts": {"lr": 5.0, "gamma": 0.1, "tau": 0.2}}]}
+    facts = {"lr": 5.0, "gamma": 0.1, "tau": 0.2}
+    known = {"environment": [{"ids": ["Mine-v0"], "preset": "small", "facts": facts}]}
     read = presets._read
     monkeypatch.setattr(presets, "_read", lambda file: known if file == "environments.toml" else read(file))
     config = presets.choose(EnvSpec("Mine-v0"), None, {"lr": 0.3}).config
-    assert (config.td3.lr, config.td3.gamma, config.td3.tau) == (0.3, 0.98, 0.2)
+    assert (config.td3.lr, config.td3.gamma, config.td3.tau) == (0.3, 0.1, 0.2)
     assert config.td3.policy_noise == TD3Config().policy_noise
-    assert presets.choose(EnvSpec("Mine-v0"), "swimmer").config.td3.gamma == 0.9999
-    assert presets.choose(EnvSpec("Mine-v0"), "course").config.td3.gamma == 0.1
+    assert presets.choose(EnvSpec("Mine-v0"), "small").config.td3.lr == 1e-3
+    assert presets.choose(EnvSpec("Mine-v0"), "course").config.td3.gamma == 0.99  # as the course had it
+    assert presets.choose(EnvSpec("Mine-v0"), None, {"algorithm": "td7", "tau": 0.005}).preset == "td7"
     assert presets.choose(EnvSpec("Other-v0"), None, {"lr": 0.3}).config == Config(td3=TD3Config(lr=0.3))
 
 

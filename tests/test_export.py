@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import small_runs
 from strangers import description_of, sealed_policy
-from test_player import fresh_actor, info_of
+from test_player import fresh_actor, fresh_sale, info_of
 
 import t3d
 import t3d.api
@@ -45,8 +45,15 @@ def policy_of(hidden, layer_norm=False, normalized=False, parts=VECTOR, low=LOW,
     return Policy(info_of(Spaces(parts, (len(low),), low, high), hidden, layer_norm), tensors)
 
 
-def with_sale():
-    """Return a policy that plays as TD7's actor does: an encoder of the state beside the state, AvgL1Norm and ELU."""
+def td7(hidden, embedding):
+    """Return a policy of td7's actor and encoder."""
+    net, _ = fresh_sale(17, hidden, 3, embedding)
+    info = info_of(Spaces(VECTOR, (3,), LOW, HIGH), hidden, architecture="sale", embedding=embedding)
+    return Policy(info, arrays_of(net))
+
+
+def with_more_ways():
+    """Return a policy whose operations stand in another order than those of any of t3d's."""
     policy, at = policy_of((4,), normalized=True), []
 
     def dense(x, inputs, width):
@@ -63,7 +70,7 @@ def with_sale():
     state = add("avg_l1_norm", (dense(0, 17, 12),), 12)
     x = add("concat", (state, embedding), 17)
     x = add("relu", (dense(x, 17, 12),), 12)
-    # What TD7 does not do: the observation and a value that is taken twice among the parts.
+    # The observation, and a value that is taken twice, are among the parts.
     x = add("concat", (x, 0, add("elu", (embedding,), 5), embedding), 12 + 17 + 5 + 5)
     add("tanh", (dense(x, 39, 3),), 3)
     policy.operations, policy._net = at, partial(play, at)
@@ -73,7 +80,8 @@ def with_sale():
 POLICIES = {
     "two layers, normalised, layer norm": lambda: policy_of((33, 7), True, True),
     "a Dict": lambda: policy_of((9,), parts=PARTS, low=(-3.0,), high=(-1.0,)),
-    "an encoder": with_sale,
+    "more ways": with_more_ways,
+    "td7": lambda: td7((20, 19), 11),
 }
 MORE = {
     f"{len(hidden)} layers{', layer norm' * norm}{', normalised' * normalized}": partial(

@@ -17,7 +17,7 @@ import t3d
 from t3d.config import TD3Config
 from t3d.errors import ConfigRefused
 from t3d.formats import PolicyInfo
-from t3d.networks import Actor
+from t3d.networks import Actor, SaleActor, SalePolicy, StateEncoder
 from t3d.policy import player, torch_nets
 from t3d.policy.architectures import ARCHITECTURES, operations_of
 from t3d.policy.player import FUNCTIONS, Operation, play
@@ -26,13 +26,13 @@ from t3d.runs import policies
 from t3d.spaces import Spaces
 
 
-def info_of(spaces, hidden, layer_norm=False, **fields):
+def info_of(spaces, hidden, layer_norm=False, architecture="mlp", embedding=256):
     """Return what a policy of a fresh actor says of itself."""
     return PolicyInfo(
         run="5a" * 32,
         env="Own-v0",
         algorithm="TD3",
-        architecture="mlp",
+        architecture=architecture,
         obs=spaces.obs,
         action_shape=spaces.action_shape,
         action_low=spaces.action_low,
@@ -40,9 +40,9 @@ def info_of(spaces, hidden, layer_norm=False, **fields):
         period_s=None,
         hidden=hidden,
         layer_norm=layer_norm,
+        embedding=embedding,
         env_steps=123,
         return_mean=None,
-        **fields,
     )
 
 
@@ -59,6 +59,13 @@ def fresh_actor(obs_size, hidden, action_size, layer_norm):
     return net, spaces
 
 
+def fresh_sale(obs_size, hidden, action_size, embedding):
+    """Return what plays of td7, and its spaces."""
+    spaces, rng = Spaces.of_vectors(obs_size, action_size), np.random.default_rng(obs_size)
+    config = TD3Config(hidden=hidden, embedding=embedding)
+    return SalePolicy(StateEncoder(spaces, config, rng), SaleActor(spaces, config, rng)), spaces
+
+
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("hidden", [(5,), (256, 256), (33, 7, 129), (9, 8, 7, 6)])
 def test_an_actor_plays_as_in_pytorch(hidden, layer_norm):
@@ -67,6 +74,19 @@ def test_an_actor_plays_as_in_pytorch(hidden, layer_norm):
     seen = play(operations_of(info_of(spaces, hidden, layer_norm), arrays_of(net)), obs)
     with torch.no_grad():
         np.testing.assert_allclose(seen, net(torch.from_numpy(obs)).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("hidden", [(5,), (33, 18, 7)])
+def test_td7s_actor_plays_as_in_pytorch(hidden):
+    net, spaces = fresh_sale(17, hidden, 6, 13)
+    obs = np.random.default_rng(0).normal(0, 2, (50, 17)).astype(np.float32)
+    info = info_of(spaces, hidden, architecture="sale", embedding=13)
+    tensors = arrays_of(net)
+    assert sum(tensor.size for tensor in tensors.values()) == info.weights
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            play(operations_of(info, tensors), obs), net(torch.from_numpy(obs)).numpy(), atol=1e-6
+        )
 
 
 ROWS = np.random.default_rng(1).normal(0, 3, (20, 7)).astype(np.float32)
@@ -157,8 +177,10 @@ def test_tensors_of_another_network_are_refused():
 
 
 @pytest.mark.parametrize("normalize_obs", [False, True])
-def test_a_loaded_policy_repeats_every_recorded_evaluation(tmp_path, normalize_obs):
-    options = {"normalize_obs": normalize_obs, "hidden": (20, 20), "eval_episodes": 3, "layer_norm": "both"}
+@pytest.mark.parametrize("algorithm", ["td3", "td7"])
+def test_a_loaded_policy_repeats_every_recorded_evaluation(tmp_path, normalize_obs, algorithm):
+    options = {"normalize_obs": normalize_obs, "hidden": (20, 20), "eval_episodes": 3, "algorithm": algorithm}
+    options |= {"layer_norm": "both"} if algorithm == "td3" else {"embedding": 7}
     session = small_runs.train(tmp_path / "run", env="Pendulum-v1", **options)
     last = session.rows("evaluation")[-1]
     seen = policies.evaluate_run(tmp_path / "run", "last").seen

@@ -45,6 +45,7 @@ def saved(path, which="best", obs_shape=(4,), action_shape=(3,), seed=7, **field
         period_s=None,
         hidden=HIDDEN,
         layer_norm=False,
+        embedding=256,
         **{"env_steps": 123, "return_mean": -4.5, **fields},
     )
     content = encode(info, arrays_of(agent.actor))

@@ -6,6 +6,7 @@ It trains, is saved, comes back to the bit, evaluates, reports, loads and is fil
 import contextlib
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -275,22 +276,6 @@ def test_a_second_kind_of_observation_goes_through_the_house(tmp_path, monkeypat
 # ---- Other memories, each of a few lines
 
 
-class Newest(Replay):
-    """What the critics were most wrong about is drawn again, as in a prioritised memory."""
-
-    wants_td_error = True
-
-    def note_td_error(self, index, td_error):
-        self.noted = getattr(self, "noted", 0) + 1
-        self.worst = index[np.abs(td_error).max(axis=0).argmax()]
-        assert td_error.shape == (2, len(index))
-
-    def draw(self, rng, batch_size):
-        index = super().draw(rng, batch_size)
-        index[0] = getattr(self, "worst", index[0])
-        return index
-
-
 class TwoSteps(Replay):
     """Every transition that goes on is two steps long."""
 
@@ -307,7 +292,7 @@ class TwoSteps(Replay):
 
 
 @pytest.mark.parametrize("engine", ["eager", "fused"])
-@pytest.mark.parametrize("memory", [Newest, TwoSteps])
+@pytest.mark.parametrize("memory", [partial(Replay, prioritized=True), TwoSteps])
 def test_a_learner_takes_another_memory_and_needs_no_environment(memory, engine):
     spaces = Spaces.of_vectors(2, 1)
     config = small_runs.choice(engine=engine).config
@@ -322,7 +307,9 @@ def test_a_learner_takes_another_memory_and_needs_no_environment(memory, engine)
         learner.update()
     assert learner.losses().updates == 10
     assert learner.chosen.name == engine
-    assert getattr(replay, "noted", 0) == (10 if memory is Newest else 0)
+    if replay.priorities is not None:
+        assert (replay.priorities.of[:50] > 0).all()
+        assert len(set(replay.priorities.of[:50].tolist())) > 1
     batch = replay.sample(np.array([3, 48, 49]), 0.5)
     expected = ([1.5, 1.5, 1], [0.25, 0.25, 0.5]) if memory is TwoSteps else ([1, 1, 1], [0.5, 0.5, 0.5])
     assert (batch.reward.tolist(), batch.discount.tolist()) == expected

@@ -29,6 +29,7 @@ from t3d.runs.session import Session
 from t3d.td3 import TD3
 from t3d.training.evaluation import Evaluation
 from t3d.training.limits import refuse_too_large
+from t3d.variants.contract import kind_of
 
 __all__ = ["evaluate_run", "export_policy", "film_policies", "film_run", "refuse_below_one", "train_seeds"]
 
@@ -54,7 +55,7 @@ def train(
     preset: str | None = None,
     out: str | Path | None = None,
     resume: Literal["no", "auto"] = "no",
-    algorithm: type[TD3] = TD3,
+    algorithm: str | type[TD3] | None = None,
     video: bool = True,
     video_frames: int = 300,
     **options: Any,
@@ -70,7 +71,8 @@ def train(
         preset: named set of options; None takes the environment's.
         out: the run folder; None takes runs/<env>/<preset>-s<seed>.
         resume: auto continues the run in that folder, if there is one.
-        algorithm: a subclass of TD3 that changes it; it runs on the engine eager.
+        algorithm: td3 or td7; or a class of your own derived from one of them, which runs on the engine eager. None
+            takes the preset's.
         video: film the best policy at the end, and the last one where it is another; never of hardware.
         video_frames: of each, at most so many.
         options: any option of `Config` and `TD3Config`, by its name.
@@ -84,10 +86,13 @@ def train(
     refuse_unknown_resume(resume)
     refuse_while_imported()
     spec = spec_of(env, env_kwargs, wrappers)
+    own = None if isinstance(algorithm, str) else algorithm
+    if algorithm is not None:
+        options["algorithm"] = kind_of(algorithm) if own else algorithm
     choice = choose(spec, preset, options)
     if "random_steps" not in options:
         refuse_before_it_learns(choice.config)
-    session = Session(spec, choice, Path(out) if out else None, resume=resume == "auto", algorithm=algorithm)
+    session = Session(spec, choice, Path(out) if out else None, resume=resume == "auto", algorithm=own)
     with closing(session.run()) as rows:
         for _ in rows:
             pass

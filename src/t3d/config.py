@@ -35,7 +35,7 @@ _FromZero = Annotated[float, Meta(ge=0, le=sys.float_info.max, description="a fi
 _AboveZero = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="a finite number, above 0")]
 _Discount = Annotated[float, Meta(ge=0, le=1, description="0 to 1")]
 _Share = Annotated[float, Meta(gt=0, le=1, description="above 0, at most 1")]
-_Width = Annotated[int, Meta(ge=1, le=_MAX_WIDTH)]
+_Width = Annotated[int, Meta(ge=1, le=_MAX_WIDTH, description=f"a whole number, 1 to {_MAX_WIDTH:,}")]
 _Widths = Annotated[
     tuple[_Width, ...],
     Meta(
@@ -55,6 +55,9 @@ _Interval = Annotated[
     Literal["never"] | Annotated[int, Meta(ge=1, le=_MAX_INT)], Meta(description="never, or a whole number, 1 or above")
 ]
 _EvalEnv = Annotated[Literal["new", "same"], Meta(description="new or same")]
+_Climb = Annotated[Literal["mean", "q1"], Meta(description="mean or q1")]
+ALGORITHMS = ("td3", "td7")
+_Algorithm = Annotated[Literal["td3", "td7"], Meta(description="td3 or td7")]
 _TrainAt = Annotated[Literal["step", "episode"], Meta(description="step or episode")]
 _OnResume = Annotated[Literal["repeat", "reset"], Meta(description="repeat or reset")]
 _Flag = Annotated[bool, Meta(description="True or False")]
@@ -63,6 +66,8 @@ _OptionalFromZero = Annotated[_FromZero | None, Meta(description="a finite numbe
 
 # Metadata of an option that changes no number of a run: one may be continued with another value, and compared.
 _IDLE = {"idle": True}
+# Of one that means something in that algorithm alone.
+_TD3, _TD7 = {"only": "td3"}, {"only": "td7"}
 
 
 @functools.cache
@@ -96,16 +101,20 @@ class TD3Config:
     """Learning rate of both Adams."""
     gamma: _Discount = 0.99
     """Discount per step, in [0, 1]."""
-    tau: _Share = 0.005
-    """Polyak step of the targets, in (0, 1]: target = tau * online + (1 - tau) * target."""
+    tau: _Share = field(default=0.005, metadata=_TD3)
+    """Polyak step of td3's targets, in (0, 1]: target = tau * online + (1 - tau) * target."""
     policy_noise: _FromZero = 0.2
     """Standard deviation of the noise added to the target actor's action."""
     noise_clip: _FromZero = 0.5
     """That noise is clipped to [-noise_clip, noise_clip]."""
     policy_delay: _Positive = 2
     """The actor and the targets move at every policy_delay-th update."""
-    layer_norm: _LayerNorm = "none"
+    layer_norm: _LayerNorm = field(default="none", metadata=_TD3)
     """Layer normalisation of the hidden layers: none, as in the paper; of the critics; of both kinds of network."""
+    embedding: _Width = field(default=256, metadata=_TD7)
+    """Width of td7's encoders and of what they say of a state."""
+    climb: _Climb = field(default="mean", metadata=_TD7)
+    """What td7's actor climbs: the mean of both critics, as published, or q1 alone, as in td3."""
 
     def __post_init__(self) -> None:
         _hold_to_kinds(self)
@@ -120,6 +129,8 @@ class Config:
 
     steps: _Positive = 1_000_000
     """Env steps to train for, over all environments together."""
+    algorithm: _Algorithm = "td3"
+    """td3, the 15 steps; or td7, by its author: learned embeddings, prioritised batches, a checkpointed policy."""
     seed: _Count = 0
     """Everything random in the run follows from this number."""
     n_envs: _Positive = 1
@@ -226,10 +237,12 @@ class Config:
         configuration may contradict itself.
 
         Raises:
-            ConfigRefused: the batch, or the environments' shares, do not fit into the replay; a worker would have
-                no environment; too many updates lie between two log lines; half of a schedule is given; or evaluations
-                would have to wait for several environments.
+            ConfigRefused: an option means nothing in this algorithm, or is one it cannot do with; the batch, or the
+                environments' shares, do not fit into the replay; a worker would have no environment; too many updates
+                lie between two log lines; half of a schedule is given; or evaluations would have to wait for several
+                environments.
         """
+        self._refuse_what_the_algorithm_does_not_know()
         if (self.exploration_noise_final is None) != (self.exploration_noise_steps == 0):
             raise ConfigRefused(
                 "this is half of a schedule of the exploration noise",
@@ -275,6 +288,24 @@ class Config:
                 got=f"env_workers = {self.env_workers}, n_envs = {self.n_envs}",
                 expected="env_workers <= n_envs",
                 do="lower --env-workers or raise --n-envs",
+            )
+
+    def _refuse_what_the_algorithm_does_not_know(self) -> None:
+        for option in dataclasses.fields(TD3Config):
+            only, value = option.metadata.get("only", self.algorithm), getattr(self.td3, option.name)
+            if only != self.algorithm and value != option.default:
+                raise ConfigRefused(
+                    f"{option.name} means nothing in {self.algorithm}",
+                    got=f"{option.name} = {value}",
+                    expected=f"{option.default}, its default, which is not looked at; it is an option of {only}",
+                    do=f"leave --{option.name.replace('_', '-')} out",
+                )
+        if self.algorithm == "td7" and (self.n_envs, self.train_at) != (1, "episode"):
+            raise ConfigRefused(
+                "td7 judges a policy by whole episodes, one after the other, and learns between them",
+                got=f"n_envs = {self.n_envs}, train_at = {self.train_at}",
+                expected="n_envs = 1, train_at = episode",
+                do="give --n-envs 1 --train-at episode, or --preset td7",
             )
 
 

@@ -106,6 +106,10 @@ class RunRecord(Record, frozen=True, kw_only=True):
         return EnvSpec(self.env, self.env_kwargs, self.wrappers)
 
 
+def _linear(*sizes: int) -> int:
+    return sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+
+
 class PolicyInfo(Record, frozen=True, kw_only=True):
     """What must be known of a policy beside its weights."""
 
@@ -121,6 +125,7 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
     period_s: Period
     hidden: Annotated[Shape, Meta(min_length=1)]
     layer_norm: bool
+    embedding: Annotated[int, Meta(ge=1)]
     env_steps: Count  # that it had trained for
     return_mean: float | None  # what its evaluation gave, if it had one
 
@@ -141,10 +146,13 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
 
     @property
     def weights(self) -> int:
-        """How many numbers an actor of these sizes holds, if it is t3d's own."""
-        sizes = [self.spaces.obs_size, *self.hidden, self.spaces.action_size]
-        linear = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
-        return linear + (2 * sum(self.hidden) if self.layer_norm else 0)
+        """How many numbers what plays holds at these sizes, if it is t3d's own."""
+        obs_size, actions, width = self.spaces.obs_size, self.spaces.action_size, self.embedding
+        if self.architecture == "sale":
+            encoder = _linear(obs_size, width, width, width)
+            first = self.hidden[0]
+            return encoder + _linear(obs_size, first) + _linear(first + width, *self.hidden, actions)
+        return _linear(obs_size, *self.hidden, actions) + (2 * sum(self.hidden) if self.layer_norm else 0)
 
 
 class FileState(Record, frozen=True):
@@ -243,6 +251,7 @@ class Evaluation(Struct, frozen=True):
 class ProgressState(Record, frozen=True):
     """How far the loop was: clocks, evaluations, failures."""
 
+    preferred: Text  # which of the agent's policies the last evaluation found the better one
     last: Evaluation | None
     evaluated_at: Annotated[int, Meta(ge=-1, le=2**53 - 1)]  # env steps; -1: never
     best: Evaluation | None

@@ -1,6 +1,6 @@
 """The networks that steps 2 and 3 are built of: an actor, and a critic with two opinions; both are MLPs.
 
-Shapes: B rows in a batch, S numbers in an observation, A in an action.
+Shapes: B rows in a batch, S numbers in an observation, A in an action; E in an embedding, which td7 alone has.
 """
 
 from __future__ import annotations
@@ -43,16 +43,22 @@ def linear(inputs: int, outputs: int, rng: np.random.Generator) -> nn.Linear:
 
 
 def mlp(
-    inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generator, layer_norm: bool = False
+    inputs: int,
+    hidden: Sequence[int],
+    outputs: int,
+    rng: np.random.Generator,
+    layer_norm: bool = False,
+    activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
-    """Make a multi-layer perceptron: ReLU after each hidden layer, a linear last one.
+    """Make a multi-layer perceptron: an activation after each hidden layer, a linear last one.
 
     Args:
         inputs: size of the input.
         hidden: width of each hidden layer.
         outputs: size of the output.
         rng: the stream its weights are drawn from.
-        layer_norm: normalise each hidden layer before its ReLU, at first with weights 1 and biases 0.
+        layer_norm: normalise each hidden layer before its activation, at first with weights 1 and biases 0.
+        activation: of the hidden layers.
 
     Returns:
         A module from (B, inputs) to (B, outputs).
@@ -61,7 +67,7 @@ def mlp(
     sizes = [inputs, *hidden]
     for width_in, width_out in itertools.pairwise(sizes):
         norm = [nn.LayerNorm(width_out)] if layer_norm else []
-        layers += [linear(width_in, width_out, rng), *norm, nn.ReLU()]
+        layers += [linear(width_in, width_out, rng), *norm, activation()]
     return nn.Sequential(*layers, linear(sizes[-1], outputs, rng))
 
 
@@ -107,3 +113,135 @@ class Critic(nn.Module):
         """Return Q1 (B,) alone, for obs (B, S) and action (B, A)."""
         q1: Tensor = self.q1_body(torch.cat([obs, action], dim=1)).squeeze(1)  # (B,)
         return q1
+
+
+# Of td7: state-action learned embeddings (SALE). Fujimoto et al. 2023, "For SALE: State-Action Representation Learning
+# for Deep Reinforcement Learning", section 4 and appendix B.
+
+
+def avg_l1_norm(x: Tensor) -> Tensor:
+    """Return rows (B, n) scaled to a mean absolute value of 1; a row of zeros stays."""
+    return x / x.abs().mean(dim=-1, keepdim=True).clamp(min=1e-8)
+
+
+class StateEncoder(nn.Module):
+    """Embed an observation: zs (B, E) for obs (B, S), of scale 1.
+
+    Args:
+        spaces: S.
+        config: its `embedding` is E, and the width of the hidden layers.
+        rng: the stream its weights are drawn from.
+    """
+
+    def __init__(self, spaces: Spaces, config: TD3Config, rng: np.random.Generator) -> None:
+        super().__init__()
+        width = config.embedding
+        self.body = mlp(spaces.obs_size, (width, width), width, rng, activation=nn.ELU)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return zs (B, E) for obs (B, S)."""
+        return avg_l1_norm(self.body(obs))  # (B, E)
+
+
+class Encoder(nn.Module):
+    """Embed an observation, and predict from that and an action the embedding of the next one.
+
+    Args:
+        spaces: S and A.
+        config: its `embedding` is E, and the width of the hidden layers.
+        rng: the stream the weights of the first and then of the second network are drawn from.
+    """
+
+    def __init__(self, spaces: Spaces, config: TD3Config, rng: np.random.Generator) -> None:
+        super().__init__()
+        width = config.embedding
+        self.zs = StateEncoder(spaces, config, rng)
+        self.action_body = mlp(width + spaces.action_size, (width, width), width, rng, activation=nn.ELU)
+
+    def zsa(self, zs: Tensor, action: Tensor) -> Tensor:
+        """Return zsa (B, E), not normalised, for zs (B, E) and action (B, A)."""
+        zsa: Tensor = self.action_body(torch.cat([zs, action], dim=1))  # (B, E)
+        return zsa
+
+
+class SaleActor(nn.Module):
+    """Play with an embedding beside the observation.
+
+    Args:
+        spaces: S and A.
+        config: its `hidden` gives the widths, its `embedding` E.
+        rng: the stream its weights are drawn from.
+    """
+
+    def __init__(self, spaces: Spaces, config: TD3Config, rng: np.random.Generator) -> None:
+        super().__init__()
+        first = config.hidden[0]
+        self.obs_layer = linear(spaces.obs_size, first, rng)
+        self.body = mlp(first + config.embedding, config.hidden, spaces.action_size, rng)
+
+    def forward(self, obs: Tensor, zs: Tensor) -> Tensor:
+        """Return the actions (B, A) for obs (B, S) and zs (B, E)."""
+        scaled = avg_l1_norm(self.obs_layer(obs))  # (B, first width)
+        return torch.tanh(self.body(torch.cat([scaled, zs], dim=1)))  # (B, A)
+
+
+class SaleCritic(nn.Module):
+    """Judge with two embeddings beside the observation and the action: two independent opinions.
+
+    Args:
+        spaces: S and A.
+        config: its `hidden` gives the widths, its `embedding` E.
+        rng: the stream the weights of the first and then of the second network are drawn from.
+    """
+
+    def __init__(self, spaces: Spaces, config: TD3Config, rng: np.random.Generator) -> None:
+        super().__init__()
+        inputs, first = spaces.obs_size + spaces.action_size, config.hidden[0]
+        self.q1_layer = linear(inputs, first, rng)
+        self.q1_body = mlp(first + 2 * config.embedding, config.hidden, 1, rng, activation=nn.ELU)
+        self.q2_layer = linear(inputs, first, rng)
+        self.q2_body = mlp(first + 2 * config.embedding, config.hidden, 1, rng, activation=nn.ELU)
+
+    def forward(self, obs: Tensor, action: Tensor, zsa: Tensor, zs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Q1 (B,) and Q2 (B,) for obs (B, S), action (B, A), and zsa and zs, both (B, E)."""
+        obs_action = torch.cat([obs, action], dim=1)  # (B, S + A)
+        q1 = self.q1_body(torch.cat([avg_l1_norm(self.q1_layer(obs_action)), zsa, zs], dim=1)).squeeze(1)  # (B,)
+        q2 = self.q2_body(torch.cat([avg_l1_norm(self.q2_layer(obs_action)), zsa, zs], dim=1)).squeeze(1)  # (B,)
+        return q1, q2
+
+
+class SalePolicy(nn.Module):
+    """What plays of td7: the embedding of an observation, and an actor that takes it.
+
+    Args:
+        zs: from obs (B, S) to zs (B, E).
+        actor: from both to actions (B, A).
+    """
+
+    def __init__(self, zs: nn.Module, actor: nn.Module) -> None:
+        super().__init__()
+        self.zs, self.actor = zs, actor
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return the actions (B, A) for obs (B, S)."""
+        actions: Tensor = self.actor(obs, self.zs(obs))  # (B, A)
+        return actions
+
+
+class SaleJudge(nn.Module):
+    """What judges in td7: both embeddings, and critics that take them.
+
+    Args:
+        encoder: the embeddings.
+        critic: from obs (B, S), action (B, A) and both to Q1 and Q2.
+    """
+
+    def __init__(self, encoder: Encoder, critic: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.critic = encoder, critic
+
+    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Q1 (B,) and Q2 (B,) for obs (B, S) and action (B, A)."""
+        zs = self.encoder.zs(obs)  # (B, E)
+        q1, q2 = self.critic(obs, action, self.encoder.zsa(zs, action), zs)
+        return q1, q2  # (B,), (B,)

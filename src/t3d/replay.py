@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.errors import ConfigRefused
+from t3d.priorities import Priorities
 from t3d.spaces import Spaces
 
 T = TypeVar("T")
@@ -55,12 +56,13 @@ class Replay:
         capacity: slots of all streams together; each takes capacity // n_envs.
         n_envs: N, the streams written side by side.
         spaces: S and A, the lengths of an observation and of an action.
+        prioritized: draw by how wrong the critics were, see `priorities.py`; else evenly.
 
     Raises:
         ConfigRefused: fewer than 3 slots for a stream (an open slot, a transition and a final observation).
     """
 
-    def __init__(self, capacity: int, n_envs: int, spaces: Spaces) -> None:
+    def __init__(self, capacity: int, n_envs: int, spaces: Spaces, prioritized: bool = False) -> None:
         self._length = capacity // n_envs
         if self._length < 3:
             raise ConfigRefused(
@@ -72,6 +74,7 @@ class Replay:
         # One slot more a ring mirrors the first one's observation, so that next_obs always stands one slot on.
         self._n_envs, self._ring, self.slot = n_envs, self._length + 1, slot_dtype(spaces)
         self._transition = np.dtype([("slot", self.slot), ("next_obs", self.slot["obs"])])
+        self.priorities = Priorities(self._n_envs * self._ring) if prioritized else None
         self._forget()
 
     def _forget(self) -> None:
@@ -126,6 +129,8 @@ class Replay:
             self._reward[slot] = reward[env]
             # A fall on the very step of the time limit is still a fall: terminated wins over truncated.
             self._ended[slot] = TERMINATED if terminated[env] else TRUNCATED if truncated[env] else STEP
+            if self.priorities is not None:
+                self.priorities.of[slot] = self.priorities.largest
             self._open(env, next_obs[env])
         self._transitions += self._n_envs
 
@@ -136,12 +141,14 @@ class Replay:
         self._transitions -= int(self._ended[slot] != NOTHING)  # the oldest makes room
         self._obs[slot] = obs
         self._ended[slot] = NOTHING
+        if self.priorities is not None:
+            self.priorities.of[slot] = 0
         if head == 0:
             self._obs[slot + self._length] = obs
         self._filled = max(self._filled, head + 1)
 
     def draw(self, rng: np.random.Generator, batch_size: int) -> NDArray[np.intp]:
-        """Draw transitions uniformly, with replacement.
+        """Draw transitions, with replacement: evenly, or by their priorities.
 
         Args:
             rng: the stream to draw from.
@@ -151,6 +158,8 @@ class Replay:
             (B,) slot numbers for `sample`; never a final, open or unwritten slot.
         """
         assert self._transitions > 0, "the replay memory is empty"
+        if self.priorities is not None:
+            return self.priorities.draw(rng, batch_size, self._draw_slots)
         # Step 4: sample a batch: slots at random, those where no transition begins drawn again.
         index = self._draw_slots(rng, batch_size)
         while np.count_nonzero(ended := self._ended[index]) < batch_size:  # NOTHING is 0
@@ -197,17 +206,6 @@ class Replay:
             discount=np.full(len(index), gamma, np.float32),
         )
 
-    # A memory that draws by how wrong the critics were sets this, and notes it below.
-    wants_td_error = False
-
-    def note_td_error(self, index: NDArray[np.intp], td_error: NDArray[np.float32]) -> None:
-        """Take note of how wrong the critics were: nothing to do where every transition is equally likely.
-
-        Args:
-            index: (B,) slot numbers from `draw`.
-            td_error: (critics, B) target_q - Q(s, a), before the update.
-        """
-
     def _gather(self, index: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Return slots[index] and slots["obs"][index + 1], whole transitions at a time: several times as fast."""
         gathered = self._in_one_piece[index].view(self._transition)
@@ -230,7 +228,7 @@ class Replay:
         return self._slots[env * self._ring + np.arange(start, stop) % self._length]
 
     def restore(self, written: Sequence[int], rows: Sequence[NDArray[Any]], obs: NDArray[np.float32]) -> None:
-        """Make this memory what another was.
+        """Make this memory what another was; priorities, which cannot be made again, are whoever's restores it.
 
         Args:
             written: what it had written.
@@ -246,6 +244,8 @@ class Replay:
             first, rest = kept[: self._length - start].view(as_bytes), kept[self._length - start :].view(as_bytes)
             ring.view(as_bytes)[start : start + len(first)], ring.view(as_bytes)[: len(rest)] = first, rest
             ring["obs"][self._length] = ring["obs"][0]
+            if self.priorities is not None:
+                self.priorities.of[env * self._ring : (env + 1) * self._ring] = ring["ended"] != NOTHING
             self._transitions += int(np.count_nonzero(kept["ended"]))
             self._filled = max(self._filled, min(count, self._length))
             self.written[env] = count - 1

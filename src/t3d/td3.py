@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - the name PyTorch's own texts use
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from t3d.config import TD3Config
+from t3d.config import BURST_STEPS, TD3Config
 from t3d.networks import Actor, Critic
 from t3d.replay import Batch
 from t3d.spaces import Spaces
@@ -89,7 +89,11 @@ class TD3:
 
     # A subclass may play, or judge, in another way.
     actor_class: type[nn.Module] = Actor
-    critic_class: type[Critic] = Critic
+    critic_class: type[nn.Module] = Critic
+    # Whether its batches are drawn by how wrong the critics were, and after how many env steps the updates that wait
+    # for an episode's end are made in any case.
+    prioritized = False
+    burst_steps = BURST_STEPS
 
     def __init__(
         self,
@@ -105,8 +109,8 @@ class TD3:
         self.actor = self.actor_class(spaces, config, rng).to(self.device)
         self.actor_target = copy.deepcopy(self.actor)
         # Step 3: two critics that start different from each other, and two critic targets that start as copies.
-        self.critic = self.critic_class(spaces, config, rng).to(self.device)
-        self.critic_target = copy.deepcopy(self.critic)
+        self.critic: Any = self.critic_class(spaces, config, rng).to(self.device)
+        self.critic_target: Any = copy.deepcopy(self.critic)
         # fused: one call moves all weights of a network, by the same formula.
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.lr, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.lr, fused=True)
@@ -168,7 +172,7 @@ class TD3:
     def update_actor(self, batch: Batch[Tensor]) -> Tensor:
         """Move the actor uphill on Q1: step 13. Return the loss (), detached."""
         # Step 13: gradient ascent on the mean of Q1(s, actor(s)); the critic is differentiated, not moved.
-        loss = -self.critic.q1(batch.obs, self.actor(batch.obs)).mean()  # ()
+        loss: Tensor = -self.critic.q1(batch.obs, self.actor(batch.obs)).mean()  # ()
         self.actor_optimizer.zero_grad()
         loss.backward(inputs=list(self.actor.parameters()))
         self.actor_optimizer.step()
@@ -184,12 +188,13 @@ class TD3:
     @torch.no_grad()
     def td_error(self, batch: Batch[Tensor], target_q: Tensor) -> Tensor:
         """Return target_q - Q(s, a) of each critic, (critics, B)."""
-        return target_q - torch.stack(tuple(self.critic(batch.obs, batch.action)))
+        return target_q - torch.stack(tuple(self.critic_net()(batch.obs, batch.action)))
 
     @torch.no_grad()
-    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the actor's actions (N, A), without noise, for obs (N, S)."""
-        action: NDArray[np.float32] = self.policy_net()(torch.as_tensor(obs, device=self.device)).cpu().numpy()
+    def act(self, obs: NDArray[np.float32], which: str = "current") -> NDArray[np.float32]:
+        """Return the actions (N, A) of one of its policies, without noise, for obs (N, S)."""
+        play = self.policies()[which]
+        action: NDArray[np.float32] = play(torch.as_tensor(obs, device=self.device)).cpu().numpy()
         return action
 
     # What an agent is made of. A subclass adds its own networks and optimisers to what these return: checkpoints,
@@ -211,6 +216,23 @@ class TD3:
     def policy_net(self) -> nn.Module:
         """Return what plays, a module from obs (B, S) to actions (B, A) in [-1, 1]: what a policy's file holds."""
         return self.actor
+
+    def policies(self) -> dict[str, nn.Module]:
+        """Return everything that could be played in earnest, by name: evaluations play each, and keep the better."""
+        return {"current": self.policy_net()}
+
+    def critic_net(self) -> nn.Module:
+        """Return what judges, a module from obs (B, S) and action (B, A) to each critic's values (B,)."""
+        net: nn.Module = self.critic
+        return net
+
+    def target_nets(self) -> tuple[nn.Module, nn.Module]:
+        """Return what plays and what judges in step 9's target, as `policy_net` and `critic_net`."""
+        return self.actor_target, self.critic_target
+
+    def episode_ended(self, episode_return: float) -> bool:
+        """Take note of how a training episode went; return whether the updates due may be made now."""
+        return True
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything the agent has learned, by name: weights, targets and Adam's moments; not copies.

@@ -46,6 +46,7 @@ def policy(number):
         period_s=None,
         hidden=(3,),
         layer_norm=False,
+        embedding=256,
         env_steps=number,
         return_mean=None,
     )

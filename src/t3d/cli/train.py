@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -53,7 +53,10 @@ def main(arguments: list[str]) -> None:
 
     from t3d import api
 
-    chosen = api.choose(env, given.preset, {"hardware": True} if given.config.hardware else {})
+    first: dict[str, Any] = {"hardware": True} if given.config.hardware else {}
+    if given.config.algorithm != Config.algorithm:
+        first["algorithm"] = given.config.algorithm
+    chosen = api.choose(env, given.preset, first)
     parsed = parse(Arguments, "train", arguments, dataclasses.replace(given, config=chosen.config))
     choice = chosen._replace(config=parsed.config)
     parsed.config.check_together()

@@ -115,7 +115,7 @@ def _networks(agent: TD3, batch: Batch[Tensor]) -> dict[str, Tensor]:
     with contextlib.ExitStack() as stack:
         (pre_tanh, actor), (_, q1), (_, q2) = (stack.enter_context(_layers_of(body)) for body in bodies)
         action = agent.policy_net()(batch.obs)  # (B, A)
-        agent.critic(batch.obs, batch.action)
+        agent.critic_net()(batch.obs, batch.action)
     return {
         "saturated_share": (action.abs() > AT_THE_BOUND).double().mean(),
         "pre_tanh": pre_tanh[-1].double().abs().mean() if pre_tanh else NO_NUMBER,
@@ -149,8 +149,9 @@ def _dead(units: list[Tensor]) -> Tensor:
 def _targets(agent: TD3, batch: Batch[Tensor], noise: Tensor) -> dict[str, Tensor]:
     """Return how often steps 6 and 8 of the batch's update bite."""
     config = agent.config
-    next_action = smooth(agent.actor_target(batch.next_obs), noise, config.policy_noise, config.noise_clip)  # (B, A)
-    next_q = _opinions(agent.critic_target, batch.next_obs, next_action)
+    actor_target, critic_target = agent.target_nets()
+    next_action = smooth(actor_target(batch.next_obs), noise, config.policy_noise, config.noise_clip)  # (B, A)
+    next_q = _opinions(critic_target, batch.next_obs, next_action)
     return {
         "noise_clipped_share": ((config.policy_noise * noise).abs() > config.noise_clip).double().mean(),
         "q1_target_share": (next_q[0] < next_q[1]).double().mean() if len(next_q) == 2 else NO_NUMBER,
@@ -166,7 +167,7 @@ def _opinions(critic: nn.Module, obs: Tensor, action: Tensor) -> tuple[Tensor, .
 def _moves(agent: TD3, moved: TD3, batch: Batch[Tensor], noise: Tensor) -> dict[str, Tensor]:
     """Let a copy of the agent make the update; return what its critics said, and how far its weights moved."""
     with torch.no_grad():
-        values = [q.double() for q in _opinions(moved.critic, batch.obs, batch.action)]  # each (B,)
+        values = [q.double() for q in _opinions(moved.critic_net(), batch.obs, batch.action)]  # each (B,)
     moved.update_critic(batch, moved.target_q(batch, noise))
     moved.update_actor(batch)
     q_scale = torch.stack(values).abs().mean()  # ()
@@ -216,7 +217,7 @@ def from_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
         no state to compare.
     """
     # Copies: looking changes nothing.
-    critic, actor = copy.deepcopy(agent.critic), copy.deepcopy(agent.actor)
+    critic, actor = copy.deepcopy(agent.critic_net()), copy.deepcopy(agent.policy_net())
     # A row a state: obtained, promised by Q1, promised by the smaller of the two, share of the discount played.
     with _still(critic, actor):
         rows = np.concatenate([_states(agent, critic, actor, played) for played in trajectories])  # (states, 4)

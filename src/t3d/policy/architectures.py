@@ -5,7 +5,7 @@ What plays is derived here and nowhere else: the NumPy player and every export w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,21 +49,43 @@ class _Graph:
         return np.ascontiguousarray(tensor)
 
 
-def _mlp(graph: _Graph, info: PolicyInfo) -> None:
-    """Append `networks.Actor`: its modules are numbered as they stand in `networks.mlp`."""
-    x, number = 0, 0
-    for width in info.hidden:
-        x = graph.dense(x, f"body.{number}", width)
-        if info.layer_norm:
+def _body(
+    graph: _Graph,
+    x: int,
+    name: str,
+    hidden: Sequence[int],
+    outputs: int,
+    activation: str = "relu",
+    layer_norm: bool = False,
+) -> int:
+    """Append what `networks.mlp` makes, whose modules are numbered as they stand there."""
+    number = 0
+    for width in hidden:
+        x = graph.dense(x, f"{name}.{number}", width)
+        if layer_norm:
             number += 1
-            x = graph.layer_norm(x, f"body.{number}")
-        x = graph.add("relu", x)
+            x = graph.layer_norm(x, f"{name}.{number}")
+        x = graph.add(activation, x)
         number += 2
-    graph.add("tanh", graph.dense(x, f"body.{number}", info.spaces.action_size))
+    return graph.dense(x, f"{name}.{number}", outputs)
+
+
+def _mlp(graph: _Graph, info: PolicyInfo) -> None:
+    """Append `networks.Actor`."""
+    graph.add("tanh", _body(graph, 0, "body", info.hidden, info.spaces.action_size, layer_norm=info.layer_norm))
+
+
+def _sale(graph: _Graph, info: PolicyInfo) -> None:
+    """Append `networks.SalePolicy`."""
+    width = info.embedding
+    zs = graph.add("avg_l1_norm", _body(graph, 0, "zs.body", (width, width), width, "elu"))
+    scaled = graph.add("avg_l1_norm", graph.dense(0, "actor.obs_layer", info.hidden[0]))
+    together = graph.add("concat", scaled, zs)
+    graph.add("tanh", _body(graph, together, "actor.body", info.hidden, info.spaces.action_size))
 
 
 # By name in a policy's file. Another one is the caller's, who gives its class.
-ARCHITECTURES: dict[str, Callable[[_Graph, PolicyInfo], None]] = {"mlp": _mlp}
+ARCHITECTURES: dict[str, Callable[[_Graph, PolicyInfo], None]] = {"mlp": _mlp, "sale": _sale}
 
 
 def operations_of(info: PolicyInfo, tensors: Mapping[str, NDArray[Any]]) -> list[Operation]:

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from t3d.config import TD3Config
+from t3d.config import Config, TD3Config
 from t3d.formats import PolicyInfo, class_name
-from t3d.networks import Actor
+from t3d.networks import Actor, SalePolicy
 from t3d.policy.files import Tensors
 from t3d.policy.player import Floats
 from t3d.spaces import Spaces
 
-_OURS = {"mlp": Actor}  # the keys of architectures.ARCHITECTURES
+_OURS: dict[str, type[nn.Module]] = {"mlp": Actor, "sale": SalePolicy}  # the keys of architectures.ARCHITECTURES
 
 
 class Agent(Protocol):
@@ -60,7 +60,8 @@ def own_net(info: PolicyInfo, weights: Tensors, algorithm: Algorithm) -> Callabl
         # int64: a layer of one's own may count.
         if tensor.dtype not in (np.float32, np.int64) or not np.isfinite(tensor).all():
             raise ValueError(f"{name} is not finite, or no float32 number")
-    config = TD3Config(hidden=info.hidden, layer_norm="both" if info.layer_norm else "none")
+    layer_norm = "both" if info.layer_norm else "none"
+    config = Config().with_values({"hidden": info.hidden, "layer_norm": layer_norm, "embedding": info.embedding}).td3
     net = algorithm(info.spaces, config, np.random.default_rng(0)).policy_net()
     if (architecture := architecture_of(net)) != info.architecture:
         raise ValueError(f"the class given plays with {architecture}, the policy with {info.architecture}")

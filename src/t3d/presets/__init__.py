@@ -18,6 +18,8 @@ from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
 
 DEFAULT = "td3"
+# Of algorithms that need options of their own, where nobody names a preset.
+_OF_ALGORITHM = {"td7": "td7"}
 
 
 class Choice(NamedTuple):
@@ -51,10 +53,12 @@ def choose(
     known = _environment(env.name)
     if not env.is_plain:
         known.pop("preset", None)
-    name = preset or known.get("preset", DEFAULT)
+    of_algorithm = _OF_ALGORITHM.get((values or {}).get("algorithm", ""))
+    name = preset or of_algorithm or known.get("preset", DEFAULT)
     if name not in names():
         raise ConfigRefused("there is no such preset", got=name, expected=", ".join(names()))
     own = f"chosen for {env.name}" if "preset" in known else "the default"
+    own = "of the algorithm" if of_algorithm else own
     config = Config().with_values(known.get("facts", {})).with_values(_read(f"{name}.toml"))
     if hardware:
         config = config.with_values({"hardware": True, "eval_env": "same", "on_resume": "reset"})

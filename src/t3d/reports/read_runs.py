@@ -155,8 +155,10 @@ def read(folder: Path) -> Run:
         rows, notes = _metrics(path, record.run, vouched)
     except OSError as error:
         raise RunRefused("a run cannot be read", got=str(error), do="see to the disk, then try again") from error
-    options = {**vars(record.config), **vars(record.config.td3), "algorithm": record.algorithm}
+    options = {**vars(record.config), **vars(record.config.td3)}
     del options["td3"]
+    if record.algorithm != record.config.algorithm.upper():  # a class of somebody's own
+        options["algorithm"] = record.algorithm
     return Run(
         path=folder,
         spec=record.spec,

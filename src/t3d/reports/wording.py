@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from t3d import presets
-from t3d.config import Config
+from t3d.config import ALGORITHMS, Config
 from t3d.errors import T3DError
 from t3d.reports.read_runs import Run
 from t3d.reports.statistics import FEWEST_SEEDS
@@ -107,7 +107,7 @@ def command(runs: list[Run]) -> str:
     """
     first = runs[0]
     options = {**first.options}
-    if options.pop("algorithm") != "TD3":
+    if options["algorithm"] not in ALGORITHMS:
         return ""
     options.update({name: getattr(first.engine, key) for name, key in _RAN.items()})
     try:

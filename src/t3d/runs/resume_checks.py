@@ -12,7 +12,7 @@ from t3d.machine import describe
 from t3d.runs.metrics import last_env_steps
 from t3d.td3 import TD3
 from t3d.training.trainer import Trainer
-from t3d.variants.contract import name_of
+from t3d.variants.contract import OURS, name_of
 
 
 def refuse_another_algorithm(path: Path, recorded: RunRecord, algorithm: type[TD3]) -> None:
@@ -28,7 +28,7 @@ def refuse_another_algorithm(path: Path, recorded: RunRecord, algorithm: type[TD
     raise RunRefused(
         "the run in this folder was trained by another algorithm",
         got=f"{path}: it was {recorded.algorithm}, now {now}",
-        do=("leave algorithm out" if recorded.algorithm == name_of(TD3) else give)
+        do=("leave algorithm out" if recorded.algorithm in map(name_of, OURS.values()) else give)
         + "; or begin a new run in another folder",
     )
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from t3d.config import Config
@@ -172,16 +173,17 @@ def policy_path(folder: Path, which: str) -> Path:
     return folder / "policy" / f"{which}.safetensors"
 
 
-def policy_of(trainer: Trainer, record: RunRecord, return_mean: float | None) -> tuple[PolicyInfo, Tensors]:
-    """Return what the file of a policy holds that plays as the agent does now; the tensors are copies.
+def policy_of(trainer: Trainer, record: RunRecord, which: str, return_mean: float | None) -> tuple[PolicyInfo, Tensors]:
+    """Return what the file of a policy holds that plays as one of the agent's does now; the tensors are copies.
 
     Args:
         trainer: whose policy.
         record: of its run.
+        which: of the agent's `policies`.
         return_mean: what its evaluation gave, if it had one.
     """
     agent, spaces, normalizer = trainer.agent, trainer.envs.spaces, trainer.normalizer
-    net = agent.policy_net()
+    net = agent.policies()[which]
     tensors = arrays_of(net)
     if normalizer is not None:
         tensors |= zip(STATISTICS, (normalizer.mean.copy(), normalizer.std), strict=True)
@@ -197,23 +199,24 @@ def policy_of(trainer: Trainer, record: RunRecord, return_mean: float | None) ->
         period_s=record.period_s,
         hidden=agent.config.hidden,
         layer_norm=agent.config.layer_norm == "both",
+        embedding=agent.config.embedding,
         env_steps=trainer.env_steps,
         return_mean=return_mean,
     )
     return info, tensors
 
 
-def acting(trainer: Trainer, record: RunRecord) -> Act:
-    """Return what the agent plays now, as whoever loads its policy will: a recorded evaluation is repeated to the bit.
+def acting(trainer: Trainer, record: RunRecord, which: str) -> Act:
+    """Return what one of the agent's policies plays now, as whoever loads its policy will: a recorded evaluation is repeated to the bit.
 
     A network of the caller's own is played by the agent itself, which made it with options that no file holds.
 
     Raises:
         ValueError: a weight is not finite.
     """
-    if architecture_of(trainer.agent.policy_net()) in ARCHITECTURES:
-        return Policy(*policy_of(trainer, record, None)).act
-    return trainer.learner.act
+    if architecture_of(trainer.agent.policies()[which]) in ARCHITECTURES:
+        return Policy(*policy_of(trainer, record, which, None)).act
+    return partial(trainer.learner.act, which=which)
 
 
 def write_policy(path: Path, content: bytes) -> None:

@@ -18,7 +18,7 @@ from t3d.td3 import TD3
 from t3d.training import evaluation
 from t3d.training.evaluation import Evaluation, Trajectory
 from t3d.training.trainer import Trainer
-from t3d.variants.contract import refuse_other_than_td3
+from t3d.variants.contract import algorithm_of
 
 _log = logging.getLogger("t3d")
 
@@ -31,7 +31,7 @@ class Session:
         choice: preset and configuration.
         out: the run folder; None takes the usual place.
         resume: continue the run that is there, if one is.
-        algorithm: TD3, or a subclass that changes it.
+        algorithm: a subclass of the one that the configuration names, that changes it; None takes that one.
         recorded: what the config.json of the run to continue says, if whoever calls has read it.
 
     Raises:
@@ -45,16 +45,16 @@ class Session:
         out: Path | None = None,
         *,
         resume: bool = False,
-        algorithm: type[TD3] = TD3,
+        algorithm: type[TD3] | None = None,
         recorded: RunRecord | None = None,
     ) -> None:
-        self.env, self.algorithm = env, algorithm
+        self.env = env
         self.choice, self.config = choice, choice.config
         store = None
         try:
-            refuse_other_than_td3(algorithm)
-            store = Store.find(env, choice, out, algorithm, recorded) if resume else None
-            self.trainer = Trainer(env, self.config, algorithm)
+            self.algorithm = algorithm_of(self.config, algorithm)
+            store = Store.find(env, choice, out, self.algorithm, recorded) if resume else None
+            self.trainer = Trainer(env, self.config, self.algorithm)
             self._refuse_hardware_unasked()
             self.progress = RunProgress()
             if store is None:
@@ -198,11 +198,8 @@ class Session:
     def _is_free(self) -> bool:
         return self.config.eval_env == "new" or self.trainer.collector.between_episodes
 
-    def _play(self, limit: int, signals: Signals, trajectories: list[Trajectory]) -> Evaluation:
-        config = self.config
-        # Weights that are no numbers are named here, and not by whatever they would play.
-        self.trainer.learner.refuse_non_finite()
-        act = self._store.acting(self.trainer)
+    def _play(self, which: str, limit: int, signals: Signals, trajectories: list[Trajectory] | None) -> Evaluation:
+        config, act = self.config, self._store.acting(self.trainer, which)
         if config.eval_env == "same":
             envs = evaluation.envs_over(self.trainer.envs, config.seed, limit)
             return evaluation.play(act, envs, config.eval_episodes, signals.stop_here, trajectories)
@@ -234,17 +231,23 @@ class Session:
             self.trainer.collector.end_episodes()
             note = {"note": "the training episode that went on was ended for it"}
             progress.not_exact.append(f"an episode was ended at step {env_steps:,} for the evaluation at the run's end")
-        seen = self._play(limit, signals, trajectories)
+        # Weights that are no numbers are named here, and not by whatever they would play.
+        self.trainer.learner.refuse_non_finite()
+        # Health is of the policy that the critics learn of.
+        seen = {
+            which: self._play(which, limit, signals, trajectories if which == "current" else None)
+            for which in self.trainer.agent.policies()
+        }
         # The one at the run's end takes no other's place: a run may go on for longer.
         if progress.evaluated(seen, env_steps, config.eval_every if in_turn else "never"):
             self._save("best")
         self._save("last")
-        means = {"return_mean": seen.return_mean, "return_std": seen.return_std, **note}
-        rows = [self._store.metrics.write("evaluation", env_steps, returns=seen.returns, lengths=seen.lengths, **means)]
+        rows = [self._store.metrics.write("evaluation", env_steps, **progress.row(seen), **note)]
         if self.trainer.agent.updates:  # before the first one the critics have promised nothing
             promised = self.trainer.learner.health_of(trajectories)
             rows.append(self._store.metrics.write("health", env_steps, of="evaluation", **promised))
-        if config.max_episode_steps is None and max(seen.lengths) >= limit and not self._cut:
+        longest = max(length for played in seen.values() for length in played.lengths)
+        if config.max_episode_steps is None and longest >= limit and not self._cut:
             self._cut = True
             ends = "was cut; --max-episode-steps sets a limit"
             what = f"an evaluation episode did not end within {limit:,} steps and {ends}"
@@ -252,10 +255,11 @@ class Session:
             rows.append(self._store.metrics.write("event", env_steps, what=what))
         return rows
 
-    def _save(self, which: str) -> None:
+    def _save(self, name: str) -> None:
         env_steps, progress = self.trainer.env_steps, self.progress
         evaluated = progress.last if progress.evaluated_at == env_steps else None
-        self._store.save_policy(which, self.trainer, evaluated.return_mean if evaluated else None)
+        return_mean = evaluated.return_mean if evaluated else None
+        self._store.save_policy(name, self.trainer, progress.preferred, return_mean)
 
     def _stop(self, why: str) -> None:
         """Save everything between two steps.

@@ -196,20 +196,20 @@ class Store:
             or time.monotonic() - self._tried_s >= self._config.checkpoint_seconds
         )
 
-    def acting(self, trainer: Trainer) -> Act:
-        """Return what plays now, as the policy's file would have it."""
-        return run_folder.acting(trainer, self._record)
+    def acting(self, trainer: Trainer, which: str) -> Act:
+        """Return what one of the agent's policies plays now, as its file would have it."""
+        return run_folder.acting(trainer, self._record, which)
 
-    def save_policy(self, which: str, trainer: Trainer, return_mean: float | None) -> None:
-        """Write the actor as the run's `best` or `last` policy, or try again at the next commit."""
-        content = encode(*run_folder.policy_of(trainer, self._record, return_mean))
-        self._waiting[run_folder.policy_path(self.path, which)] = content
+    def save_policy(self, name: str, trainer: Trainer, which: str, return_mean: float | None) -> None:
+        """Write one of the agent's policies as the run's `best` or `last`, or try again at the next commit."""
+        content = encode(*run_folder.policy_of(trainer, self._record, which, return_mean))
+        self._waiting[run_folder.policy_path(self.path, name)] = content
         try:
             self._refuse_forked()
             self._follow()
             self._write_waiting()
         except OSError as error:
-            _log.warning("the %s policy could not be written: %s; it waits in memory", which, error)
+            _log.warning("the %s policy could not be written: %s; it waits in memory", name, error)
 
     def _refuse_forked(self) -> None:
         if self._lock.forked:

@@ -22,6 +22,8 @@ from t3d.td3 import TD3, UpdateInfo
 from t3d.training.randomness import Streams, health_generator
 from t3d.variants.contract import refuse_undeclared_parts
 
+LARGEST_EVERY = 250  # updates between two looks for the largest priority; TD7's
+
 _LOSSES = UpdateInfo._fields[:-1]  # what is kept of an update; the TD errors are the memory's alone
 
 
@@ -76,9 +78,12 @@ class Learner:
         size = self._config.batch_size
         index = self.replay.draw(self._streams.index, size)
         noise = self._streams.target_noise.standard_normal((size, self.agent.spaces.action_size), np.float32)
-        info = self.engine.update(self._batch(index), noise, self.replay.wants_td_error)
-        if info.td_error is not None:
-            self.replay.note_td_error(index, np.asarray(torch.as_tensor(info.td_error).cpu()))
+        priorities = self.replay.priorities
+        info = self.engine.update(self._batch(index), noise, priorities is not None)
+        if priorities is not None:
+            priorities.note(index, np.asarray(torch.as_tensor(info.td_error).cpu()))
+            if self.agent.updates % LARGEST_EVERY == 0:
+                priorities.find_largest()
         self._seen.append(info._replace(td_error=None))
 
     def _batch(self, index: NDArray[np.intp]) -> Batch[NDArray[np.float32]]:
@@ -87,12 +92,16 @@ class Learner:
             return batch
         return batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
-    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the actor's actions (N, A), without noise, for observations (N, S) as an environment gives them.
+    def act(self, obs: NDArray[np.float32], which: str = "current") -> NDArray[np.float32]:
+        """Return actions (N, A), without noise, for observations (N, S) as an environment gives them.
 
-        `TD3` computes them, whatever the engine.
+        The agent computes them, whatever the engine.
+
+        Args:
+            obs: (N, S).
+            which: of the agent's `policies`.
         """
-        return self.agent.act(as_networks_see(obs, self.normalizer))
+        return self.agent.act(as_networks_see(obs, self.normalizer), which)
 
     def health_of(self, played: Sequence[health.Trajectory]) -> health.Numbers:
         """Return what `health.from_evaluation` says of episodes that `act` has played."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from t3d.config import BURST_STEPS, Config
+from t3d.config import Config
 from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Envs, Episode
 from t3d.formats import TrainerState
@@ -20,6 +20,7 @@ from t3d.training.collector import Collector
 from t3d.training.learner import Learner
 from t3d.training.limits import least_state_bytes, refuse_missing_device, refuse_too_large
 from t3d.training.randomness import Streams, episode_seed
+from t3d.variants.contract import algorithm_of
 
 # Updates of a burst made in one go, in less than 0.1 s; then signals, checkpoints and log lines have their turn.
 _PART = 16
@@ -31,14 +32,15 @@ class Trainer:
     Args:
         env: which environment.
         config: how to train.
-        algorithm: TD3, or a subclass that changes it.
+        algorithm: TD3 or TD7, or a subclass that changes it; None takes the one that config names.
 
     Raises:
         Refused: the algorithm, the environment, the options or this machine's memory make it impossible.
     """
 
-    def __init__(self, env: EnvSpec, config: Config, algorithm: type[TD3] = TD3) -> None:
+    def __init__(self, env: EnvSpec, config: Config, algorithm: type[TD3] | None = None) -> None:
         config.check_together()
+        trained_by = algorithm_of(config, algorithm)
         refuse_missing_device(config.device)
         self.config = config
         self.streams = Streams.from_seed(config.seed)
@@ -54,11 +56,11 @@ class Trainer:
         slots_bytes = config.buffer_size * slot_dtype(envs.spaces).itemsize
         refuse_too_large("the replay memory", slots_bytes, "lower --buffer-size")
         refuse_too_large("the networks", least_state_bytes(config), "lower --hidden")
-        self.replay = Replay(config.buffer_size, config.n_envs, envs.spaces)
+        self.replay = Replay(config.buffer_size, config.n_envs, envs.spaces, trained_by.prioritized)
         self.normalizer = Normalizer(envs.spaces.obs_size) if config.normalize_obs else None
         self.collector = Collector(envs, self.replay, self.normalizer, self.streams, config)
         self._burst_at = 0  # env steps at which the last burst of updates began
-        self.learner = Learner(envs.spaces, config, self.replay, self.normalizer, self.streams, algorithm)
+        self.learner = Learner(envs.spaces, config, self.replay, self.normalizer, self.streams, trained_by)
 
     @property
     def envs(self) -> Envs:
@@ -95,9 +97,15 @@ class Trainer:
     def _updates_now(self, episodes: Sequence[Episode]) -> int:
         if self.config.train_at == "step":
             return self.updates_due
-        if episodes or self.env_steps - self._burst_at >= BURST_STEPS:
+        if self._may_begin(episodes):
             self._burst_at = self.env_steps
         return min(_PART, self.updates_due) if self._burst_at == self.env_steps else 0
+
+    def _may_begin(self, episodes: Sequence[Episode]) -> bool:
+        if not self.updates_due:
+            return False
+        judged = [self.agent.episode_ended(episode.episode_return) for episode in episodes]
+        return any(judged) or self.env_steps - self._burst_at >= self.agent.burst_steps
 
     @property
     def in_burst(self) -> bool:
@@ -115,7 +123,7 @@ class Trainer:
         Returns:
             Tensors by name, on the host, and the rest. Good until the next step: the tensors may be the trainer's own.
         """
-        tensors = self.learner.state() | self.collector.state() | self._statistics()
+        tensors = self.learner.state() | self.collector.state() | self._statistics() | self._priorities()
         written = list(self.replay.written)
         return tensors, TrainerState(self.agent.updates, self._burst_at, self.streams.state, self.envs.state, written)
 
@@ -142,6 +150,8 @@ class Trainer:
             self.normalizer.restore({name: tensors[name].numpy() for name in self._statistics()})
         self.streams.restore(state.streams)
         differs = self.collector.restore(tensors, state.envs, state.written, rows)
+        if self.replay.priorities is not None:
+            self.replay.priorities.restore(tensors["priorities"].numpy(), tensors["largest_priority"].numpy())
         self._burst_at = state.burst_at
         waiting = self.config.train_at == "episode" and self._burst_at <= self.env_steps
         if self.updates_due and not (waiting and self.updates_due > 0):
@@ -152,6 +162,14 @@ class Trainer:
         if self.normalizer is None:
             return {}
         return {name: torch.from_numpy(array) for name, array in self.normalizer.state().items()}
+
+    def _priorities(self) -> dict[str, torch.Tensor]:
+        priorities = self.replay.priorities
+        if priorities is None:
+            return {}
+        # The largest is made anew, not moved: a tensor of its own for this moment.
+        largest = torch.from_numpy(priorities.largest.copy())
+        return {"priorities": torch.from_numpy(priorities.of), "largest_priority": largest}
 
     def _refuse_other_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         expected, _ = self.state()

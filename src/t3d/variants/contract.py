@@ -1,4 +1,4 @@
-"""Changed algorithms, subclasses of TD3 given to the library: what a run must be able to rely on in them.
+"""Changed algorithms, ours and a caller's: subclasses of TD3, and what a run must be able to rely on in them.
 
 A run keeps what `TD3.tensors` returns, and its policy is what `TD3.policy_net` returns. Its health is looked at through
 `target_q`, `update_critic` and `update_actor`.
@@ -9,9 +9,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from t3d.config import Config
 from t3d.errors import ConfigRefused
 from t3d.formats import class_name
 from t3d.td3 import TD3
+from t3d.variants.td7 import TD7
+
+# What `--algorithm` names.
+OURS: dict[str, type[TD3]] = {"td3": TD3, "td7": TD7}
 
 
 def name_of(algorithm: type[TD3]) -> str:
@@ -20,19 +25,42 @@ def name_of(algorithm: type[TD3]) -> str:
     Without the module: a class has another one in the script that is run than where that script is imported.
     """
     name = class_name(algorithm)
-    return f"<own>.{name}" if name == TD3.__qualname__ and algorithm is not TD3 else name
+    is_ours = algorithm in OURS.values()
+    return f"<own>.{name}" if not is_ours and name in map(class_name, OURS.values()) else name
 
 
-def refuse_other_than_td3(algorithm: object) -> None:
-    """Refuse what is not TD3 or a subclass of it.
+def kind_of(algorithm: object) -> str:
+    """Return which of ours a class is, or is derived from.
 
     Raises:
-        ConfigRefused: it is not.
+        ConfigRefused: none.
     """
-    if not (isinstance(algorithm, type) and issubclass(algorithm, TD3)):
+    if isinstance(algorithm, type):
+        for name, ours in reversed(OURS.items()):  # TD7 is itself derived from TD3
+            if issubclass(algorithm, ours):
+                return name
+    raise ConfigRefused(
+        "this is not an algorithm", got=repr(algorithm)[:200], expected="t3d.TD3, or a class derived from it"
+    )
+
+
+def algorithm_of(config: Config, own: type[TD3] | None = None) -> type[TD3]:
+    """Return the class that trains.
+
+    Args:
+        config: names one of ours.
+        own: a caller's, derived from that; None takes ours.
+
+    Raises:
+        ConfigRefused: it is no such class.
+    """
+    if own is not None and (kind := kind_of(own)) != config.algorithm:
         raise ConfigRefused(
-            "this is not an algorithm", got=repr(algorithm)[:200], expected="t3d.TD3, or a class derived from it"
+            "the options are of another algorithm than the class",
+            got=f"algorithm = {config.algorithm}, the class {own.__name__} is derived from {kind}'s",
+            do=f"give --algorithm {kind}",
         )
+    return own or OURS[config.algorithm]
 
 
 def refuse_undeclared_parts(agent: TD3) -> None:
