@@ -207,7 +207,7 @@ def policy_of(trainer: Trainer, record: RunRecord, which: str, return_mean: floa
 
 
 def acting(trainer: Trainer, record: RunRecord, which: str) -> Act:
-    """Return what one of the agent's policies plays now, as whoever loads its policy will: a recorded evaluation is repeated to the bit.
+    """Return what one of the agent's policies plays now: to the bit what whoever loads its file will play.
 
     A network of the caller's own is played by the agent itself, which made it with options that no file holds.
 
