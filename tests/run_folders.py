@@ -96,7 +96,7 @@ def write_checkpoint(folder, number=0, length=None):
         metrics=MetricsState(len(content), sha256, 1.0),
         replay=ReplayState(1, [SegmentState(0, sha256, "00000000.rows", [0])]),
         trainer=TrainerState(0, 0, {}, EnvsState(0, [0], [0.0], [0]), [1]),
-        progress=ProgressState(None, -1, None, 0, [], 0, 0, -1, 0),
+        progress=ProgressState(None, -1, None, 0, "current", [], 0, 0, -1, 0),
     )
     path = folder / "checkpoints" / str(number) / "manifest.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -179,9 +179,9 @@ def test_tensors_of_another_network_are_refused():
 @pytest.mark.parametrize("normalize_obs", [False, True])
 @pytest.mark.parametrize("algorithm", ["td3", "td7"])
 def test_a_loaded_policy_repeats_every_recorded_evaluation(tmp_path, normalize_obs, algorithm):
-    options = {"normalize_obs": normalize_obs, "hidden": (20, 20), "eval_episodes": 3, "algorithm": algorithm}
+    options = {"normalize_obs": normalize_obs, "hidden": (20, 20), "algorithm": algorithm}
     options |= {"layer_norm": "both"} if algorithm == "td3" else {"embedding": 7, "n_envs": 1, "train_at": "episode"}
-    options |= {"steps": 210, "eval_every": 200}
+    options["max_episode_steps"] = 20
     session = small_runs.train(tmp_path / "run", env="Pendulum-v1", **options)
     last = session.rows("evaluation")[-1]
     seen = policies.evaluate_run(tmp_path / "run", "last").seen

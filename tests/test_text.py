@@ -162,6 +162,7 @@ def test_reports_know_nothing_of_training():
         "t3d.env_spec",
         "t3d.errors",
         "t3d.formats",
+        "t3d.diagnosis.actions",
         "t3d.diagnosis.hints",
         "t3d.presets",
     }

@@ -36,10 +36,11 @@ def main(arguments: list[str]) -> None:
     args = parse(Arguments, "evaluate", arguments)
 
     from t3d import api
+    from t3d.diagnosis.actions import in_words
 
     # Own environments may print; under --json stdout is the object's alone.
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-        seen, which, env_steps, notes = api.evaluate_run(
+        seen, which, env_steps, notes, moved, period_s = api.evaluate_run(
             args.run, args.policy, episodes=args.episodes, env=args.given(args.env)
         )
     if args.json:
@@ -51,6 +52,10 @@ def main(arguments: list[str]) -> None:
             "policy": which,
             "env_steps": env_steps,
             "notes": notes,
+            "action_change": moved.change,
+            "action_at_bound": moved.at_bound,
+            "action_frequency": moved.frequency,
+            "period_s": period_s,
         }
         print(json.dumps(answer))
         return
@@ -61,3 +66,5 @@ def main(arguments: list[str]) -> None:
         f"{seen.return_std:,.1f} over {counted(len(seen.returns), 'episode')} "
         f"({min(seen.returns):,.1f} to {max(seen.returns):,.1f})"
     )
+    for sentence in in_words(moved, period_s):
+        print(sentence)

@@ -6,8 +6,13 @@ import filecmp
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from t3d import presets
 from t3d.config import Config
+from t3d.diagnosis import actions
+from t3d.diagnosis.actions import ActionTrace
 from t3d.env_spec import EnvSpec
 from t3d.environments.make import spaces_in
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
@@ -71,6 +76,8 @@ class Played(NamedTuple):
     which: str  # best or last, of a run; the name of a file
     env_steps: int  # that the policy had trained for
     notes: list[str]  # what a reader must know of how it was played, a sentence each
+    moved: ActionTrace
+    period_s: float | None  # of a step, where the environment says it
 
 
 class _Source(NamedTuple):
@@ -160,10 +167,13 @@ def evaluate_run(
     except RunRefused:
         envs.close()
         raise
-    act = evaluation.within_bounds(policy.act, policy.info.spaces, envs.spaces)
+    played: list[NDArray[np.float32]] = []
+    remembered = evaluation.remembering(policy.act, played)
+    act = evaluation.within_bounds(remembered, policy.info.spaces, envs.spaces)
     with Signals() as signals:
         seen = evaluation.play(act, envs, episodes, signals.stop_here)
-    return Played(seen, source.which, policy.info.env_steps, notes)
+    moved = actions.trace(np.array(played), seen.lengths)
+    return Played(seen, source.which, policy.info.env_steps, notes, moved, envs.period_s)
 
 
 def _source(path: Path, which: Which, env: EnvSpec | None, algorithm: type[TD3] | None) -> _Source:
