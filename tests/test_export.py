@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import small_runs
+from msgspec import structs
 from strangers import description_of, sealed_policy
 from test_player import fresh_actor, fresh_sale, info_of
 
@@ -17,7 +18,7 @@ import t3d
 import t3d.api
 from t3d.cli.main import run as t3d_command
 from t3d.errors import ExportFailed
-from t3d.export import folder, self_check, templates
+from t3d.export import folder, hub, self_check, templates
 from t3d.policy.files import encode
 from t3d.policy.player import Operation, play
 from t3d.policy.policy import Policy
@@ -244,9 +245,7 @@ for wrong in ([1, np.nan], [1, 2, 3], np.ones((1, 1, 2))):
 def test_no_text_of_a_policy_becomes_code(tmp_path, monkeypatch):
     policy = policy_of((3,))
     env = 'x*/ #error "c" /* """\n\\\nimport os\nos._exit(3) ??/\n'
-    policy.info = type(policy.info)(
-        **{name: getattr(policy.info, name) for name in policy.info.__struct_fields__} | {"env": env}
-    )
+    policy.info = structs.replace(policy.info, env=env)
     for kind in ("c", "numpy"):
         written(policy, kind, tmp_path / kind)
 
@@ -368,3 +367,52 @@ def test_a_policy_alone_is_evaluated_in_the_environment_that_is_given(run, tmp_p
     assert (alone["policy"], alone["notes"]) == ("robot", [])
     assert t3d_command(["evaluate", str(file), "--env", "InvertedPendulum-v5"]) == 2
     assert "spaces are not those" in capsys.readouterr().err
+
+
+# ---- a folder to share
+
+
+def test_a_folder_to_share_says_what_was_reached_and_that_nobody_verified_it(run, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    code, _, _ = exported(capsys, run, "--format", "hub", "--out", tmp_path / "hub", "--license", "mit")
+    assert code == 0
+    names = {"README.md", "config.json", "contract.json", "policy.onnx", "policy.safetensors"}
+    assert {path.name for path in (tmp_path / "hub").iterdir()} == names
+    card = huggingface_hub.ModelCard.load(tmp_path / "hub" / "README.md")
+    (result,) = card.data.eval_results
+    policy = t3d.load(run)
+    assert (card.data.license, result.verified, result.dataset_name) == ("mit", False, "Pendulum-v1")
+    assert result.metric_value.startswith(f"{policy.info.return_mean:.2f} +/- ")
+    assert "t3d train Pendulum-v1 " in card.text and "by nobody" in card.text
+    np.testing.assert_array_equal(t3d.load(tmp_path / "hub" / "policy.safetensors")([1, 0, 0]), policy([1, 0, 0]))
+
+
+def test_without_a_licence_the_card_says_that_none_is_granted(run):
+    pytest.importorskip("huggingface_hub")
+    text = hub.card_of(t3d.load(run), hub.Facts([], 0, "", None))
+    assert "No licence is granted." in text and "license:" not in text and "model-index" not in text
+    with pytest.raises(t3d.Refused, match="no name of a licence"):
+        hub.card_of(t3d.load(run), hub.Facts([], 0, "", "mit\nmodel-index: x"))
+
+
+def test_no_text_of_a_run_becomes_more_than_text_in_a_card(run):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    policy = t3d.load(run)
+    env = "x\n---\nlicense: mit\n<script>alert(1)</script> `y` | z"
+    policy.info = structs.replace(policy.info, env=env)
+    text = hub.card_of(policy, hub.Facts([1.0, 2.0], 3, "t3d train 'x\n```\n<b>'", None))
+    assert "<script>" not in text
+    assert huggingface_hub.ModelCard(text).data.license is None
+
+
+def test_what_a_folder_to_share_needs(run, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    code, _, error = exported(capsys, run / "policy" / "last.safetensors", "--format", "hub", "--out", tmp_path / "a")
+    assert (code, "is made of a run" in error) == (2, True)
+    code, _, error = exported(capsys, run, "--format", "c", "--license", "mit", "--out", tmp_path / "b")
+    assert (code, "give --format hub" in error) == (2, True)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    code, _, error = exported(capsys, run, "--format", "hub", "--out", tmp_path / "c")
+    assert (code, 'pip install "t3d[hub]"' in error) == (2, True)
+    assert list(tmp_path.iterdir()) == []

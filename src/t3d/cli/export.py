@@ -28,6 +28,8 @@ class Arguments:
     """The folder to write; export/FORMAT in the run folder, or NAME-FORMAT beside the file, if left out."""
     force: bool = False
     """Replace an export that stands there."""
+    license: str | None = None
+    """Of a folder to share: the licence that you grant, as mit; the card says that none is granted if left out."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -42,7 +44,9 @@ def main(arguments: list[str]) -> None:
         load(args.run)  # what is no policy is refused before PyTorch, which a run's files need, takes its seconds
     from t3d import api
 
-    path, checked, notes = api.export_policy(args.run, args.format, which=args.policy, out=args.out, force=args.force)
+    path, checked, notes = api.export_policy(
+        args.run, args.format, which=args.policy, out=args.out, force=args.force, licence=args.license
+    )
     if args.json:
         print(json.dumps({"path": str(path), "check": checked._asdict(), "notes": notes}))
         return

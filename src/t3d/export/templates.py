@@ -173,6 +173,7 @@ int main(void)
         for (int i = 0; i < T3D_POLICY_ACTION_SIZE; i++) {
             printf("%.9g%c", (double)action[i], i + 1 < T3D_POLICY_ACTION_SIZE ? ' ' : '\\n');
         }
+        fflush(stdout);
     }
     if (held > 0) {
         fprintf(stderr, "%d actions were held\\n", held);

@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t3d.errors import RunRefused
-from t3d.export import folder, self_check
+from t3d.errors import ConfigRefused, RunRefused
+from t3d.export import folder, hub, self_check
 from t3d.export.folder import Format
 from t3d.export.self_check import Checked, Probes
 from t3d.formats import RunRecord
 from t3d.policy.player import Floats
 from t3d.policy.policy import Policy, load
 from t3d.replay import NOTHING, slot_dtype
+from t3d.runs import run_folder
 from t3d.runs.checkpoints import Checkpoints
 from t3d.runs.policies import Which, policy_of_run, recorded_in
 from t3d.runs.replay_log import ReplayLog
@@ -32,7 +33,13 @@ class Exported(NamedTuple):
 
 
 def export_policy(
-    path: Path, kind: Format, *, which: Which = "best", out: Path | None = None, force: bool = False
+    path: Path,
+    kind: Format,
+    *,
+    which: Which = "best",
+    out: Path | None = None,
+    force: bool = False,
+    licence: str | None = None,
 ) -> Exported:
     """Write a policy as a controller for other programs, once that has shown that it does what the policy does.
 
@@ -42,6 +49,7 @@ def export_policy(
         which: of a run, the `best` or the `last` policy.
         out: the folder to write; None takes export/<kind> in the run folder, or <name>-<kind> beside the file.
         force: replace an export that stands there.
+        licence: of a folder to share, what is granted; None grants nothing.
 
     Raises:
         Refused: there is no such policy, it cannot be exported, a package is missing, or the place is taken.
@@ -49,18 +57,54 @@ def export_policy(
     """
     if path.is_dir():
         record = recorded_in(path)
-        _, policy, notes = policy_of_run(path, which, record, None)
+        which, policy, notes = policy_of_run(path, which, record, None)
         out = out or path / "export" / kind
     else:
         record, policy, notes = None, load(path), []
         out = out or path.with_name(f"{path.stem}-{kind}")
     folder.refuse_taken(out, force=force)
+    if licence is not None and kind != "hub":
+        raise ConfigRefused("a licence is part of a folder to share", got=f"--format {kind}", do="give --format hub")
     files = folder.files_of(policy, kind)
     try:
+        if kind == "hub":
+            files |= _to_share(path, which, policy, record, licence)
         checked = folder.write(out, policy, kind, files, _probes(path, record, policy))
     except OSError as error:
         raise RunRefused("the export cannot be written", got=str(error), do="give another --out") from error
     return Exported(out, checked, notes)
+
+
+def _to_share(
+    run: Path, which: Which, policy: Policy, record: RunRecord | None, licence: str | None
+) -> dict[str, bytes]:
+    """Return the files of a folder to share, beside its model.
+
+    Raises:
+        ConfigRefused: there is only a policy, which knows nothing of its run, or a package is missing.
+        OSError: a file of the run cannot be read.
+    """
+    if record is None:
+        raise ConfigRefused("a folder to share is made of a run", got=f"a policy: {run}", do="give the run's folder")
+    # SciPy, which the reports use, takes a second to import.
+    from t3d.reports import read_runs, wording
+
+    read, steps = read_runs.read(run), policy.info.env_steps
+    rows = [row for row in read.rows["evaluation"] if row["env_steps"] == steps]
+    facts = hub.Facts(
+        returns=[float(value) for value in rows[-1]["returns"]] if rows else [],
+        seed=record.config.seed,
+        command=wording.command([read]),
+        licence=licence,
+    )
+    files = {
+        "policy.safetensors": run_folder.policy_path(run, which).read_bytes(),
+        "config.json": (run / "config.json").read_bytes(),
+    }
+    film = run / "video" / f"{which}.mp4"
+    if film.is_file():
+        files["replay.mp4"] = film.read_bytes()
+    return files | {"README.md": hub.card_of(policy, facts).encode()}
 
 
 def _probes(run: Path, record: RunRecord | None, policy: Policy) -> Probes:
