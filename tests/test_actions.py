@@ -9,6 +9,9 @@ from run_folders import rows_of, write_run
 
 from t3d.cli.main import run as t3d_command
 from t3d.diagnosis.actions import ActionTrace, from_row, in_words, trace
+from t3d.env_spec import EnvSpec
+from t3d.environments.envs import Envs
+from t3d.environments.make import period_of
 from t3d.reports.page import gather
 from t3d.training.evaluation import remembering
 
@@ -99,3 +102,39 @@ def test_a_run_whose_rows_say_nothing_of_actions_has_a_report(tmp_path):
     run = write_run(tmp_path / "run", {100: 1.0})
     assert t3d_command(["report", str(run)]) == 0
     assert "<h2>Actions</h2>" not in (run / "report.html").read_text()
+
+
+# ---- the period of control
+
+
+class Says:
+    """An environment, as far as its period is asked for."""
+
+    def __init__(self, dt):
+        self.unwrapped, self._dt = self, dt
+
+    @property
+    def dt(self):
+        if isinstance(self._dt, Exception):
+            raise self._dt
+        return self._dt
+
+
+@pytest.mark.parametrize(
+    "dt", [0, -0.1, np.nan, np.inf, "0.05", None, 1j, RuntimeError("not yet"), KeyError(3)], ids=repr
+)
+def test_a_period_that_is_none_is_not_known(dt):
+    assert period_of(Says(dt), EnvSpec("Own")) is None
+
+
+def test_the_period_is_what_the_environment_says_unless_a_wrapper_may_change_it():
+    assert period_of(Says(0.02), EnvSpec("Own")) == period_of(Says(np.float32(0.5)), EnvSpec("Own")) / 25 == 0.02
+    assert period_of(object(), EnvSpec("Own")) is None
+    assert period_of(Says(0.02), EnvSpec("Own", wrappers=("own:Repeat",))) is None
+
+
+@pytest.mark.slow
+def test_the_period_is_known_of_an_environment_in_another_process():
+    envs = Envs(EnvSpec("Pendulum-v1"), 1, lambda i, k: k, fresh=False, workers=1)
+    envs.close()
+    assert envs.period_s == 0.05
