@@ -259,23 +259,23 @@ def test_the_best_policy_keeps_the_statistics_of_its_own_moment(tmp_path):
     lively(tmp_path / "run", steps=400, exploration_noise=0.3)
     best = t3d.load(tmp_path / "run")
     made = trainer(steps=best.info.env_steps, exploration_noise=0.3)
-    mean, std = best._statistics
+    mean, std = best.statistics
     assert mean.tobytes() == made.normalizer.mean.tobytes()
     assert std.tobytes() == made.normalizer.std.tobytes()
     obs = stored(made)
-    np.testing.assert_array_equal(best.act(obs), made.learner.act(obs))
+    np.testing.assert_allclose(best.act(obs), made.learner.act(obs), atol=1e-6)
     last = t3d.load(tmp_path / "run" / "policy" / "last.safetensors")
-    assert (last.info.env_steps == best.info.env_steps) == (last._statistics[0].tobytes() == mean.tobytes())
+    assert (last.info.env_steps == best.info.env_steps) == (last.statistics[0].tobytes() == mean.tobytes())
 
 
 def test_the_policy_in_the_environments_own_units_is_the_trainers(run):
     path, session, _ = run
     policy = t3d.load(path / "policy" / "last.safetensors")
     obs = stored(session.trainer)
-    np.testing.assert_array_equal(policy.act(obs), session.trainer.learner.act(obs))
+    np.testing.assert_allclose(policy.act(obs), session.trainer.learner.act(obs), atol=1e-6)
     spaces = session.trainer.envs.spaces
     scaled = spaces.to_env_units(session.trainer.learner.act(obs))
-    np.testing.assert_array_equal(policy(obs), scaled)
+    np.testing.assert_allclose(policy(obs), scaled, atol=1e-5)
     assert np.abs(scaled).max() > 1
     assert policy(obs[0]).shape == (1,)
 
@@ -380,7 +380,7 @@ def test_a_policy_without_them_takes_raw_observations(run, copy):
     strangers.with_policy_tensors(putting({"obs_mean": None, "obs_std": None}))(copy)
     raw, normalised = t3d.load(copy), t3d.load(run[0])
     obs = np.float32([[1, 0, 2e4], [0, 1, -1e4]])
-    np.testing.assert_array_equal(normalised.act(obs), raw.act(normalize(obs, *normalised._statistics)))
+    np.testing.assert_array_equal(normalised.act(obs), raw.act(normalize(obs, *normalised.statistics)))
 
 
 @pytest.mark.parametrize("name", STATES)

@@ -26,7 +26,7 @@ from t3d.env_spec import EnvSpec
 from t3d.environments.make import spaces_of
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.networks import linear, mlp
-from t3d.policy.policy import architecture_of
+from t3d.policy.torch_nets import architecture_of
 from t3d.replay import NOTHING, Replay
 from t3d.reports import write_report
 from t3d.runs.session import Session

@@ -110,7 +110,7 @@ class Learner:
     def act(self, obs: NDArray[np.float32], which: str = "current") -> NDArray[np.float32]:
         """Return actions (N, A), without noise, for observations (N, S) as an environment gives them.
 
-        The agent computes them, whatever the engine: a policy loaded later then repeats an evaluation bit by bit.
+        The agent computes them, whatever the engine.
 
         Args:
             obs: (N, S).
