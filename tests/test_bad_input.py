@@ -149,7 +149,7 @@ def test_impossible_options(capsys, folder):
         "--batch-size 1000 --buffer-size 999": ["larger than the replay", "batch_size = 1000", "--buffer-size"],
         "--buffer-size 1e13": ["replay memory would not fit", "GB", "80%", "lower --buffer-size"],
         "--buffer-size 300 --n-envs 101": ["too small for that many environments"],
-        "--preset nonsense": ["no such preset", "nonsense", "bullet, course, paper-2018"],
+        "--preset nonsense": ["no such preset", "nonsense", "bullet, course, fast, paper-2018"],
         "--stepz 3": ["--stepz", "--steps"],
         "--steps 1.5": ["1.5 is not a whole number"],
         "--steps many": ["--steps"],

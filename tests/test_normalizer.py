@@ -175,6 +175,7 @@ def test_actor_and_updates_see_normalised_observations(monkeypatch):
     made = trainer(steps=150)
     acted, updated = [], []
     act, update = made.learner.engine.act, made.learner.engine.update
+    made.learner.drawing = None  # the plain path, which shows its batches; the other gives its bits
     monkeypatch.setattr(made.learner.engine, "act", lambda obs: acted.append(obs.copy()) or act(obs))
     monkeypatch.setattr(
         made.learner.engine, "update", lambda batch, *given: updated.append(batch) or update(batch, *given)

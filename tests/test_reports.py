@@ -41,7 +41,7 @@ def test_a_real_run_is_read_as_it_is(tmp_path, capsys):
     seen = read_runs.read(made.path)
     info = run_folder.read_config(made.path)
     config = asdict(info.config)
-    config |= config.pop("td3") | {"algorithm": "TD3"}
+    config |= config.pop("td3")
     assert seen.options == json.loads(json.dumps(config))
     assert (seen.env, seen.preset, seen.seed, seen.finished) == (info.env, info.preset, 0, True)
     assert seen.evaluations[430] == made.last.return_mean

@@ -23,7 +23,7 @@ NODES = {file: list(ast.walk(tree)) for file, tree in TREES.items()}
 ROOMS = {
     "address": 0, "env_spec": 0, "errors": 0, "machine": 0,
     "config": 1, "formats": 1, "networks": 1, "presets": 1, "spaces": 1, "storage": 1,
-    "td3": 2, "replay": 2, "policy": 2,
+    "td3": 2, "replay": 2, "policy": 2, "priorities": 1,
     "diagnosis": 3, "engines": 3, "environments": 3, "export": 3, "variants": 3,
     "training": 4,
     "runs": 5, "reports": 5,

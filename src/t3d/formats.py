@@ -251,11 +251,11 @@ class Evaluation(Struct, frozen=True):
 class ProgressState(Record, frozen=True):
     """How far the loop was: clocks, evaluations, failures."""
 
-    preferred: Text  # which of the agent's policies the last evaluation found the better one
     last: Evaluation | None
     evaluated_at: Annotated[int, Meta(ge=-1, le=2**53 - 1)]  # env steps; -1: never
     best: Evaluation | None
     best_env_steps: Count
+    preferred: Text  # which of the agent's policies the last evaluation found the better one
     not_exact: list[Text]  # why the run is not what it would have been undisturbed
     logged: Count  # log lines that were due until now
     evaluated: Count  # evaluations that were due until now
@@ -304,10 +304,15 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "health": {"of": Literal["batch", "evaluation"]},
     "event": {"what": str},
 }
-# Of an event: between which env steps rows are gone.
-_LOST = ("lost", tuple[Count, Count] | None, None)
+# What it may have. Of an event: between which env steps rows are gone. Of an evaluation: when it was due, if it waited
+# for an episode's end; and which of several policies did better, whose numbers it has.
+_MAYBE: list[tuple[str, Any, None]] = [
+    ("lost", tuple[Count, Count] | None, None),
+    ("due", Count | None, None),
+    ("policy", Text | None, None),
+]
 ROWS = {
-    kind: msgspec.defstruct(kind, [("env_steps", Count), ("wall_s", Seconds), *fields.items(), _LOST])
+    kind: msgspec.defstruct(kind, [("env_steps", Count), ("wall_s", Seconds), *fields.items(), *_MAYBE])
     for kind, fields in _FIELDS.items()
 }
 

@@ -12,7 +12,7 @@ import tyro
 
 from t3d import presets
 from t3d.cli.environment import EnvArguments
-from t3d.cli.parsing import counted, parse
+from t3d.cli.parsing import counted, decisive, parse
 from t3d.config import Config
 from t3d.errors import ConfigRefused
 
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         _print_latency(given.policy, as_json=given.json)
         return
     env = given.spec("" if given.sizes else given.env or "HalfCheetah-v5")
-    chosen = presets.choose(env, given.preset)
+    chosen = presets.choose(env, given.preset, decisive(given.config))
     args = parse(Arguments, "bench", arguments, dataclasses.replace(given, config=chosen.config))
 
     from t3d.bench import bench

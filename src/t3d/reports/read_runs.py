@@ -52,8 +52,8 @@ class Run:
 
     @property
     def evaluations(self) -> dict[int, float]:
-        """The mean return of each evaluation, by env steps. Of two at the same step the later counts."""
-        return {row["env_steps"]: float(row["return_mean"]) for row in self.rows["evaluation"]}
+        """The mean return of each evaluation, by the env steps it was due at. Of two at one step the later counts."""
+        return {int(row.get("due") or row["env_steps"]): float(row["return_mean"]) for row in self.rows["evaluation"]}
 
     @property
     def last_actions(self) -> ActionTrace | None:

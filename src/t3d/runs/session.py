@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,10 +240,12 @@ class Session:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
         limit = config.max_episode_steps or max(evaluation.LEAST_PATIENCE, 10 * self._store.metrics.longest_episode)
-        note = {}
+        note: dict[str, Any] = {}
+        if config.train_at == "episode" and in_turn and (late := env_steps % int(config.eval_every)):
+            note["due"] = env_steps - late  # it waited for the updates that wait for an episode's end
         if not self._is_free:
             self.trainer.collector.end_episodes()
-            note = {"note": "the training episode that went on was ended for it"}
+            note["note"] = "the training episode that went on was ended for it"
             progress.not_exact.append(f"an episode was ended at step {env_steps:,} for the evaluation at the run's end")
         # Weights that are no numbers are named here, and not by whatever they would play.
         self.trainer.learner.refuse_non_finite()

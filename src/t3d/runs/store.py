@@ -332,6 +332,8 @@ class Store:
             slots = log.open(manifest.replay, slots_needed(self._config, manifest.trainer))
             self.metrics.open(manifest.metrics, manifest.trainer.envs.env_steps)
             progress.restore(manifest.progress)
+            if progress.preferred not in trainer.agent.policies():
+                raise ValueError(f"the policy {progress.preferred}")
             not_exact = trainer.restore(state, manifest.trainer, slots)
         except _NONSENSE as error:
             raise RunRefused("a checkpoint says what cannot be", got=f"{path}: {error!r}") from error
