@@ -251,7 +251,7 @@ def test_the_policy_repeats_the_runs_own_evaluation_of_that_moment(run, which):
     (recorded,) = [row for row in evaluations if row["env_steps"] == policy.info.env_steps]
     if which == "best":
         assert recorded["return_mean"] == max(row["return_mean"] for row in evaluations)
-    seen, _, env_steps, _ = api.evaluate_run(path, which, env=EnvSpec(HUGE))
+    seen, _, env_steps, *_ = api.evaluate_run(path, which, env=EnvSpec(HUGE))
     assert (seen.returns, env_steps) == (recorded["returns"], recorded["env_steps"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -18,8 +19,8 @@ from t3d.spaces import Spaces
 
 CALLS = 10_000
 _WARM = 100
-# It keeps a core busy for as long as its parent lives.
-_BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(10_000))"
+# It keeps a core busy for as long as its parent lives, which may be gone before this has begun.
+_BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    sum(range(10_000))"
 
 
 class Latency(NamedTuple):
@@ -46,7 +47,7 @@ def measure(policy: Policy, calls: int = CALLS) -> Latency:
 @contextmanager
 def others_busy() -> Iterator[int]:
     """Keep every usable core but one busy, one at least, meanwhile. Give how many."""
-    command = [sys.executable, "-c", _BUSY]
+    command = [sys.executable, "-c", _BUSY, str(os.getpid())]
     children = [subprocess.Popen(command) for _ in range(max(1, usable_cores() - 1))]  # noqa: S603 - our own text
     try:
         yield len(children)
