@@ -1,7 +1,7 @@
 """Training in bursts and with drawn batches against the tree before: benchmarks/results/bursts.json.
 
     git worktree add ../before a74497c
-    python benchmarks/bursts.py ../before                 some 15 minutes; --rounds 5 for a look
+    python benchmarks/bursts.py ../before                 some 15 minutes; --only JOB --rounds 5 for a look
 
 Three processes a job, each with a trainer of its own beyond its warm-up, take a thousand env steps in turns, with the
 updates that these earn; whoever has no turn sleeps. In every other round the order is turned round. What counts is the
@@ -24,7 +24,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "bursts.json"
 HERE = Path(__file__).resolve().parents[1]
-WARM_STEPS, SPAN = 3_000, 1_000  # whole episodes of both environments
+WARM_STEPS, SPAN = 2_000, 1_000  # whole episodes of both environments
 RANDOM_STEPS = 1_000
 JOBS = {
     "HalfCheetah-v5, 2 threads": ("HalfCheetah-v5", 2),
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", nargs="?", type=Path, help="the tree to compare with")
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--only", help="one job; nothing is written")
+    parser.add_argument("--only", choices=JOBS, help="one job; the others' entries stay")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
@@ -120,11 +120,11 @@ def main() -> None:
         parser.error("which tree is to be compared with?")
     from t3d.machine import describe
 
-    jobs = [given.only] if given.only else list(JOBS)
-    seen = {name: measure(given.before.resolve(), *JOBS[name], given.rounds) for name in jobs}
-    print(json.dumps(seen, indent=1))
-    if not given.only:
-        RESULTS.write_text(json.dumps({"machine": describe(), "jobs": seen}, indent=1) + "\n")
+    for name in [given.only] if given.only else JOBS:
+        seen = measure(given.before.resolve(), *JOBS[name], given.rounds)
+        print(name, json.dumps(seen, indent=1))
+        kept = json.loads(RESULTS.read_text())["jobs"] if RESULTS.exists() else {}
+        RESULTS.write_text(json.dumps({"machine": describe(), "jobs": kept | {name: seen}}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def profile() -> str:
         before, after = (labels[label]["jobs"][job] for label in ("before", "after"))
         rows = [["env steps", f"{before['env_steps']:,.0f}", f"{after['env_steps']:,.0f}", "", ""]]
         for name in [name for name in after if name not in ("env_steps", "threads")]:
-            a_step = [f"{1e3 * seen[name] / seen['env_steps']:.1f}" for seen in (before, after)]
-            rows.append([f"{name}, ms", f"{before[name]:.0f}", f"{after[name]:.0f}", *a_step])
+            a_step = [f"{1e3 * seen.get(name, 0) / seen['env_steps']:.1f}" for seen in (before, after)]
+            rows.append([f"{name}, ms", f"{before.get(name, 0):.0f}", f"{after[name]:.0f}", *a_step])
         head = ["in one second", "before", "after", "before, µs a step", "after, µs a step"]
         parts.append(f"{job}, {after['threads']:.0f} thread(s):\n\n{_table(head, rows)}")
     return "\n".join(parts)
@@ -63,14 +63,22 @@ def threads() -> str:
 
 
 def drift() -> str:
-    """Return the table of distances between engines."""
-    rows = []
-    for layer_norm, pairs in _read("drift")["relative_distance"].items():
-        for pair, distances in pairs.items():
-            name = pair if "from" in pair else f"{pair} from exact"
-            rows.append([layer_norm, name, *(f"{distance:.1e}" for distance in distances.values())])
-    updates = list(next(iter(_read("drift")["relative_distance"]["none"].values())))
-    return _table(["layer norm", "whose weights", *(f"after {count}" for count in updates)], rows)
+    """Return the table of distances between engines on recorded batches."""
+    found = _read("drift")["relative_distance"]
+    counts = [count for count in next(iter(found["none"].values())) if count.isdigit()]
+    rows = [
+        [layer_norm, pair, *(f"{seen[name]:.1e}" for name in (*counts, "largest", "losses"))]
+        for layer_norm, pairs in found.items()
+        for pair, seen in pairs.items()
+    ]
+    head = [
+        "layer norm",
+        "whose weights",
+        *(f"after {int(count):,}" for count in counts),
+        "farthest",
+        "losses, farthest",
+    ]
+    return _table(head, rows)
 
 
 def cold() -> str:

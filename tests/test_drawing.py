@@ -166,6 +166,16 @@ def test_what_cannot_be_drawn_takes_the_plain_path(monkeypatch):
     assert drawing(memory()[0]) is None
 
 
+def test_adams_counter_stays_where_that_of_pytorch_does():
+    made = learner(*memory())
+    made.engine._steps[:] = 2**24 - 1
+    made.update(6)
+    eager = torch.tensor(2.0**24 - 1)
+    for _ in range(3):
+        eager += 1
+    assert set(made.engine._steps.tolist()) == {eager.item()}
+
+
 def test_an_empty_memory_is_not_drawn_from():
     made = learner(*memory(steps=0))
     with pytest.raises(AssertionError, match="empty"):
