@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,25 +100,32 @@ def measure() -> list[dict[str, Any]]:
     for _ in range(ROUNDS):
         for _, threads, engine, (batch, noise), listed, updates, alone in runs:
             for _ in range(PAIRS):
-                began = time.perf_counter()
-                engine.update(batch, noise)
-                engine.update(batch, noise)
-                updates.append(1e3 * (time.perf_counter() - began) / 2)
+                updates.append(_timed(lambda: (engine.update(batch, noise), engine.update(batch, noise))))  # noqa: B023
                 if threads == 1:
-                    began = time.perf_counter()
-                    multiply(listed, xs, ws, ys)
-                    alone.append(1e3 * (time.perf_counter() - began) / 2)
-    td3 = {threads: statistics.median(updates) for name, threads, *_, updates, _ in runs if name == next(iter(JOBS))}
+                    alone.append(_timed(lambda: multiply(listed, xs, ws, ys)))  # noqa: B023
+    first = {threads: _medians(updates) for name, threads, *_, updates, _ in runs if name == next(iter(JOBS))}
     rows = []
     for name, threads, _, _, listed, updates, alone in runs:
-        update = statistics.median(updates)
-        row: dict[str, Any] = {"job": name, "threads": threads, "update_ms": update}
-        row |= {"fastest_tenth_ms": statistics.quantiles(updates, n=10)[0], "over_td3": update / td3[threads]}
+        taken = _medians(updates)
+        row: dict[str, Any] = {"job": name, "threads": threads, **taken}
+        row["over_td3"] = taken["processor_ms"] / first[threads]["processor_ms"]
         row["multiply_adds"] = int(listed[:, 1:].prod(axis=1).sum()) // 2
         if alone:
-            row |= {"products_ms": statistics.median(alone), "over_products": update / statistics.median(alone)}
+            row["over_products"] = taken["processor_ms"] / _medians(alone)["processor_ms"]
         rows.append(row)
     return rows
+
+
+def _timed(run: Callable[[], object]) -> tuple[float, float]:
+    """Return what one of two updates, or its products, took: ms on the wall, and of this thread on a processor."""
+    wall, processor = time.perf_counter(), time.thread_time()
+    run()
+    return 5e2 * (time.perf_counter() - wall), 5e2 * (time.thread_time() - processor)
+
+
+def _medians(readings: list[tuple[float, float]]) -> dict[str, float]:
+    wall, processor = zip(*readings, strict=True)
+    return {"wall_ms": statistics.median(wall), "processor_ms": statistics.median(processor)}
 
 
 def main() -> None:

@@ -118,8 +118,25 @@ def bursts() -> str:
     return _table(head, rows)
 
 
+def engine_td7() -> str:
+    """Return the table of td7's updates beside td3's and beside their products."""
+    rows = [
+        [
+            r["job"],
+            str(r["threads"]),
+            f"{r['multiply_adds'] / 1e6:,.0f}",
+            f"{r['processor_ms']:.2f}",
+            f"{r['over_products']:.2f}x" if "over_products" in r else "",
+            f"{r['over_td3']:.2f}x",
+        ]
+        for r in _read("engine_td7")["rows"]
+    ]
+    return _table(["job", "threads", "million multiply-adds", "update, ms", "over its products", "over td3"], rows)
+
+
 TABLES = {
     "engine": engine,
+    "engine_td7": engine_td7,
     "profile": profile,
     "threads": threads,
     "drift": drift,
