@@ -134,12 +134,20 @@ def engine_td7() -> str:
     return _table(["job", "threads", "million multiply-adds", "update, ms", "over its products", "over td3"], rows)
 
 
+def drift_td7() -> str:
+    """Return the table of distances between engines of td7."""
+    seen = _read("engine_td7")["relative_distance"]
+    rows = [[pair, *(f"{distance:.1e}" for distance in distances.values())] for pair, distances in seen.items()]
+    return _table(["whose weights", *(f"after {count}" for count in next(iter(seen.values())))], rows)
+
+
 TABLES = {
     "engine": engine,
     "engine_td7": engine_td7,
     "profile": profile,
     "threads": threads,
     "drift": drift,
+    "drift_td7": drift_td7,
     "cold": cold,
     "bursts": bursts,
     "small": small,
