@@ -118,11 +118,36 @@ def bursts() -> str:
     return _table(head, rows)
 
 
+def engine_td7() -> str:
+    """Return the table of td7's updates beside td3's and beside their products."""
+    rows = [
+        [
+            r["job"],
+            str(r["threads"]),
+            f"{r['multiply_adds'] / 1e6:,.0f}",
+            f"{r['processor_ms']:.2f}",
+            f"{r['over_products']:.2f}x" if "over_products" in r else "",
+            f"{r['over_td3']:.2f}x",
+        ]
+        for r in _read("engine_td7")["rows"]
+    ]
+    return _table(["job", "threads", "million multiply-adds", "update, ms", "over its products", "over td3"], rows)
+
+
+def drift_td7() -> str:
+    """Return the table of distances between engines of td7."""
+    seen = _read("engine_td7")["relative_distance"]
+    rows = [[pair, *(f"{distance:.1e}" for distance in distances.values())] for pair, distances in seen.items()]
+    return _table(["whose weights", *(f"after {count}" for count in next(iter(seen.values())))], rows)
+
+
 TABLES = {
     "engine": engine,
+    "engine_td7": engine_td7,
     "profile": profile,
     "threads": threads,
     "drift": drift,
+    "drift_td7": drift_td7,
     "cold": cold,
     "bursts": bursts,
     "small": small,

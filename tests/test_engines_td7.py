@@ -211,9 +211,15 @@ def test_the_agent_shows_the_engines_memory_and_what_is_replaced_is_adopted_anew
         network.load_state_dict(saved.networks()[name].state_dict())
     for name, optimizer in agent.optimizers().items():
         optimizer.load_state_dict(copy.deepcopy(saved.optimizers()[name].state_dict()))
-    agent.extremes, agent.clamp = saved.extremes.clone(), saved.clamp.clone()
+    agent.extremes.copy_(saved.extremes)
     engine.update(*make_batch(4))
     saved.update(*make_batch(4))
+    assert_shares(engine)
+    assert_close(agent, saved, 1e-4)
+    for some in (agent, saved):
+        some.extremes, some.clamp = torch.tensor([-3.0, 3.0]), torch.tensor([-0.5, 0.5])
+    engine.update(*make_batch(5))
+    saved.update(*make_batch(5))
     assert_shares(engine)
     assert_close(agent, saved, 1e-4)
 
