@@ -266,7 +266,7 @@ def as_table(result: dict[str, Any]) -> str:
         f"of one observation each, {ROUNDS * PEERS_CALLS:,} of Stable-Baselines3's, in turns. "
         f"{made}; {result['note']}.",
         "",
-        "| a program that only loads a policy | it took | CPU time, Python's start included | memory above Python's |",
+        "| a program that only loads a policy | it took | processor time, all of it | memory above Python's own |",
         "|---|---:|---:|---:|",
     ]
     for name, row in result["loading"].items():
