@@ -14,6 +14,7 @@ from t3d.environments.make import is_hardware, spaces_in
 from t3d.errors import ConfigRefused, VideoFailed
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
+from t3d.runs import explanation
 from t3d.runs.live_line import watch
 from t3d.runs.policies import (
     environment_of,
@@ -195,6 +196,45 @@ def resume(run: Path, *, env: EnvSpec | None = None, steps: int | None = None) -
     config = info.config if steps is None else info.config.with_values({"steps": steps})
     choice = presets.Choice(info.preset, config, "as recorded")
     return Session(environment_of(info, env), choice, run, resume=True, recorded=info)
+
+
+def explain_run(
+    run: Path,
+    *,
+    at: int | None = None,
+    batch: int = 0,
+    env: EnvSpec | None = None,
+    out: Path | None = None,
+    video_frames: int = 300,
+) -> tuple[Path, tuple[str, ...]]:
+    """Write one page that takes a batch of a run through steps 4 to 15, and shows an episode as its critics saw it.
+
+    Nothing else is written, and no lock is taken: a run that goes on may be explained.
+
+    Args:
+        run: the run folder.
+        at: env steps of the checkpoint; None takes the newest.
+        batch: which batch: another number is another draw.
+        env: the environment, where that is not an installed suite's id alone; None then goes without an episode.
+        out: the page; None takes explain.html in the run folder.
+        video_frames: of the film, at most so many.
+
+    Returns:
+        The page, and what a reader must know.
+
+    Raises:
+        RunRefused, ConfigRefused: there is nothing that could be explained.
+        Stopped: a signal asked for it.
+    """
+    refuse_below_one("video_frames", video_frames)
+    if batch < 0:
+        raise ConfigRefused("batch is impossible", got=f"batch = {batch}", expected="0 or above", do="change --batch")
+    # SciPy, which pages use, takes a second to import.
+    from t3d.reports.explain import render
+    from t3d.reports.html import write
+
+    explained = explanation.gather(run, at, batch, env, video_frames)
+    return write(render(explained), out or run / "explain.html"), explained.notes
 
 
 def plan_seeds(

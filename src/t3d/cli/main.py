@@ -19,6 +19,7 @@ _COMMANDS = {
     "evaluate": "play a trained policy and count its returns",
     "video": "film a trained policy",
     "report": "put curves, intervals, published returns and the video of runs on one page",
+    "explain": "take a batch of a run through the steps of TD3, on one page",
     "bench": "measure how fast t3d trains here",
     "check": "look at an environment before training in it",
 }

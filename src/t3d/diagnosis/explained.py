@@ -1,4 +1,4 @@
-"""What `t3d explain` shows, as plain arrays: made by `explain.py` from an agent, drawn by the page, which knows no agent.
+"""What `t3d explain` shows, as plain arrays: made by `explain.py` from an agent, drawn by a page that knows no agent.
 
 Shapes as in `td3.py`: B transitions in a batch, S numbers in an observation, A in an action; T steps in an episode.
 """
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from t3d.formats import RunRecord
 
 Floats = NDArray[np.float32]
 
@@ -73,7 +75,9 @@ class Judged(NamedTuple):
     reward: Floats  # (T,)
     q1: Floats  # (T,)
     q2: Floats  # (T,)
-    obtained: Floats  # (T,) discounted rewards from here to the end, and the critics' smaller word of what a cut left out
+    obtained: (
+        Floats  # (T,) discounted rewards from here to the end, and the critics' smaller word of what a cut left out
+    )
     word: Floats  # (T,) the share of the discount that this word stands for; 0 where the episode truly ended
     terminated: bool
 
@@ -89,3 +93,29 @@ class Plane(NamedTuple):
     seen: NDArray[np.bool_]  # (rows, columns) whether the memory holds an observation near it
     batch: Floats  # (B, 2) where the batch's observations lie; (0, 2) without a batch
     episode: Floats  # (T, 2) where the episode's lie; (0, 2) without one
+
+
+class Film(NamedTuple):
+    """The film of the episode."""
+
+    mp4: bytes
+    pace: float  # env steps in a second of it
+
+
+class Explained(NamedTuple):
+    """Everything that the page shows."""
+
+    path: str  # the run folder, as the user called it
+    record: RunRecord
+    env_steps: int
+    updates: int
+    obs_size: int  # S
+    action_size: int  # A
+    held: int  # transitions in the memory
+    batch: int  # the number of the batch: another one is another draw
+    update: Update | None  # None where the memory is empty
+    followed: list[Followed]
+    judged: Judged | None  # None where no episode could be played
+    plane: Plane | None
+    film: Film | None
+    notes: tuple[str, ...]

@@ -30,6 +30,7 @@ WRITTEN = (
     "video",
     "tensorboard",
     "report.html",
+    "explain.html",
 )
 _MAX_FILES, _MAX_DEPTH = 10_000, 8
 

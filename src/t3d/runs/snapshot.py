@@ -1,4 +1,4 @@
-"""A run as one of its checkpoints holds it, to be looked at: nothing is locked or changed, so it may train meanwhile."""
+"""A run as one of its checkpoints holds it, to be looked at: nothing is locked or changed, and it may go on."""
 
 from __future__ import annotations
 
