@@ -158,6 +158,7 @@ def test_reports_know_nothing_of_training():
         "t3d.env_spec",
         "t3d.errors",
         "t3d.formats",
+        "t3d.diagnosis.explained",
         "t3d.diagnosis.hints",
         "t3d.presets",
     }

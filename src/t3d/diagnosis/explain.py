@@ -41,7 +41,6 @@ def through_the_steps(
         age: (B,) how many env steps ago each transition was made.
         seen: brings observations to what the networks take.
     """
-    raw = batch
     arrays = batch._replace(obs=seen(batch.obs), next_obs=seen(batch.next_obs))
     given = Batch(*(torch.as_tensor(part, device=agent.device) for part in arrays))
     drawn = torch.as_tensor(noise, device=agent.device)
@@ -60,11 +59,12 @@ def through_the_steps(
         "target_q_unsmoothed": moved.target_q(given, torch.zeros_like(drawn)),
     }
     numbers |= _lags(moved, given) | _moves(moved, given, target_q)
+    numbers = {name: _array(value) if isinstance(value, Tensor) else value for name, value in numbers.items()}
+    numbers |= {name: _array(value) for name, value in batch._asdict().items()}
     looked = health.from_batch(agent, arrays, noise, age)
     return Update(
-        **{name: _array(value) for name, value in raw._asdict().items()},
+        **numbers,
         age=age,
-        **{name: _array(value) if isinstance(value, Tensor) else value for name, value in numbers.items()},
         number=agent.updates + 1,
         actor_moves=(agent.updates + 1) % agent.config.policy_delay == 0,
         critic_move=looked["critic_move"] or 0.0,
@@ -152,7 +152,7 @@ def choose(update: Update) -> list[Followed]:
     ]
     chosen: list[Followed] = []
     for indices, why in ranked:
-        left = [int(i) for i in indices if int(i) not in [followed.index for followed in chosen]]
+        left = [int(i) for i in indices if int(i) not in [followed.row for followed in chosen]]
         if left and len(chosen) < 3:
             chosen.append(Followed(left[0], why))
     return chosen

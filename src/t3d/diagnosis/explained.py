@@ -64,7 +64,7 @@ class Update(NamedTuple):
 class Followed(NamedTuple):
     """A transition of the batch that is followed through all steps."""
 
-    index: int  # in the batch
+    row: int  # of the batch
     why: str  # it was chosen
 
 

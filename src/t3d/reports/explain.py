@@ -46,7 +46,7 @@ def render(explained: Explained) -> str:
         maps=_maps(explained.plane),
         data={
             "update": update and _update(update, config),
-            "followed": [followed.index for followed in explained.followed],
+            "followed": [followed.row for followed in explained.followed],
             "episode": explained.judged and _episode(explained.judged),
             "pace": film.pace if film else None,
             "plane": explained.plane and _plane(explained.plane),
@@ -92,9 +92,9 @@ def _table(explained: Explained) -> list[tuple[str, list[str]]]:
     rows = [("chosen because", [one.why for one in followed])]
     for name in ("obs", "action", "reward", "next_obs"):
         values = getattr(update, name)
-        rows.append((name, [vector(np.atleast_1d(values[one.index])) for one in followed]))
-    ends = ["ended truly" if update.terminated[one.index] else "goes on" for one in followed]
-    ages = [f"{int(update.age[one.index]):,} env steps ago" for one in followed]
+        rows.append((name, [vector(np.atleast_1d(values[one.row])) for one in followed]))
+    ends = ["ended truly" if update.terminated[one.row] else "goes on" for one in followed]
+    ages = [f"{int(update.age[one.row]):,} env steps ago" for one in followed]
     return [*rows, ("terminated", ends), ("stored", ages)]
 
 

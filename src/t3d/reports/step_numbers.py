@@ -26,7 +26,7 @@ def told(step: int, update: Update, followed: Sequence[Followed], config: Config
         followed: which of its transitions the rows are of.
         config: the run's options.
     """
-    at = [one.index for one in followed]
+    at = [one.row for one in followed]
     return _ROWS[step](update, at), _FACTS[step](update, config)
 
 

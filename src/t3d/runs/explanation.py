@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.diagnosis import explain
-from t3d.diagnosis.explained import Explained, Film, Followed, Update
+from t3d.diagnosis.explained import Explained, Film, Followed, Plane, Update
 from t3d.diagnosis.health import Trajectory
 from t3d.env_spec import EnvSpec
 from t3d.environments.make import close, make
@@ -135,7 +135,7 @@ def _as_networks_see(snapshot: Snapshot, episode: Trajectory) -> Trajectory:
     return episode._replace(obs=snapshot.seen(episode.obs), final_obs=final_obs)
 
 
-def _plane(snapshot: Snapshot, update: Update | None, episode: Trajectory | None) -> explain.Plane | None:
+def _plane(snapshot: Snapshot, update: Update | None, episode: Trajectory | None) -> Plane | None:
     none: NDArray[np.float32] = np.zeros((0, snapshot.info.spaces.obs_size), np.float32)
     batch = none if update is None else update.obs
     return explain.plane_of(

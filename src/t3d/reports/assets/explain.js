@@ -56,7 +56,7 @@
     afterDatasetsDraw({ ctx, chartArea, scales }) {
       ctx.save();
       if (scales.x.min < 0 && scales.x.max > 0) {
-        ctx.strokeStyle = colour("muted");
+        ctx.strokeStyle = faded(colour("muted"), 0.6);
         const zero = scales.x.getPixelForValue(0);
         ctx.beginPath();
         ctx.moveTo(zero, chartArea.top);
