@@ -192,11 +192,17 @@
 
   // ---- The episode
 
+  let filmed = Infinity;
   const cursor = {
     id: "cursor",
     afterDatasetsDraw({ ctx, chartArea, scales }) {
       const x = scales.x.getPixelForValue(step);
       ctx.save();
+      if (filmed < episode.q1.length - 1) {
+        ctx.fillStyle = faded(colour("paper"), 0.55);
+        const from = scales.x.getPixelForValue(filmed);
+        ctx.fillRect(from, chartArea.top, chartArea.right - from, chartArea.height);
+      }
       [ctx.strokeStyle, ctx.lineWidth] = [colour("ink"), 1.5];
       ctx.beginPath();
       ctx.moveTo(x, chartArea.top);
@@ -219,12 +225,42 @@
     const y = { afterFit: (axis) => { axis.width = 54; } };
     const x = { afterBuildTicks: (axis) => roundTicks(axis, 6) };
     draw("promises", datasets, { max: last, plugins: [cursor], title, x, y: { ...y, min: low, max: high } });
-    const actions = episode.action.map((values, i) => line(episode.action.length > 1 ? `action ${i + 1}` : "action", along(values), series(i + 2), { borderWidth: 1.5 }));
-    draw("actions", actions, { small: true, max: last, plugins: [cursor], title, x, y: { ...y, min: -1.08, max: 1.08 } });
+    const actions = episode.action.length > 2 ? inRows(title, last, x, y) : inLines(title, last, x, y);
     byId("episode-legend").replaceChildren(legend(datasets), legend(actions));
     for (const id of ["promises", "actions"]) Chart.getChart(id).canvas.onclick = (event) => {
       seek(Chart.getChart(id).scales.x.getValueForPixel(event.clientX - event.target.getBoundingClientRect().left));
     };
+  }
+
+  function inLines(title, last, x, y) {
+    const datasets = episode.action.map((values, i) => line(episode.action.length > 1 ? `action ${i + 1}` : "action", values.map((y, x) => ({ x, y })), series(i + 2), { borderWidth: 1.5 }));
+    draw("actions", datasets, { small: true, max: last, plugins: [cursor], title, x, y: { ...y, min: -1.08, max: 1.08 } });
+    return datasets;
+  }
+
+  // Many actions: a row each, coloured from -1 to 1, where lines would hide each other.
+  function inRows(title, last, x, y) {
+    const many = episode.action.length, tones = plusMinus();
+    const rows = {
+      id: "rows",
+      beforeDatasetsDraw({ ctx, chartArea, scales }) {
+        ctx.save();
+        const height = (chartArea.bottom - chartArea.top) / many, from = scales.x.getPixelForValue(0);
+        const width = (scales.x.getPixelForValue(last) - from) / last;
+        episode.action.forEach((values, row) => values.forEach((value, at) => {
+          ctx.fillStyle = shade((value + 1) / 2, tones);
+          ctx.fillRect(from + (at - 0.5) * width, chartArea.top + row * height + 0.5, width + 0.5, height - 1);
+        }));
+        ctx.restore();
+      },
+    };
+    const datasets = episode.action.map((values, i) => line(`action ${i + 1}`, values.map((_, x) => ({ x, y: i + 1 })), "transparent", { pointHoverRadius: 0, values }));
+    draw("actions", datasets, {
+      small: true, max: last, plugins: [rows, cursor], title, x,
+      y: { ...y, min: 0.5, max: many + 0.5, reverse: true, grid: { display: false }, afterBuildTicks: (axis) => { axis.ticks = episode.action.map((_, i) => ({ value: i + 1 })); } },
+      label: ({ dataset, dataIndex }) => `${dataset.label}: ${number(dataset.values[dataIndex])}`,
+    });
+    return [];
   }
 
   function legend(datasets) {
@@ -244,7 +280,7 @@
 
   function seek(to) {
     const last = episode.q1.length - 1, at = Math.max(0, Math.min(last, Math.round(to)));
-    if (film && pace && at / pace <= film.duration) film.currentTime = (at + 0.5) / pace; else film?.pause();
+    if (film && pace && at <= filmed) film.currentTime = (at + 0.5) / pace; else film?.pause();
     show(at);
   }
 
@@ -263,6 +299,13 @@
       if (at !== step && !film.paused) show(at);
       if (!film.paused) requestAnimationFrame(follow);
     };
+    const measured = () => {
+      filmed = Math.round(film.duration * pace) - 1;
+      if (filmed >= episode.q1.length - 1) return;
+      film.parentElement.querySelector("figcaption").append(` The film shows the first ${filmed} steps; behind them the curves are paler.`);
+      show(step);
+    };
+    if (film.readyState) measured(); else film.addEventListener("loadedmetadata", measured, { once: true });
     film.addEventListener("play", follow);
     film.addEventListener("seeked", () => show(Math.floor(film.currentTime * pace)));
     // A browser may refuse to play unasked; the controls are there.
@@ -271,6 +314,7 @@
 
   // ---- Maps
 
+  const plusMinus = () => ["series-1", "low", "series-0"].map((name) => rgb(colour(name)));
   const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   const mix = (a, b, share) => a.map((from, i) => Math.round(from + (b[i] - from) * share));
   function shade(share, tones) {
@@ -286,7 +330,7 @@
       const known = rows.flatMap((row, y) => row.filter((_, x) => plane.seen[y][x]));
       const all = which || !known.length ? rows.flat() : known;
       const [low, high] = which ? [-1, 1] : [Math.min(...all), Math.max(...all)];
-      const tones = (which ? ["series-1", "low", "series-0"] : ["low", "mid", "high"]).map((name) => rgb(colour(name)));
+      const tones = which ? plusMinus() : ["low", "mid", "high"].map((name) => rgb(colour(name)));
       rows.forEach((row, y) => row.forEach((value, x) => {
         context.fillStyle = plane.seen[y][x] ? shade((value - low) / (high - low || 1), tones) : colour("unseen");
         context.fillRect(Math.floor(x * cell), Math.floor((size - 1 - y) * cell), Math.ceil(cell), Math.ceil(cell));
