@@ -126,7 +126,7 @@ def _policy_info(run: Path, record: RunRecord) -> PolicyInfo:
             info = read_policy_header(path, file).info
     except OSError as error:
         raise _unreadable(error) from error
-    if info.run != record.run or info.hidden != record.config.td3.hidden:
+    if (info.run, info.hidden, info.obs) != (record.run, record.config.td3.hidden, record.obs):
         raise RunRefused("this policy is another run's", got=f"{path}: run {info.run}", expected=f"run {record.run}")
     return info
 
