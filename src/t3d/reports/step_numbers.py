@@ -14,6 +14,7 @@ from t3d.diagnosis.explained import Followed, Update
 from t3d.reports.wording import MINUS, percent
 
 Row = tuple[str, list[str]]  # a name, and of each transition that is followed its number
+_MEMORY = "Adam remembers the batches before, too, and a single step may lead away from this one's good"
 _MOST = 4  # numbers of an action that are shown
 
 
@@ -163,10 +164,11 @@ def _lost(update: Update, _: Config) -> list[str]:
 
 
 def _learned(update: Update, config: Config) -> list[str]:
+    downhill = "" if update.critic_loss_after < update.critic_loss else f" It is not less: {_MEMORY}."
     nearer = np.abs(update.q1_after - update.target_q) < np.abs(update.q1 - update.target_q)
     return [
         f"The loss on this same batch went from {figure(update.critic_loss)} to {figure(update.critic_loss_after)}; "
-        f"Q1 came nearer to {_share(nearer)} of its targets.",
+        f"Q1 came nearer to {_share(nearer)} of its targets.{downhill}",
         f"The weights moved by {_parts(update.critic_move)} of their length; lr is {config.td3.lr:g}.",
     ]
 
@@ -175,9 +177,7 @@ def _climbed(update: Update, config: Config) -> list[str]:
     delay = config.td3.policy_delay
     turn = "has its turn" if update.actor_moves else "rests"
     gain = float((update.played_q1_after - update.played_q1).mean())
-    uphill = (
-        "" if gain > 0 else " Adam also remembers the batches before, so that one step need not lead uphill in this."
-    )
+    uphill = "" if gain > 0 else f" It is not uphill: {_MEMORY}."
     return [
         f"This would be update {update.number:,}, and policy_delay is {delay}: the actor {turn}."
         + ("" if update.actor_moves else " Shown is what its turn would do."),
