@@ -273,7 +273,7 @@ def attempt(command, run):
                 print(error, file=said)
         else:
             flags = {"evaluate": ["--episodes", "1"], "video": ["--video-frames", "2"], "resume": ["--no-video"]}
-            flags["report"] = ["--json"]
+            flags["report"], flags["explain"] = ["--json"], ["--video-frames", "1"]
             code = run_command([command, str(run), *flags[command]])
     return code, said.getvalue()
 

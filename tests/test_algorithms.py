@@ -16,7 +16,6 @@ import torch
 from sealing import said, seal
 
 import t3d
-from t3d.cli import progress
 from t3d.cli.main import run as t3d_command
 from t3d.diagnosis import health
 from t3d.diagnosis.hints import hints
@@ -24,6 +23,7 @@ from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.formats import ClassName
 from t3d.reports import write_report
+from t3d.runs import live_line
 from t3d.runs.session import Session
 from t3d.spaces import Spaces
 from t3d.td3 import TD3
@@ -364,7 +364,7 @@ def test_dead_units_are_told_of_the_critic_that_is_there():
 def test_the_progress_line_and_the_report_show_such_a_run(trained, tmp_path):
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        progress.watch(session(tmp_path / "s0"))
+        live_line.watch(session(tmp_path / "s0"))
     assert "evaluation" in said.getvalue()
     list(session(tmp_path / "two", TD3).run())
     page = write_report([tmp_path / "s0", tmp_path / "two"], tmp_path / "report.html").read_text()

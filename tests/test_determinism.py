@@ -15,11 +15,11 @@ import probes
 import pytest
 import torch
 
-from t3d.cli.progress import watch
 from t3d.config import Config
 from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Envs
 from t3d.presets import Choice
+from t3d.runs.live_line import watch
 from t3d.runs.session import Session
 from t3d.training.evaluation import evaluate
 from t3d.training.randomness import Streams, episode_seed, evaluation_seed

@@ -65,6 +65,25 @@ def test_it_is_refused_and_nothing_runs_and_nothing_outside_is_touched(name, goo
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CORPUS)
+def test_it_is_refused_or_explained_and_nothing_runs(name, good, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr("t3d.runs.explanation._film", lambda *_: (None, ""))  # a child process, seconds each
+    hostile.sandbox(tmp_path)
+    shutil.copytree(good, tmp_path / "run")
+    CORPUS[name][1](tmp_path / "run")
+    before = snapshot(tmp_path)
+    code, said = hostile.attempt("explain", tmp_path / "run")
+    assert code in (0, 2), said
+    assert "Traceback" not in said
+    assert "\x1b" not in said
+    assert len(said) < 20_000
+    assert snapshot(tmp_path) == before
+    assert not (tmp_path / "executed").exists()
+
+
 def test_a_report_is_not_written_through_a_link(good, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     hostile.sandbox(tmp_path)

@@ -15,13 +15,13 @@ from rich.progress import Progress
 import t3d
 from t3d import api, presets
 from t3d.cli.main import run as command
-from t3d.cli.progress import columns
 from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.make import make, spaces_in
 from t3d.errors import ConfigRefused, EnvRefused, RunRefused
 from t3d.reports import published, read_runs
 from t3d.reports.grouping import group_runs
 from t3d.reports.summary import summarize
+from t3d.runs.live_line import columns
 
 OWN = Path(__file__).parent / "own_envs.py"
 LAST = "policy/last.safetensors"

@@ -14,12 +14,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t3d.api import Run, train
+    from t3d.api import Run, iterate, train
     from t3d.config import Config, TD3Config
     from t3d.errors import Failed, Refused, T3DError
     from t3d.networks import Actor, Critic
     from t3d.policy.policy import Policy, load
     from t3d.replay import Batch, Replay
+    from t3d.reports.records import read
     from t3d.spaces import Spaces
     from t3d.td3 import TD3
     from t3d.training.evaluation import Evaluation, evaluate
@@ -40,7 +41,9 @@ __all__ = [
     "T3DError",
     "TD3Config",
     "evaluate",
+    "iterate",
     "load",
+    "read",
     "train",
 ]
 
@@ -60,7 +63,9 @@ _HOME = {
     "TD3": "td3",
     "TD3Config": "config",
     "evaluate": "training.evaluation",
+    "iterate": "api",
     "load": "policy.policy",
+    "read": "reports.records",
     "train": "api",
 }
 

@@ -1,9 +1,8 @@
-"""The library's front door: what `t3d.train` does. The command line does the same, with a progress bar."""
+"""The library's front door: `t3d.train`, `t3d.iterate`, and what the command line's other commands call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +14,9 @@ from t3d.environments.make import is_hardware, spaces_in
 from t3d.errors import ConfigRefused, VideoFailed
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
+from t3d.runs import explanation
 from t3d.runs.exports import export_policy
+from t3d.runs.live_line import watch
 from t3d.runs.policies import (
     environment_of,
     evaluate_run,
@@ -24,6 +25,7 @@ from t3d.runs.policies import (
     recorded_in,
     refuse_below_one,
 )
+from t3d.runs.rows import Rows
 from t3d.runs.seeds import Job, Seed, jobs_of, train_seeds
 from t3d.runs.session import Session
 from t3d.td3 import TD3
@@ -32,6 +34,8 @@ from t3d.training.limits import refuse_too_large
 from t3d.variants.contract import kind_of
 
 __all__ = ["evaluate_run", "export_policy", "film_policies", "film_run", "refuse_below_one", "train_seeds"]
+
+_LEAST_S = 1.0  # between two lines of progress, where a notebook would keep them all
 
 
 class Run(NamedTuple):
@@ -46,6 +50,28 @@ class Run(NamedTuple):
     video: Path | None  # of the best policy; None if none was asked for or none could be drawn
     video_problem: VideoFailed | None  # why it, or that of the last policy beside it, could not be drawn
 
+    def __str__(self) -> str:
+        """Return what it came to, a line each."""
+        lines = ["evaluation  none, as asked (eval_every never): the last policy counts"]
+        if self.last is not None and self.best is not None:
+            episodes = len(self.last.returns)
+            over = f"{episodes:,} episode{'' if episodes == 1 else 's'}"
+            untrained = ", untrained" if self.best_is_untrained else ""
+            lines = [
+                f"evaluation  return {self.last.return_mean:,.1f} ± {self.last.return_std:,.1f} over {over}"
+                f" (best {self.best.return_mean:,.1f}, after {self.best_env_steps:,} steps{untrained})"
+            ]
+        lines += [f"folder      {self.path}", f"report      {self.report}"]
+        if self.video:
+            lines.append(f"video       {self.video}")
+        if self.video_problem:
+            lines.append(f"no video    {self.video_problem.one_line()}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """Return the same: it is what a notebook shows."""
+        return str(self)
+
 
 def train(
     env: str | Callable[..., Any] | EnvSpec,
@@ -58,9 +84,13 @@ def train(
     algorithm: str | type[TD3] | None = None,
     video: bool = True,
     video_frames: int = 300,
+    quiet: bool = False,
     **options: Any,
 ) -> Run:
     """Train a policy and keep everything in a run folder: what the command `t3d train` does.
+
+    How far it is stands on stderr: in one line that changes in a terminal, elsewhere in a line at an evaluation, at
+    most one a second.
 
     Args:
         env: a class, or a function that makes an environment; a registered id; or the name of one of these as
@@ -75,6 +105,7 @@ def train(
             takes the preset's.
         video: film the best policy at the end, and the last one where it is another; never of hardware.
         video_frames: of each, at most so many.
+        quiet: say nothing of how far it is.
         options: any option of `Config` and `TD3Config`, by its name.
 
     Raises:
@@ -83,6 +114,51 @@ def train(
         Stopped: a signal asked for it; what was learned is saved. It is a KeyboardInterrupt.
     """
     refuse_below_one("video_frames", video_frames)
+    session = _begin(env, env_kwargs, wrappers, preset, out, resume, algorithm, options)
+    if quiet:
+        with Rows(session) as rows:
+            for _ in rows:
+                pass
+    else:
+        watch(session, _LEAST_S)
+    return finish(session, video=video, video_frames=video_frames)
+
+
+def iterate(
+    env: str | Callable[..., Any] | EnvSpec,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str] = (),
+    preset: str | None = None,
+    out: str | Path | None = None,
+    resume: Literal["no", "auto"] = "no",
+    algorithm: str | type[TD3] | None = None,
+    **options: Any,
+) -> Rows:
+    """Train, handing out each row of metrics.jsonl as it is written: the same run as `train`'s, to the bit.
+
+    Stop when you like: what was learned is saved once the loop is left, and `resume="auto"` goes on from there. `Rows`
+    says when that is. Nothing is filmed, and the report is `t3d report`'s.
+
+    Arguments as for `train`.
+
+    Raises:
+        Refused: before anything began. What reading the rows can raise, `Rows` says.
+    """
+    return Rows(_begin(env, env_kwargs, wrappers, preset, out, resume, algorithm, options))
+
+
+def _begin(
+    env: str | Callable[..., Any] | EnvSpec,
+    env_kwargs: Mapping[str, Any] | None,
+    wrappers: Sequence[str],
+    preset: str | None,
+    out: str | Path | None,
+    resume: str,
+    algorithm: str | type[TD3] | None,
+    options: dict[str, Any],
+) -> Session:
+    """Return the session of a run that begins, or goes on. Arguments as for `train`."""
     refuse_unknown_resume(resume)
     refuse_while_imported()
     spec = spec_of(env, env_kwargs, wrappers)
@@ -92,11 +168,7 @@ def train(
     choice = choose(spec, preset, options)
     if "random_steps" not in options:
         refuse_before_it_learns(choice.config)
-    session = Session(spec, choice, Path(out) if out else None, resume=resume == "auto", algorithm=own)
-    with closing(session.run()) as rows:
-        for _ in rows:
-            pass
-    return finish(session, video=video, video_frames=video_frames)
+    return Session(spec, choice, Path(out) if out else None, resume=resume == "auto", algorithm=own)
 
 
 def choose(env: EnvSpec, preset: str | None = None, options: Mapping[str, Any] | None = None) -> presets.Choice:
@@ -125,6 +197,45 @@ def resume(run: Path, *, env: EnvSpec | None = None, steps: int | None = None) -
     config = info.config if steps is None else info.config.with_values({"steps": steps})
     choice = presets.Choice(info.preset, config, "as recorded")
     return Session(environment_of(info, env), choice, run, resume=True, recorded=info)
+
+
+def explain_run(
+    run: Path,
+    *,
+    at: int | None = None,
+    batch: int = 0,
+    env: EnvSpec | None = None,
+    out: Path | None = None,
+    video_frames: int = 300,
+) -> tuple[Path, tuple[str, ...]]:
+    """Write one page that takes a batch of a run through steps 4 to 15, and shows an episode as its critics saw it.
+
+    Nothing else is written, and no lock is taken: a run that goes on may be explained.
+
+    Args:
+        run: the run folder.
+        at: env steps of the checkpoint; None takes the newest.
+        batch: which batch: another number is another draw.
+        env: the environment, where that is not an installed suite's id alone; None then goes without an episode.
+        out: the page; None takes explain.html in the run folder.
+        video_frames: of the film, at most so many.
+
+    Returns:
+        The page, and what a reader must know.
+
+    Raises:
+        RunRefused, ConfigRefused: there is nothing that could be explained.
+        Stopped: a signal asked for it.
+    """
+    refuse_below_one("video_frames", video_frames)
+    if batch < 0:
+        raise ConfigRefused("batch is impossible", got=f"batch = {batch}", expected="0 or above", do="change --batch")
+    # SciPy, which pages use, takes a second to import.
+    from t3d.reports.explain import render
+    from t3d.reports.html import write
+
+    explained = explanation.gather(run, at, batch, env, video_frames)
+    return write(render(explained), out or run / "explain.html"), explained.notes
 
 
 def plan_seeds(

@@ -17,7 +17,6 @@ from t3d.config import Config, refuse_before_it_learns
 from t3d.errors import Failed, printable
 
 if TYPE_CHECKING:
-    from t3d.api import Run
     from t3d.runs.session import Session
 
 
@@ -84,7 +83,7 @@ def _is_given(flag: str, arguments: list[str]) -> bool:
 def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:
     """Train, film and print, as `t3d train` and `t3d resume` do."""
     from t3d import api
-    from t3d.cli.progress import watch
+    from t3d.runs.live_line import watch
 
     # A folder that came from a stranger may name its preset and engine in escape sequences.
     print(printable(_opening(session)), file=sys.stderr)
@@ -95,7 +94,7 @@ def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:
         raise
     if video and not session.had_ended and not session.config.hardware:
         print("filming the best and the last policy ...", file=sys.stderr)
-    print(_closing(api.finish(session, video=video, video_frames=video_frames)))
+    print(api.finish(session, video=video, video_frames=video_frames))
 
 
 def _opening(session: Session) -> str:
@@ -132,21 +131,3 @@ def _stopped(session: Session) -> str:
     if not session.env.is_named:
         go_on = 't3d.train(the same function, resume="auto", out=the same folder)'
     return f"stopped after {session.trainer.env_steps:,} env steps; {kept}\nto go on: {go_on}"
-
-
-def _closing(run: Run) -> str:
-    last, best = run.last, run.best
-    lines = ["evaluation  none, as asked (--eval-every never): the last policy counts"]
-    if last is not None and best is not None:
-        over = counted(len(last.returns), "episode")
-        untrained = ", untrained" if run.best_is_untrained else ""
-        lines = [
-            f"evaluation  return {last.return_mean:,.1f} ± {last.return_std:,.1f} over {over}"
-            f" (best {best.return_mean:,.1f}, after {run.best_env_steps:,} steps{untrained})"
-        ]
-    lines += [f"folder      {run.path}", f"report      {run.report}"]
-    if run.video:
-        lines.append(f"video       {run.video}")
-    if run.video_problem:
-        lines.append(f"no video    {run.video_problem.one_line()}")
-    return "\n".join(lines)

@@ -243,12 +243,17 @@ def _states(agent: TD3, critic: nn.Module, actor: nn.Module, played: Trajectory)
     final_obs = _tensor(agent, played.final_obs[None])  # (1, S)
     final_q = torch.stack(_opinions(critic, final_obs, actor(final_obs)))  # (critics, 1)
     tail = np.zeros(steps) if played.terminated else gamma ** np.arange(steps, 0, -1.0)  # (T,)
-    obtained = np.zeros(steps + 1)
-    for t in reversed(range(steps)):
-        obtained[t] = played.reward[t] + gamma * obtained[t + 1]
     promised_q1 = _array(q[0]) - tail * _array(final_q[0])
     promised_min_q = _array(q.amin(0)) - tail * _array(final_q.amin(0))
-    return np.stack([obtained[:-1], promised_q1, promised_min_q, 1 - tail], axis=1)
+    return np.stack([obtained_from(played.reward, gamma), promised_q1, promised_min_q, 1 - tail], axis=1)
+
+
+def obtained_from(reward: NDArray[np.float32], gamma: float) -> NDArray[np.float64]:
+    """Return what was obtained from every step on, (T,): the discounted sum of its reward and all behind it."""
+    obtained = np.zeros(len(reward) + 1)
+    for t in reversed(range(len(reward))):
+        obtained[t] = reward[t] + gamma * obtained[t + 1]
+    return obtained[:-1]
 
 
 def _tensor(agent: TD3, values: NDArray[np.float32]) -> Tensor:

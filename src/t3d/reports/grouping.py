@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t3d.config import IDLE
 from t3d.errors import RunRefused
 from t3d.reports.read_runs import SPANS, Run
-from t3d.reports.statistics import Floats
+
+if TYPE_CHECKING:  # SciPy takes a second to import
+    from t3d.reports.statistics import Floats
 
 # Runs of a group may differ in these.
 _FREE = IDLE | {"seed"}
@@ -61,6 +63,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return evaluated
 
 
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Return of each run how its group is called, whether or not there is anything to report of it yet."""
+    firsts = list({_key(run): run for run in reversed(runs)}.values())
+    return [_label(run, _differing(run, firsts)) for run in runs]
+
+
 def _key(run: Run) -> str:
     options = {name: value for name, value in run.options.items() if name not in _FREE}
     return json.dumps([run.env, run.preset, options], sort_keys=True)
@@ -87,13 +95,8 @@ def _by_folder(runs: list[Run]) -> list[tuple[list[Run], str]]:
 
 def _group(members: list[Run], folder: str, every: list[list[Run]]) -> Group:
     first = members[0]
-    alike = [g[0] for g in every if (g[0].env, g[0].preset) == (first.env, first.preset)]
-    differing = {
-        name: value
-        for name, value in first.options.items()
-        if name not in _FREE and any(other.options.get(name) != value for other in alike)
-    }
-    label = ", ".join([first.preset, *(f"{name} {_shown(value)}" for name, value in differing.items())])
+    differing = _differing(first, [group[0] for group in every])
+    label = _label(first, differing)
     runs = sorted((run for run in members if run.curve), key=lambda run: run.seed)
     notes = [f"Seed {run.seed} has no evaluation yet and is in no number." for run in members if not run.curve]
     common = set.intersection(*(set(run.curve) for run in runs)) if runs else set()
@@ -134,6 +137,20 @@ def _group(members: list[Run], folder: str, every: list[list[Run]]) -> Group:
         returns=returns,
         notes=tuple(notes),
     )
+
+
+def _differing(run: Run, others: Sequence[Run]) -> dict[str, Any]:
+    """Return the options that set a run apart from others in its environment with its preset."""
+    alike = [other for other in others if (other.env, other.preset) == (run.env, run.preset)]
+    return {
+        name: value
+        for name, value in run.options.items()
+        if name not in _FREE and any(other.options.get(name) != value for other in alike)
+    }
+
+
+def _label(run: Run, differing: dict[str, Any]) -> str:
+    return ", ".join([run.preset, *(f"{name} {_shown(value)}" for name, value in differing.items())])
 
 
 def _shown(value: object) -> str:

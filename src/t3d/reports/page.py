@@ -1,31 +1,18 @@
-"""The page: one HTML file that opens from a disk, asks for nothing from anywhere, and runs no code of a run folder's.
-
-Every text from a run folder is escaped by the template engine. Its content policy allows the page's own two scripts,
-named by their hashes, and no connection at all: what slipped through would still not run.
-"""
+"""The report's page; `html.py` says what a page may do."""
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
 import statistics
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-from markupsafe import Markup
 from msgspec import structs
 
 from t3d.diagnosis import actions, hints
-from t3d.errors import RunRefused
-from t3d.reports import charts, summary, videos, wording
+from t3d.reports import charts, html, summary, videos, wording
 from t3d.reports.grouping import Group, group_runs
 from t3d.reports.read_runs import Run, find
-
-_SOURCE_MAP = "\n//# sourceMappingURL="
 
 
 class Report(NamedTuple):
@@ -52,70 +39,25 @@ def gather(paths: Sequence[Path]) -> Report:
 
 def write(paths: Sequence[Path], out: Path | None = None) -> Path:
     """Write the page; see `t3d.reports.write_report`."""
-    out = out or paths[0] / "report.html"
-    text = render(gather(paths))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside = out.with_name(out.name + ".new")
-        # A link of this name in a stranger's folder must not be written through.
-        beside.unlink(missing_ok=True)
-        with beside.open("xb") as file:
-            file.write(text.encode(errors="replace"))
-        beside.replace(out)
-    except OSError as error:
-        raise RunRefused(
-            "the page cannot be written", got=str(error), do="give --out a place that can be written to"
-        ) from error
-    return out
+    return html.write(render(gather(paths)), out or paths[0] / "report.html")
 
 
 def render(report: Report) -> str:
     """Return the page's text."""
-    scripts = [_asset("chart.umd.min.js").partition(_SOURCE_MAP)[0], _asset("page.js")]
-    style = _asset("page.css")
     films, left_out = videos.choose(report.groups)
     studies = [_study(report, env, i) for i, env in enumerate(dict.fromkeys(group.env for group in report.groups))]
     for study in studies:
         study["clips"] = [film for film in films if film.env == study["env"]]
         study["notes"] += [note for env, note in left_out if env == study["env"]]
-    return _template().render(
-        scripts=[Markup(script) for script in scripts],  # noqa: S704 - the package's own files
-        style=Markup(style),  # noqa: S704
-        policy=_policy(scripts, style),
+    return html.render(
+        "page.html.j2",
+        "page.js",
+        ["page.css"],
         studies=studies,
         method=report.numbers["method"],
         pooled=[entry for entry in report.numbers["comparisons"] if "envs" in entry],
         data={"studies": [study["data"] for study in studies]},
     )
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    """Return the compiled template: compiling takes as long as a small page's everything else."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("t3d.reports", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    words = (wording.number, wording.span, wording.seconds, wording.percent, wording.counted, wording.trust)
-    environment.filters.update({word.__name__: word for word in words})
-    return environment.get_template("page.html.j2")
-
-
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath("assets", name).read_text("utf-8")
-
-
-def _policy(scripts: Sequence[str], style: str) -> str:
-    allowed = {"script-src": scripts, "style-src": [style]}
-    hashes = [" ".join([kind, *(f"'sha256-{_hash(text)}'" for text in texts)]) for kind, texts in allowed.items()]
-    return "; ".join(["default-src 'none'", *hashes, "media-src data:", "base-uri 'none'", "form-action 'none'"])
-
-
-def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode(errors="replace")).digest()).decode()
 
 
 def _study(report: Report, env: str, index: int) -> dict[str, Any]:

@@ -34,6 +34,7 @@ WRITTEN = (
     "export",
     "tensorboard",
     "report.html",
+    "explain.html",
 )
 _MAX_FILES, _MAX_DEPTH = 10_000, 8
 

@@ -120,8 +120,12 @@ class Session:
                 self._store.metrics.write("event", self.trainer.env_steps, what=error.one_line())
                 raise
             finally:
-                self.trainer.envs.close()
-                self._store.close()
+                self.close()
+
+    def close(self) -> None:
+        """Let go of the environments and the folder: what `run` does at its end, for a session that never runs."""
+        self.trainer.envs.close()
+        self._store.close()
 
     def _until_stopped(self, signals: Signals) -> Iterator[Row]:
         try:

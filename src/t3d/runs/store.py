@@ -40,9 +40,9 @@ from t3d.variants.contract import name_of
 _log = logging.getLogger("t3d")
 
 # A state's size beyond the tensors themselves: five losses of each update since the last log line, names.
-_SPARE_STATE_BYTES = 5 * 8 * MAX_UNLOGGED_UPDATES + (1 << 20)
+SPARE_STATE_BYTES = 5 * 8 * MAX_UNLOGGED_UPDATES + (1 << 20)
 # What a checkpoint from a stranger can make happen when it is believed; none of it has touched the disk.
-_NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, AssertionError, RuntimeError)
+NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, AssertionError, RuntimeError)
 
 
 class Store:
@@ -328,14 +328,14 @@ class Store:
         log = self._log_of(trainer)
         expected = sum(tensor.nbytes for tensor in trainer.state()[0].values())
         try:
-            state = checkpoints.read(path, manifest.state, expected + _SPARE_STATE_BYTES)
+            state = checkpoints.read(path, manifest.state, expected + SPARE_STATE_BYTES)
             slots = log.open(manifest.replay, slots_needed(self._config, manifest.trainer))
             self.metrics.open(manifest.metrics, manifest.trainer.envs.env_steps)
             progress.restore(manifest.progress)
             if progress.preferred not in trainer.agent.policies():
                 raise ValueError(f"the policy {progress.preferred}")
             not_exact = trainer.restore(state, manifest.trainer, slots)
-        except _NONSENSE as error:
+        except NONSENSE as error:
             raise RunRefused("a checkpoint says what cannot be", got=f"{path}: {error!r}") from error
         if log.lost and len(trainer.replay) < self._config.batch_size:
             raise RunRefused(

@@ -143,7 +143,7 @@ def _play(
     instances = Instances(spec, 1, render=True)
     env, rows, seed = instances.envs[0], instances.rows, evaluation_seed(seed, 0)
     act = within_bounds(acting.act, acting.info.spaces, instances.spaces)
-    pace = float(env.metadata.get("render_fps") or 30)
+    pace = pace_of(env)
     # A film shows at most 60 frames a second, and at least one.
     every, times = max(1, math.ceil(pace / _MOST_FPS)), max(1, math.ceil(1 / pace))
     try:
@@ -160,6 +160,11 @@ def _play(
     instances.close()
     repeated = [frame for frame in as_pictures(drawn) for _ in range(times)]
     return repeated[:frames], Fraction(pace * times / every).limit_denominator(1_000)
+
+
+def pace_of(env: Env) -> float:
+    """Return how many env steps a second of a film shows: what the environment says of itself, or 30."""
+    return float(env.metadata.get("render_fps") or 30)
 
 
 def _rendered(env: Env) -> NDArray[Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from t3d.formats import RandomStream
 
 # The first element of every spawn key. Their order is part of the run's meaning: changing it changes every weight.
-_NETWORKS, _RANDOM_ACTIONS, _EXPLORATION, _INDEX, _TARGET_NOISE, _EPISODE, _EVALUATION, _HEALTH = range(8)
+_NETWORKS, _RANDOM_ACTIONS, _EXPLORATION, _INDEX, _TARGET_NOISE, _EPISODE, _EVALUATION, _HEALTH, _EXPLAIN = range(9)
 
 
 def _sequence(seed: int, *key: int) -> np.random.SeedSequence:
@@ -73,3 +73,8 @@ def evaluation_seed(seed: int, episode: int) -> int:
 def health_generator(seed: int, env_steps: int) -> np.random.Generator:
     """Return the stream that a look at the training's health draws from: one of its own at every env step."""
     return np.random.default_rng(_sequence(seed, _HEALTH, env_steps))
+
+
+def explain_generator(seed: int, env_steps: int, number: int) -> np.random.Generator:
+    """Return the stream that `t3d explain` draws a batch and its noise from: one of its own for each number."""
+    return np.random.default_rng(_sequence(seed, _EXPLAIN, env_steps, number))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import closing
 
@@ -46,11 +48,15 @@ def columns() -> list[ProgressColumn]:
     ]
 
 
-def watch(session: Session) -> None:
+def watch(session: Session, least_s: float = 0.0) -> None:
     """Run a session to its end, showing env steps, their rate, time left, last episode and last evaluation.
 
     What is wrong is named as long as it is, and reported in full when it is first seen. Where stderr is no terminal,
     one line is printed at every evaluation instead of the live one.
+
+    Args:
+        session: which has not run yet.
+        least_s: seconds between two such lines; an evaluation that comes sooner has none, unless it is the last.
     """
     console = Console(stderr=True)
     progress = _Live(*columns(), console=console, disable=not console.is_terminal)
@@ -60,13 +66,16 @@ def watch(session: Session) -> None:
         episode = evaluation = wrong = ""
         health = session.rows("health")
         shown: set[str] = set()
+        said_s, unsaid = -math.inf, ""
         for row in rows:
             if row["kind"] == "episode":
                 episode = f"episode {row['return']:,.0f}"
             elif row["kind"] == "evaluation":
                 evaluation = f"eval {row['return_mean']:,.0f}"
-                if progress.disable:
-                    print(_plain(row), file=sys.stderr, flush=True)
+                unsaid = _plain(row)
+                if progress.disable and time.monotonic() - said_s >= least_s:
+                    print(unsaid, file=sys.stderr, flush=True)
+                    said_s, unsaid = time.monotonic(), ""
             elif row["kind"] == "health":
                 health.append(row)
                 wrong_now = hints(health)
@@ -77,6 +86,8 @@ def watch(session: Session) -> None:
                 shown |= {hint.name for hint in wrong_now}
             seen = "  ".join(text for text in (wrong, evaluation, episode) if text)
             progress.update(task, seen=seen)
+        if progress.disable and unsaid:
+            print(unsaid, file=sys.stderr, flush=True)
 
 
 def _plain(row: Row) -> str:

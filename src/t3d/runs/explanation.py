@@ -1,0 +1,147 @@
+"""Put together what `t3d explain` shows of a run: a checkpoint, a batch, an episode, its film. Nothing is changed."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t3d.diagnosis import explain
+from t3d.diagnosis.explained import Explained, Film, Followed, Plane, Update
+from t3d.diagnosis.health import Trajectory
+from t3d.env_spec import EnvSpec
+from t3d.environments.make import close, make
+from t3d.environments.process_state import ProcessState
+from t3d.errors import EnvFailed, EnvRefused, RunRefused, T3DError, VideoFailed
+from t3d.runs import run_folder
+from t3d.runs.policies import environment_of
+from t3d.runs.signals import Signals
+from t3d.runs.snapshot import Snapshot, open_run
+from t3d.runs.video import film, pace_of
+from t3d.training import evaluation
+from t3d.training.randomness import explain_generator
+
+
+def gather(run: Path, at: int | None, batch: int, env: EnvSpec | None, frames: int) -> Explained:
+    """Return everything that the page shows.
+
+    Args:
+        run: the run folder.
+        at: env steps of the checkpoint; None takes the newest.
+        batch: which batch: another number is another draw.
+        env: the environment, where that is not an installed suite's id alone; None then goes without an episode.
+        frames: of the film, at most so many.
+
+    Raises:
+        RunRefused, ConfigRefused: as `snapshot.open_run`; or another environment than the run's was given.
+        Stopped: a signal asked for it.
+    """
+    snapshot = open_run(run, at)
+    notes = list(snapshot.notes)
+    if not len(snapshot.replay):
+        notes.append("Its replay memory is gone, so there is no batch to take through the steps.")
+    if not snapshot.agent.updates:
+        notes.append("It is untrained: no update has been made yet, and its networks know nothing.")
+    update, followed = _batch(snapshot, batch)
+    spec, episode, without = _episode(snapshot, env)
+    notes += [without] * bool(without)
+    shown = None
+    if spec is not None and episode is not None:
+        shown, without = _film(snapshot, spec, frames)
+        notes += [without] * bool(without)
+    judged = episode and explain.judge(snapshot.agent, _as_networks_see(snapshot, episode))
+    return Explained(
+        path=str(run),
+        record=snapshot.record,
+        env_steps=snapshot.env_steps,
+        updates=snapshot.agent.updates,
+        obs_size=snapshot.info.spaces.obs_size,
+        action_size=snapshot.info.spaces.action_size,
+        held=len(snapshot.replay),
+        batch=batch,
+        update=update,
+        followed=followed,
+        judged=judged,
+        plane=_plane(snapshot, update, episode),
+        film=shown,
+        notes=tuple(notes),
+    )
+
+
+def _batch(snapshot: Snapshot, number: int) -> tuple[Update | None, list[Followed]]:
+    """Return a batch on its way, drawn by a stream of its own, and which of its transitions are followed."""
+    replay, config = snapshot.replay, snapshot.record.config
+    if not len(replay):
+        return None, []
+    rng = explain_generator(config.seed, snapshot.env_steps, number)
+    index = replay.draw(rng, config.batch_size)
+    noise = rng.standard_normal((config.batch_size, snapshot.info.spaces.action_size), np.float32)
+    batch = replay.sample(index, config.td3.gamma)
+    update = explain.through_the_steps(snapshot.agent, batch, noise, replay.age(index), snapshot.seen)
+    return update, explain.choose(update)
+
+
+def _episode(snapshot: Snapshot, env: EnvSpec | None) -> tuple[EnvSpec | None, Trajectory | None, str]:
+    """Play the first evaluation episode; return where, what happened, and why there is none."""
+    config = snapshot.record.config
+    if config.hardware:
+        return None, None, "No episode was played: it is one physical device."
+    try:
+        spec = environment_of(snapshot.record, env)
+    except RunRefused as error:
+        if env is not None:
+            raise
+        return None, None, _without("No episode was played", error)
+    played: list[Trajectory] = []
+    try:
+        limit = config.max_episode_steps or evaluation.LEAST_PATIENCE
+        envs = evaluation.envs_for(spec, config.seed, config.fresh_envs, limit)
+        if envs.spaces != snapshot.info.spaces:
+            envs.close()
+            return spec, None, "No episode was played: this environment's spaces are not those of the training."
+        with Signals() as signals:
+            evaluation.play(snapshot.act, envs, 1, signals.stop_here, played)
+    except (EnvRefused, EnvFailed) as error:
+        return spec, None, _without("No episode was played", error)
+    return spec, played[0], ""
+
+
+def _film(snapshot: Snapshot, spec: EnvSpec, frames: int) -> tuple[Film | None, str]:
+    """Film that episode; return the film, or why there is none. The run folder is not written to."""
+    with tempfile.TemporaryDirectory() as folder, Signals() as signals:
+        policy, out = Path(folder) / "policy.safetensors", Path(folder) / "film.mp4"
+        run_folder.write_policy(policy, snapshot.policy())
+        try:
+            seed = snapshot.record.config.seed
+            film(spec, policy, out, seed=seed, frames=frames, between=signals.stop_here)
+            with ProcessState(spec.title):
+                made = make(spec)
+                pace = pace_of(made)
+                close(made, spec.title)
+        except (VideoFailed, EnvRefused) as error:
+            return None, _without("There is no film", error)
+        return Film(out.read_bytes(), pace), ""
+
+
+def _without(what: str, error: T3DError) -> str:
+    do = error.rows.get("do")
+    return f"{what}: {error.what_and_got()}{f'; {do}' if do else ''}."
+
+
+def _as_networks_see(snapshot: Snapshot, episode: Trajectory) -> Trajectory:
+    final_obs = snapshot.seen(episode.final_obs[None])[0]
+    return episode._replace(obs=snapshot.seen(episode.obs), final_obs=final_obs)
+
+
+def _plane(snapshot: Snapshot, update: Update | None, episode: Trajectory | None) -> Plane | None:
+    none: NDArray[np.float32] = np.zeros((0, snapshot.info.spaces.obs_size), np.float32)
+    batch = none if update is None else update.obs
+    return explain.plane_of(
+        snapshot.agent,
+        snapshot.held if len(snapshot.replay) else none,
+        snapshot.seen,
+        batch,
+        none if episode is None else episode.obs,
+    )
