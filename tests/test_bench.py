@@ -62,6 +62,12 @@ def test_sizes_stand_in_for_an_environment_and_nothing_is_trained(capsys, monkey
         assert not {"train_steps_per_s", "env_us", "around_us"} & set(timing)
 
 
+def test_td7s_updates_are_timed_on_both_engines(capsys):
+    seen = bench(capsys, "--sizes", "5", "2", "--algorithm", "td7", "--embedding", "8")
+    assert seen["config"]["algorithm"] == "td7"
+    assert all(seen["timings"][engine]["update_ms"] > 0 for engine in ("eager", "fused"))
+
+
 @pytest.mark.parametrize("what", [["--sizes", "3", "1"], ["Pendulum-v1"]], ids=str)
 def test_people_get_a_table(what, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")

@@ -180,6 +180,19 @@ def test_the_list_of_options_above_is_complete() -> None:
     assert tested == {field.name for field in dataclasses.fields(TD3Config)} - td3_alone - {"gamma"}
 
 
+def test_each_optimiser_moves_by_its_own_learning_rate() -> None:
+    agent, eager = (make_agent(dtype=torch.float64) for _ in range(2))
+    for some in (agent, eager):
+        for times, optimizer in enumerate(some.optimizers().values(), start=1):
+            optimizer.param_groups[0]["lr"] *= times
+    engine = FusedSale(agent)
+    for seed in range(2):
+        batch, noise = make_batch(seed, dtype=np.float64)
+        engine.update(batch, noise)
+        eager.update(batch, noise)
+    assert_close(agent, eager, 1e-9)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_bits_each_time_and_after_a_restore(threads: int) -> None:
     first, second = make_agent(), make_agent()

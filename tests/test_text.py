@@ -212,7 +212,6 @@ ELSEWHERE = {
     "t3d.runs.tensorboard": {"EventFileWriter"},  # no part of what a run is resumed from
     "t3d.environments.silence": {"os.open"},  # /dev/null
     "t3d.reports.html": {"out.parent.mkdir", "beside.unlink", "beside.open"},  # no part of a run, and made anew at will
-    "t3d.export.folder": {"tempfile.TemporaryDirectory"},  # where a check compiles
     "t3d.environments.worker_pool": {"os.ftruncate"},  # memory without a name
 }
 
