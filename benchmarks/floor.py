@@ -37,7 +37,7 @@ def repeat_product(
     blas_threads = set_blas_threads(1)
     for _ in range(times):
         if kind == FORWARD:
-            dense(x, n_in, w, y, rows, n_in, n_out)
+            dense(x, n_in, w, y, n_out, rows, n_in, n_out)
         elif kind == INPUT_GRADIENT:
             dense_input_gradient(y, w, n_in, x, rows, n_in, n_out)
         else:
@@ -80,6 +80,47 @@ def products(obs_size: int, action_size: int, hidden: Sequence[int], batch_size:
     add(1, INPUT_GRADIENT, [(action_size, hidden[0]), *critic[1:]])  # in the first layer the action's columns
     add(1, WEIGHT_GRADIENT, actor)
     add(1, INPUT_GRADIENT, actor[1:])
+    return found
+
+
+def products_td7(
+    obs_size: int, action_size: int, hidden: Sequence[int], embedding: int, climbed: int, batch_size: int
+) -> Counter[Product]:
+    """Return the products of two updates of td7, of which one moves the actor.
+
+    Args:
+        obs_size: S.
+        action_size: A.
+        hidden: widths of the hidden layers of actor and critics.
+        embedding: E.
+        climbed: critics that the actor climbs.
+        batch_size: B.
+    """
+    first = hidden[0]
+    zs = [(obs_size, embedding), (embedding, embedding), (embedding, embedding)]
+    zsa = [(embedding + action_size, embedding), *zs[1:]]
+    actor = [(obs_size, first), *itertools.pairwise([first + embedding, *hidden, action_size])]
+    critic = [(obs_size + action_size, first), *itertools.pairwise([first + 2 * embedding, *hidden, 1])]
+    found: Counter[Product] = Counter()
+
+    def add(times: int, kind: int, layers: list[tuple[int, int]]) -> None:
+        for n_in, n_out in layers:
+            found[Product(kind, batch_size, n_in, n_out)] += times
+
+    add(2 * 2, FORWARD, zs)  # the encoder, of s and s'
+    add(2, FORWARD, zsa)
+    add(2, WEIGHT_GRADIENT, zs + zsa)
+    add(2, INPUT_GRADIENT, [*zs[1:], (embedding, embedding), *zsa[1:]])  # of what is read, zs alone
+    add(2, FORWARD, zs + zsa + actor + 2 * critic)  # targets
+    add(2, FORWARD, zs + zsa)  # what actor and critics see
+    add(2, FORWARD, 2 * critic)
+    add(2, WEIGHT_GRADIENT, 2 * critic)
+    add(2, INPUT_GRADIENT, 2 * [(first, hidden[0]), *critic[2:]])  # of what is read, the first layer's answer alone
+    add(1, FORWARD, actor + zsa + climbed * critic)
+    climb = [(action_size, first), (first, hidden[0]), (embedding, hidden[0]), *critic[2:]]
+    add(1, INPUT_GRADIENT, climbed * climb + [(action_size, embedding), *zsa[1:]])
+    add(1, WEIGHT_GRADIENT, actor)
+    add(1, INPUT_GRADIENT, [(first, hidden[0]), *actor[2:]])
     return found
 
 

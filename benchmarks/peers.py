@@ -23,6 +23,7 @@ from typing import Any
 
 import tyro
 
+from t3d.config import Config, TD3Config
 from t3d.engines.choose import choose_threads
 from t3d.machine import describe, usable_cores
 from t3d.spaces import Spaces
@@ -140,7 +141,8 @@ def by_default(result: dict[str, Any]) -> str:
     parts = []
     for job in result["jobs"].values():
         spaces = Spaces.of_vectors(*SIZES[job["env"]])
-        threads = choose_threads(spaces, job["hidden"], job["batch_size"], result["machine"]["cores"])
+        config = Config(batch_size=job["batch_size"], td3=TD3Config(hidden=tuple(job["hidden"])))
+        threads = choose_threads(spaces, config, result["machine"]["cores"])
         ours = job["libraries"]["t3d"]
         rate = {int(count): median for count, median in ours["median_by_threads"].items()}.get(threads)
         if rate is None:

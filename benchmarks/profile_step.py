@@ -52,6 +52,8 @@ def profile(env: str, options: dict[str, Any]) -> dict[str, float]:
 
     trainer.collector.envs = clocked(trainer.envs, step="envs.step")
     trainer.learner.engine = clocked(trainer.learner.engine, act="engine.act", update="engine.update")
+    if getattr(trainer.learner, "drawing", None) is not None:  # this tree's: draws, samples, noise and updates are one
+        trainer.learner.drawing = clocked(trainer.learner.drawing, update_many="engine.update_many")
     replay = clocked(trainer.replay, add="replay.add", draw="replay.draw", sample="replay.sample")
     trainer.collector.replay = trainer.learner.replay = replay
     noise = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t3d.config import TD3Config
+from t3d.config import Config, TD3Config
 from t3d.engines.choose import multiply_adds
 from t3d.engines.fused import Fused
 from t3d.machine import describe
@@ -62,7 +62,7 @@ def main() -> None:
                             spin(PAUSE_S)
                         seen[threads].append(1e3 * spent / 2)
             one, two = statistics.median(seen[1]), statistics.median(seen[2])
-            amount = multiply_adds(SPACES, (width, width), size)
+            amount = multiply_adds(SPACES, Config(batch_size=size, td3=config))
             row = {"width": width, "batch": size, "multiply_adds": amount, "ms_1": one, "ms_2": two, "gain": one / two}
             print(row)
             rows.append(row)

@@ -39,8 +39,8 @@ def profile() -> str:
         before, after = (labels[label]["jobs"][job] for label in ("before", "after"))
         rows = [["env steps", f"{before['env_steps']:,.0f}", f"{after['env_steps']:,.0f}", "", ""]]
         for name in [name for name in after if name not in ("env_steps", "threads")]:
-            a_step = [f"{1e3 * seen[name] / seen['env_steps']:.1f}" for seen in (before, after)]
-            rows.append([f"{name}, ms", f"{before[name]:.0f}", f"{after[name]:.0f}", *a_step])
+            a_step = [f"{1e3 * seen.get(name, 0) / seen['env_steps']:.1f}" for seen in (before, after)]
+            rows.append([f"{name}, ms", f"{before.get(name, 0):.0f}", f"{after[name]:.0f}", *a_step])
         head = ["in one second", "before", "after", "before, µs a step", "after, µs a step"]
         parts.append(f"{job}, {after['threads']:.0f} thread(s):\n\n{_table(head, rows)}")
     return "\n".join(parts)
@@ -63,14 +63,22 @@ def threads() -> str:
 
 
 def drift() -> str:
-    """Return the table of distances between engines."""
-    rows = []
-    for layer_norm, pairs in _read("drift")["relative_distance"].items():
-        for pair, distances in pairs.items():
-            name = pair if "from" in pair else f"{pair} from exact"
-            rows.append([layer_norm, name, *(f"{distance:.1e}" for distance in distances.values())])
-    updates = list(next(iter(_read("drift")["relative_distance"]["none"].values())))
-    return _table(["layer norm", "whose weights", *(f"after {count}" for count in updates)], rows)
+    """Return the table of distances between engines on recorded batches."""
+    found = _read("drift")["relative_distance"]
+    counts = [count for count in next(iter(found["none"].values())) if count.isdigit()]
+    rows = [
+        [layer_norm, pair, *(f"{seen[name]:.1e}" for name in (*counts, "largest", "losses"))]
+        for layer_norm, pairs in found.items()
+        for pair, seen in pairs.items()
+    ]
+    head = [
+        "layer norm",
+        "whose weights",
+        *(f"after {int(count):,}" for count in counts),
+        "farthest",
+        "losses, farthest",
+    ]
+    return _table(head, rows)
 
 
 def cold() -> str:
@@ -98,4 +106,49 @@ def small() -> str:
     return _table(["what", "measured", "wanted"], rows)
 
 
-TABLES = {"engine": engine, "profile": profile, "threads": threads, "drift": drift, "cold": cold, "small": small}
+def bursts() -> str:
+    """Return the table of drawn batches and bursts against the tree before."""
+    rows = []
+    for job, seen in _read("bursts")["jobs"].items():
+        for clock in [clock for clock in ("wall", "processor") if clock in seen]:
+            a_step, ratios = seen[clock]["us_a_step"], seen[clock]["times_as_fast"]
+            times = [f"{ratios[way][1]:.2f} ({ratios[way][0]:.2f} to {ratios[way][2]:.2f})" for way in ratios]
+            rows.append([job, clock, *(f"{us:,.0f}" for us in a_step.values()), *times])
+    head = ["job", "clock", "before, µs a step", "step, µs", "episode, µs", "step: times as fast", "episode"]
+    return _table(head, rows)
+
+
+def engine_td7() -> str:
+    """Return the table of td7's updates beside td3's and beside their products."""
+    rows = [
+        [
+            r["job"],
+            str(r["threads"]),
+            f"{r['multiply_adds'] / 1e6:,.0f}",
+            f"{r['processor_ms']:.2f}",
+            f"{r['over_products']:.2f}x" if "over_products" in r else "",
+            f"{r['over_td3']:.2f}x",
+        ]
+        for r in _read("engine_td7")["rows"]
+    ]
+    return _table(["job", "threads", "million multiply-adds", "update, ms", "over its products", "over td3"], rows)
+
+
+def drift_td7() -> str:
+    """Return the table of distances between engines of td7."""
+    seen = _read("engine_td7")["relative_distance"]
+    rows = [[pair, *(f"{distance:.1e}" for distance in distances.values())] for pair, distances in seen.items()]
+    return _table(["whose weights", *(f"after {count}" for count in next(iter(seen.values())))], rows)
+
+
+TABLES = {
+    "engine": engine,
+    "engine_td7": engine_td7,
+    "profile": profile,
+    "threads": threads,
+    "drift": drift,
+    "drift_td7": drift_td7,
+    "cold": cold,
+    "bursts": bursts,
+    "small": small,
+}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scores
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import brentq
@@ -76,7 +77,7 @@ def page() -> str:
     """Return the text of docs/results.md."""
     found = studies()
     parts = [_HEAD, "![Learning curves, one line a seed](figures/learning.svg)\n", _summary(found), _compared(found)]
-    parts += [_peers(found, studies(peers=True)), _promises(found)]
+    parts += [scores.section(found), _peers(found, studies(peers=True)), _promises(found)]
     return "\n".join([*parts, *(_section(study) for study in studies())])
 
 
@@ -111,8 +112,8 @@ def _summary(found: list[Study]) -> str:
 
 def _compared(found: list[Study]) -> str:
     """Return what the studies that are there for comparison say beside the plain one of their environment."""
-    plain = {study["env"]: study for study in found if not _changes(study)}
-    others = [study for study in found if _changes(study) and study["env"] in plain]
+    plain = {(study["env"], study["steps"]): study for study in found if not _changes(study)}
+    others = [study for study in found if _changes(study) and (study["env"], study["steps"]) in plain]
     if not others:
         return ""
     lines = [
@@ -121,7 +122,7 @@ def _compared(found: list[Study]) -> str:
         "|---|---|---|---|---|",
     ]
     for study in others:
-        base = plain[study["env"]]
+        base = plain[study["env"], study["steps"]]
         seen = compare(*([run["final"] for run in which["runs"]] for which in (study, base)))
         around = f"{seen.mean.value:+,.0f} ({seen.mean.low:+,.0f} to {seen.mean.high:+,.0f})"
         share, low, high = (f"{100 * part:.0f} %" for part in seen.improvement)

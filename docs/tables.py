@@ -103,7 +103,14 @@ def outside_table() -> str:
     return table + "\n"
 
 
+def controllers_table() -> str:
+    """Return how long a policy takes to answer, what a program takes to load it, and what exported ones reach."""
+    table: str = benchmark("controllers").as_table(json.loads((RESULTS / "controllers.json").read_text("utf-8")))
+    return table
+
+
 TABLES = {
+    "controllers": controllers_table,
     "outside": outside_table,
     "peers": peers_table,
     "checkpoints": checkpoints_table,

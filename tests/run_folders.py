@@ -56,6 +56,7 @@ def write_run(
         preset=preset,
         algorithm="TD3",
         obs=(ObsPart(shape=(4,)),),
+        period_s=None,
         config=config,
         engine=ENGINE,
         machine=machine,

@@ -19,7 +19,7 @@ from sealing import said, seal
 from t3d.config import Config
 from t3d.env_spec import EnvSpec
 from t3d.formats import run_id
-from t3d.policy import policy
+from t3d.policy import files
 
 OTHER_ID = "77" * 32
 
@@ -177,7 +177,7 @@ def with_policy(change):
 def sealed_policy(description, tensors):
     """Return a policy as somebody would write it who knows how: with a true checksum of whatever it says."""
     text = json.dumps(description)[:-1]
-    sha256 = policy._checksum(text.encode(), tensors)
+    sha256 = files.checksum(text.encode(), {name: tensor.numpy() for name, tensor in tensors.items()})
     return safetensors.torch.save(tensors, {"t3d": f'{text}, "sha256": "{sha256}"}}'})
 
 

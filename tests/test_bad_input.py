@@ -187,8 +187,8 @@ def test_folders_that_are_no_runs(capsys, folder):
     (folder / "broken").mkdir()
     config = folder / "broken" / "config.json"
     for command in ("evaluate", "video"):
-        for name in ("nowhere", "empty"):
-            assert "this is not a run folder" in refused(capsys, folder, command, name)
+        assert "there is no policy here" in refused(capsys, folder, command, "nowhere")
+        assert "this is not a run folder" in refused(capsys, folder, command, "empty")
         for text in ("", "{", "[]", '{"format": 9}', '{"format": 1, "env": "x", "config": {}}', "\xff", "[" * 9_999):
             config.write_text(text, encoding="latin-1")
             assert "config.json" in refused(capsys, folder, command, "broken")

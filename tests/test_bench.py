@@ -3,13 +3,19 @@
 import itertools
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
+from test_policy import saved
 
 from t3d.cli.main import run
+from t3d.policy.latency import as_given, measure
+from t3d.spaces import ObsPart, Spaces
 
 SMALL = ["--hidden", "8", "8", "--batch-size", "8", "--threads", "1", "--json"]
 
@@ -91,3 +97,51 @@ def test_the_floor_counts_the_products_that_one_update_cannot_do_without(monkeyp
     assert found[Product(INPUT_GRADIENT, 100, 23, 256)] == 0
     kinds = itertools.groupby(sorted(found), key=lambda product: product.kind)
     assert {kind: sum(found[product] for product in group) for kind, group in kinds} == {0: 36, 1: 13, 2: 15}
+
+
+# ---- a policy's answers
+
+
+def test_a_policy_is_timed_alone_and_with_the_other_cores_busy(capsys, monkeypatch, tmp_path):
+    saved(tmp_path)
+    busy = []
+    monkeypatch.setattr("t3d.policy.latency.CALLS", 50)
+    monkeypatch.setattr("t3d.policy.latency.measure", lambda policy: busy.append(children()) or measure(policy, 50))
+    assert run(["bench", "--policy", str(tmp_path), "--json"]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert busy == [0, seen["busy_cores"]]
+    assert children() == 0
+    for when in ("alone", "busy"):
+        assert 0 < seen[when]["median_us"] <= seen[when]["p99_us"] <= seen[when]["worst_us"]
+    assert run(["bench", "--policy", str(tmp_path)]) == 0
+    assert re.search(r"  alone +median \d+ µs, 99th percentile [\d,]+ µs, worst [\d,]+ µs\n", capsys.readouterr().out)
+
+
+def children():
+    return len(psutil.Process().children())
+
+
+def test_who_keeps_a_core_busy_ends_with_whom_it_serves():
+    code = """
+import os, psutil
+from t3d.policy import latency
+with latency.others_busy():
+    print(*(child.pid for child in psutil.Process().children()), flush=True)
+    os._exit(0)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split()
+    left = [psutil.Process(int(pid)) for pid in said.split() if psutil.pid_exists(int(pid))]
+    assert psutil.wait_procs(left, timeout=60)[1] == []
+
+
+def test_what_is_timed_is_one_thing(capsys, tmp_path):
+    assert run(["bench", "Pendulum-v1", "--policy", str(tmp_path)]) == 2
+    assert "ENV and --policy" in capsys.readouterr().err
+
+
+def test_an_observation_of_parts_is_given_as_a_dict():
+    parts = (ObsPart(name="obs/arm", shape=(2,)), ObsPart(name="obs/goal/0", shape=(1, 2)))
+    given = as_given(np.float32([1, 2, 3, 4]), Spaces(parts, (1,), (-1.0,), (1.0,)))
+    assert given["arm"].tolist() == [1, 2]
+    assert given["goal"]["0"].tolist() == [[3, 4]]

@@ -13,7 +13,6 @@ from t3d.config import BURST_STEPS, Config
 from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
 from t3d.runs.session import Session
-from t3d.training import trainer as trainers
 from t3d.training.trainer import Trainer
 
 # Episodes of `Counting` have three steps.
@@ -72,11 +71,14 @@ def test_several_streams_make_a_burst_when_any_of_them_ends_one():
         assert made.updates_due == (0 if episodes else max(0, made.env_steps - 10) - made.agent.updates)
 
 
-@pytest.mark.parametrize("options", [BURSTS, TD7], ids=["td3", "td7"])
-def test_between_two_parts_of_a_burst_the_run_is_saved_and_goes_on_to_the_bit(options, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainers, "_PART", 1)
+@pytest.mark.parametrize(
+    ("options", "engine"), [(BURSTS, "eager"), (BURSTS, "fused"), (TD7, "eager")], ids=["eager", "fused", "td7"]
+)
+def test_between_two_parts_of_a_burst_the_run_is_saved_and_goes_on_to_the_bit(options, engine, tmp_path):
+    options = options | {"log_every": 1, "engine": engine}
     whole = small_runs.train(tmp_path / "whole", **options)
-    session = Session(EnvSpec(PROBE), choice(**options | {"log_every": 1}), tmp_path / "half")
+    session = Session(EnvSpec(PROBE), choice(**options), tmp_path / "half")
+    session.trainer.learner.part = 1
     run = session.run()
     while not (session.trainer.in_burst and session.trainer.agent.updates > 20):
         session.trainer.step()
@@ -85,7 +87,7 @@ def test_between_two_parts_of_a_burst_the_run_is_saved_and_goes_on_to_the_bit(op
     run.close()
     session.trainer.envs.close()
     session._store.close()
-    again = Session(EnvSpec(PROBE), choice(**options | {"log_every": 1}), tmp_path / "half", resume=True)
+    again = Session(EnvSpec(PROBE), choice(**options), tmp_path / "half", resume=True)
     assert again.trainer.in_burst
     assert again.trainer.updates_due == session.trainer.updates_due
     list(again.run())

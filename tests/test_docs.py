@@ -84,7 +84,7 @@ def study(name, biases, **fields):
         {"final": 10.0 * seed, "promises": [[5_000, 1.0, None, 0.0], [10_000, 7.0 + seed, bias, bias - 1]]}
         for seed, bias in enumerate(biases)
     ]
-    return {"study": name, "env": "Hopper-v5", "options": {}, "runs": runs, **fields}
+    return {"study": name, "env": "Hopper-v5", "steps": 10_000, "options": {}, "runs": runs, **fields}
 
 
 def test_promises_of_one_critic_stand_beside_those_of_two():
@@ -107,8 +107,10 @@ def test_promises_of_one_critic_stand_beside_those_of_two():
 def test_a_study_that_changes_something_is_compared_with_the_plain_one():
     plain, other = study("plain", [0] * 5), study("other", [0] * 5, options={"lr": "1"})
     script, elsewhere = study("script", [0] * 5, script="x.py"), study("else", [0] * 5, env="Ant-v5")
-    lines = build.results._compared([elsewhere, other, plain, script]).splitlines()
+    longer = study("longer", [0] * 5, options={"lr": "1"}, steps=20_000)
+    lines = build.results._compared([elsewhere, longer, other, plain, script]).splitlines()
     assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| other", "plain"], ["| script", "plain"]]
+    assert "longer" not in "".join(lines)
     assert "50 % (" in lines[2]
 
 

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t3d.config import TD3Config
+from t3d.config import Config, TD3Config
 from t3d.engines import choose
 from t3d.engines.fused import Fused
 from t3d.errors import ConfigRefused
@@ -80,8 +80,8 @@ def assert_close(got: TD3, expected: TD3, tolerance: float, only: str = "") -> N
 
 def assert_shares(engine: Fused) -> None:
     """Assert that what the agent shows is the engine's memory: one block, each tensor on 64 bytes."""
-    agent, low = engine.agent, engine._weights.ctypes.data
-    high = low + engine._weights.nbytes
+    agent, low = engine.agent, engine._numbers.weights.ctypes.data
+    high = low + engine._numbers.weights.nbytes
     tensors = [p for network in agent.networks().values() for p in network.parameters()]
     steps = []
     for optimizer in (agent.actor_optimizer, agent.critic_optimizer):
@@ -90,7 +90,7 @@ def assert_shares(engine: Fused) -> None:
             steps.append(optimizer.state[p]["step"])
     assert all(low <= t.data_ptr() < high and t.data_ptr() % 64 == 0 for t in tensors)
     assert len({t.data_ptr() for t in tensors}) == sum(p.numel() > 0 for p in tensors) - len(steps)
-    low = engine._steps.ctypes.data
+    low = engine._numbers.steps.ctypes.data
     assert sorted(s.data_ptr() for s in steps) == [low + 4 * i for i in range(len(steps))]
 
 
@@ -365,9 +365,10 @@ def test_auto_takes_the_fastest_that_supports_the_agent() -> None:
 
 
 def test_small_networks_get_one_thread_and_large_ones_all() -> None:
-    assert choose.choose_threads(Spaces.of_vectors(3, 1), (64, 64), 100, cores=8) == 1
-    assert choose.choose_threads(Spaces.of_vectors(17, 6), (256, 256), 256, cores=2) == 2
-    assert choose.choose_threads(Spaces.of_vectors(17, 6), (256, 256), 256, cores=1) == 1
+    small, large = Config().with_values({"hidden": (64, 64), "batch_size": 100}), Config()
+    assert choose.choose_threads(Spaces.of_vectors(3, 1), small, cores=8) == 1
+    assert choose.choose_threads(Spaces.of_vectors(17, 6), large, cores=2) == 2
+    assert choose.choose_threads(Spaces.of_vectors(17, 6), large, cores=1) == 1
 
 
 def test_threads_end_with_their_engine() -> None:
@@ -382,7 +383,7 @@ def test_threads_end_with_their_engine() -> None:
 
 REPEATED = """
 import hashlib, numpy as np
-from t3d.config import TD3Config
+from t3d.config import Config, TD3Config
 from t3d.engines.fused import Fused
 from t3d.replay import Batch
 from t3d.spaces import Spaces
@@ -395,7 +396,7 @@ for _ in range(20):
     ends, discount = np.zeros(32, np.float32), np.ones(32, np.float32)
     batch = Batch(draw(32, 3), draw(32, 3), np.tanh(draw(32, 1)), draw(32), ends, discount)
     engine.update(batch, draw(32, 1))
-print(hashlib.sha256(engine._weights.tobytes()).hexdigest())
+print(hashlib.sha256(engine._numbers.weights.tobytes()).hexdigest())
 """
 
 

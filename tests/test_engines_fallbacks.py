@@ -47,7 +47,7 @@ agent = t.make_agent()
 engine = t.Fused(agent)
 for seed in range(10):
     engine.update(*t.make_batch(seed))
-print(hashlib.sha256(engine._weights.tobytes()).hexdigest())
+print(hashlib.sha256(engine._numbers.weights.tobytes()).hexdigest())
 """
 
 

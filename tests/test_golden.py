@@ -35,7 +35,7 @@ def test_it_is_loaded_and_played(golden):
         action = policy(np.zeros((3, 4)))
         assert action.shape == (3, 1)
         assert np.isfinite(action).all()
-        seen, _, env_steps, _ = api.evaluate_run(golden, which)
+        seen, _, env_steps, *_ = api.evaluate_run(golden, which)
         assert env_steps == policy.info.env_steps > 0
         assert len(seen.returns) == 2
 

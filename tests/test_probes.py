@@ -124,6 +124,7 @@ def test_actions_are_stored_as_they_were_played_in_units_of_one():
 def updates_of(made, monkeypatch, steps):
     """Step on, and return the (batch, noise) of every update made meanwhile."""
     seen, update = [], made.learner.engine.update
+    made.learner.drawing = None  # the plain path, which shows its batches; the other gives its bits
     monkeypatch.setattr(
         made.learner.engine, "update", lambda batch, noise, _: seen.append((batch, noise)) or update(batch, noise)
     )

@@ -40,7 +40,8 @@ FIELDS = {
     "run": COMMON | {"run"},
     "episode": COMMON | {"env", "return", "length", "end"},
     "update": COMMON | {"updates", "critic_loss", "actor_loss", "q1", "q2", "target_q"},
-    "evaluation": COMMON | {"returns", "lengths", "return_mean", "return_std"},
+    "evaluation": COMMON
+    | {"returns", "lengths", "return_mean", "return_std", "action_change", "action_at_bound", "action_frequency"},
     "event": COMMON | {"what"},
 }
 HEALTH = {
@@ -186,7 +187,8 @@ def test_evaluating_afterwards_repeats_the_recorded_evaluation_to_the_bit(traine
     out = capsys.readouterr().out
     answer = json.loads(out)
     assert out == json.dumps(answer) + "\n"
-    assert set(answer) == {"return_mean", "return_std", "returns", "lengths", "policy", "env_steps", "notes"}
+    numbers = {"return_mean", "return_std", "returns", "lengths", "action_change", "action_at_bound"}
+    assert set(answer) == numbers | {"action_frequency", "period_s", "policy", "env_steps", "notes"}
     recorded = {row["env_steps"]: row for row in rows_of(trained, "evaluation")}[answer["env_steps"]]
     for name in ("return_mean", "return_std", "returns", "lengths"):
         assert answer[name] == recorded[name]

@@ -20,6 +20,8 @@ from t3d.errors import ConfigRefused
 from t3d.networks import avg_l1_norm
 from t3d.priorities import Priorities
 from t3d.replay import Replay
+from t3d.reports import read_runs
+from t3d.reports.grouping import group_runs
 from t3d.spaces import Spaces
 from t3d.training.trainer import Trainer
 from t3d.variants import td7
@@ -345,3 +347,16 @@ def test_it_waits_for_whole_episodes_and_not_for_ever(monkeypatch):
         if made.agent.updates != before:
             bursts.append(made.env_steps)
     assert set(bursts) == {200}
+
+
+def test_seeds_whose_evaluations_waited_differently_are_reported_together(tmp_path):
+    # Episodes of three steps: what is due at 20 and 40 is played at 21 and 42.
+    for seed in range(2):
+        small_runs.train(tmp_path / f"s{seed}", **SMALL | {"n_envs": 1, "seed": seed, "random_steps": 10 + seed})
+    folders = [str(tmp_path / f"s{seed}") for seed in range(2)]
+    seen = [read_runs.read(Path(folder)) for folder in folders]
+    assert [list(run.evaluations) for run in seen] == [[20, 40, 60], [20, 40, 60]]
+    assert [row["env_steps"] for row in rows_of(tmp_path / "s0", "evaluation")] == [21, 42, 60]
+    notes = group_runs(seen)[0].notes
+    assert any("waited for the end of the episode" in note for note in notes)
+    assert any("two policies" in note for note in notes)

@@ -24,7 +24,7 @@ ROOMS = {
     "address": 0, "env_spec": 0, "errors": 0, "machine": 0,
     "config": 1, "formats": 1, "networks": 1, "presets": 1, "spaces": 1, "storage": 1,
     "td3": 2, "replay": 2, "policy": 2, "priorities": 1,
-    "diagnosis": 3, "engines": 3, "environments": 3, "variants": 3,
+    "diagnosis": 3, "engines": 3, "environments": 3, "export": 3, "variants": 3,
     "training": 4,
     "runs": 5, "reports": 5,
     "api": 6, "bench": 6,
@@ -141,10 +141,14 @@ def test_what_the_command_line_needs_for_its_help_is_light():
 
 
 def test_a_policy_needs_neither_training_nor_environments():
-    assert {name for name in imports(SOURCE / "policy" / "policy.py") if name.startswith("t3d")} == {
-        "t3d.storage.checked_files", "t3d.networks", "t3d.errors", "t3d.formats", "t3d.policy.normalizer",
-        "t3d.config", "t3d.spaces"
+    room = {"architectures", "files", "normalizer", "player", "policy"}
+    used = {name for stem in room for name in imports(SOURCE / "policy" / f"{stem}.py")}
+    assert {name for name in used if name.startswith("t3d")} - {f"t3d.policy.{stem}" for stem in room} == {
+        "t3d.storage.checked_files", "t3d.errors", "t3d.formats", "t3d.spaces",
+        "t3d.policy.torch_nets"  # for a network of a caller's own, where one is loaded
     }  # fmt: skip
+    light = {"__future__", "collections.abc", "typing", "numpy", "numpy.typing"}
+    assert imports(SOURCE / "policy" / "player.py") <= light
 
 
 def test_reports_know_nothing_of_training():
@@ -158,6 +162,7 @@ def test_reports_know_nothing_of_training():
         "t3d.env_spec",
         "t3d.errors",
         "t3d.formats",
+        "t3d.diagnosis.actions",
         "t3d.diagnosis.explained",
         "t3d.diagnosis.hints",
         "t3d.presets",
@@ -200,13 +205,15 @@ def test_nothing_runs_code_from_a_file_of_data():
 WRITES = {"os.open", "os.write", "os.replace", "os.rename", "os.unlink", "os.remove", "os.mkdir", "os.rmdir"}
 WRITES |= {"os.truncate", "os.ftruncate", "os.makedirs", "os.link", "os.symlink", "av.open", "EventFileWriter"}
 METHODS = {"write_text", "write_bytes", "unlink", "rename", "rmdir", "mkdir", "touch", "symlink_to", "hardlink_to"}
-MODULES = {"shutil": {"disk_usage"}, "tempfile": {"TemporaryFile", "TemporaryDirectory"}}  # what may be called of them
+MODULES = {"shutil": {"disk_usage", "which"}, "tempfile": {"TemporaryFile"}}  # what may be called of them
 ELSEWHERE = {
     "t3d.storage.lock": {"os.open", "os.write", "os.ftruncate"},  # the lock itself; no run is lost without its text
     "t3d.runs.video": {"av.open"},  # FFmpeg writes beside; disk.rename makes it the video
     "t3d.runs.tensorboard": {"EventFileWriter"},  # no part of what a run is resumed from
     "t3d.environments.silence": {"os.open"},  # /dev/null
     "t3d.reports.html": {"out.parent.mkdir", "beside.unlink", "beside.open"},  # no part of a run, and made anew at will
+    "t3d.export.folder": {"tempfile.TemporaryDirectory"},  # where a check compiles
+    "t3d.runs.explanation": {"tempfile.TemporaryDirectory"},  # a film that goes into the page
     "t3d.environments.worker_pool": {"os.ftruncate"},  # memory without a name
 }
 

@@ -26,7 +26,7 @@ from t3d.env_spec import EnvSpec
 from t3d.environments.make import spaces_of
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.networks import linear, mlp
-from t3d.policy.policy import architecture_of
+from t3d.policy.torch_nets import architecture_of
 from t3d.replay import NOTHING, Replay
 from t3d.reports import write_report
 from t3d.runs.session import Session
@@ -172,7 +172,7 @@ def test_a_network_that_bears_the_name_of_t3ds_own_is_not_it():
 
 
 def test_it_is_evaluated_and_reported(trained, tmp_path):
-    seen, _, env_steps, _ = api.evaluate_run(trained, "last", env=EnvSpec(small_runs.PROBE), algorithm=Toy)
+    seen, _, env_steps, *_ = api.evaluate_run(trained, "last", env=EnvSpec(small_runs.PROBE), algorithm=Toy)
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert (seen.returns, env_steps) == ([row["returns"] for row in rows if row["kind"] == "evaluation"][-1], 58)
     health = [row for row in rows if row["kind"] == "health" and row["of"] == "batch"][-1]

@@ -15,6 +15,7 @@ from t3d.errors import ConfigRefused, VideoFailed
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
 from t3d.runs import explanation
+from t3d.runs.exports import export_policy
 from t3d.runs.live_line import watch
 from t3d.runs.policies import (
     environment_of,
@@ -32,7 +33,7 @@ from t3d.training.evaluation import Evaluation
 from t3d.training.limits import refuse_too_large
 from t3d.variants.contract import kind_of
 
-__all__ = ["evaluate_run", "film_policies", "film_run", "refuse_below_one", "train_seeds"]
+__all__ = ["evaluate_run", "export_policy", "film_policies", "film_run", "refuse_below_one", "train_seeds"]
 
 _LEAST_S = 1.0  # between two lines of progress, where a notebook would keep them all
 

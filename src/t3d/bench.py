@@ -18,8 +18,8 @@ from t3d.environments.make import spaces_in
 from t3d.machine import usable_cores
 from t3d.replay import Batch, slot_dtype
 from t3d.spaces import Spaces
-from t3d.td3 import TD3
 from t3d.training.trainer import Trainer
+from t3d.variants.contract import algorithm_of
 
 _ROUNDS = 10
 _SPAN_S = 0.3  # of each engine's updates in each round
@@ -33,7 +33,7 @@ class Loop(NamedTuple):
 
     train_steps_per_s: float  # env steps per second
     env_us: float  # of which in envs.step, per env step
-    around_us: float  # of which neither in envs.step nor in engine.update, per env step
+    around_us: float  # of which neither in envs.step nor in the engine's updates, per env step
 
 
 class Timing(NamedTuple):
@@ -70,10 +70,10 @@ def bench(what: EnvSpec | Spaces, config: Config, engines: tuple[str, ...] = ("e
         Refused: the environment or the options make it impossible.
     """
     env, spaces = (what, spaces_in(what)) if isinstance(what, EnvSpec) else (None, what)
-    best = choose_threads(spaces, config.td3.hidden, config.batch_size, usable_cores())
+    best = choose_threads(spaces, config, usable_cores())
     threads = best if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
-    agents = [TD3(spaces, config.td3, np.random.default_rng(0)) for _ in engines]
+    agents = [algorithm_of(config)(spaces, config.td3, np.random.default_rng(0)) for _ in engines]
     chosen = [choose(name, agent, threads) for name, agent in zip(engines, agents, strict=True)]
     batch, noise = _draw(spaces, config.batch_size)
     spans: list[list[float]] = [[] for _ in engines]
@@ -150,11 +150,15 @@ def _train(env: EnvSpec, config: Config) -> Loop:
     while trainer.env_steps < trainer.config.random_steps + _WARM_STEPS:
         trainer.step()
     trainer.learner.losses()
-    envs, engine = _Clocked(trainer.envs, "step"), _Clocked(trainer.learner.engine, "update")
-    trainer.collector.envs, trainer.learner.engine = envs, engine  # type: ignore[assignment]
+    envs, learner = _Clocked(trainer.envs, "step"), trainer.learner
+    trainer.collector.envs = envs  # type: ignore[assignment]
+    if learner.drawing is None:
+        updates = learner.engine = _Clocked(learner.engine, "update")
+    else:
+        updates = learner.drawing = _Clocked(learner.drawing, "update_many")  # type: ignore[assignment]
     first, began = trainer.env_steps, time.perf_counter()
     while trainer.env_steps < first + _TIMED_STEPS:
         trainer.step()
     seconds, steps = time.perf_counter() - began, trainer.env_steps - first
     trainer.envs.close()
-    return Loop(steps / seconds, envs.seconds / steps * 1e6, (seconds - envs.seconds - engine.seconds) / steps * 1e6)
+    return Loop(steps / seconds, envs.seconds / steps * 1e6, (seconds - envs.seconds - updates.seconds) / steps * 1e6)

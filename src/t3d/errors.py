@@ -10,7 +10,8 @@ T3DError
     ├── EnvFailed        the environment raised, or returned what it may not
     ├── Diverged         the networks' numbers are no longer finite
     ├── SaveFailed       the run's state could not be written
-    └── VideoFailed      nothing on this machine could draw the environment
+    ├── VideoFailed      nothing on this machine could draw the environment
+    └── ExportFailed     an exported controller does not do what the policy does; nothing is left of it
 
 KeyboardInterrupt
 └── Stopped              a signal asked for it, and what was learned is saved; the command exits with 128 + its number
@@ -118,6 +119,10 @@ class SaveFailed(Failed):
 
 class VideoFailed(Failed):
     """Report that nothing on this machine could draw the environment."""
+
+
+class ExportFailed(Failed):
+    """Report an exported controller that does not do what the policy does."""
 
 
 class Stopped(KeyboardInterrupt):

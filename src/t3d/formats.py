@@ -35,6 +35,7 @@ Seconds = Annotated[float, Meta(ge=0)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Text = Annotated[str, Meta(max_length=5_000)]
 ClassName = Annotated[str, Meta(pattern=r"\A[\w.<>]{1,200}\Z")]
+Period = Annotated[float, Meta(gt=0)] | None  # s of an env step in the environment's own time, where that is known
 ObsParts = Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1_000)]
 MAX_WEIGHTS = 1 << 28  # a gigabyte
 
@@ -90,6 +91,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     preset: Text
     algorithm: ClassName  # as `contract.name_of` gave it
     obs: ObsParts
+    period_s: Period
     config: Config
     engine: Engine
     machine: Machine
@@ -120,6 +122,7 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
     action_shape: Shape
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+    period_s: Period
     hidden: Annotated[Shape, Meta(min_length=1)]
     layer_norm: bool
     embedding: Annotated[int, Meta(ge=1)]
@@ -301,10 +304,15 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "health": {"of": Literal["batch", "evaluation"]},
     "event": {"what": str},
 }
-# Of an event: between which env steps rows are gone.
-_LOST = ("lost", tuple[Count, Count] | None, None)
+# What it may have. Of an event: between which env steps rows are gone. Of an evaluation: when it was due, if it waited
+# for an episode's end; and which of several policies did better, whose numbers it has.
+_MAYBE: list[tuple[str, Any, None]] = [
+    ("lost", tuple[Count, Count] | None, None),
+    ("due", Count | None, None),
+    ("policy", Text | None, None),
+]
 ROWS = {
-    kind: msgspec.defstruct(kind, [("env_steps", Count), ("wall_s", Seconds), *fields.items(), _LOST])
+    kind: msgspec.defstruct(kind, [("env_steps", Count), ("wall_s", Seconds), *fields.items(), *_MAYBE])
     for kind, fields in _FIELDS.items()
 }
 

@@ -216,6 +216,15 @@ class Replay:
         as_bytes = np.dtype((np.void, self._transition.itemsize))
         return np.ndarray((len(self._slots) - 1,), as_bytes, self._slots, strides=(self.slot.itemsize,))
 
+    def rings(self) -> tuple[NDArray[np.float32], int, int, int]:
+        """Return what compiled code draws from as `draw` and `sample` do; observations must be float32.
+
+        Returns:
+            The slots (N * ring, S + A + 2), not copied: obs, action, reward and, as an int32, how the step ended; N;
+            ring, the slots from one stream's first to the next one's; and how many of each ring are drawn from.
+        """
+        return self._slots.view(np.float32).reshape(len(self._slots), -1), self._n_envs, self._ring, self._filled
+
     # For whoever saves and restores it. A position counts a stream's slots from its first one.
 
     def oldest(self, env: int) -> int:

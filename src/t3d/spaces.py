@@ -74,7 +74,8 @@ class Spaces:
         return len(self.action_low)
 
     @functools.cached_property
-    def _bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The least and the largest action, (A,) each, in the environment's units."""
         return np.array(self.action_low, np.float32), np.array(self.action_high, np.float32)
 
     def to_env_units(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -86,7 +87,7 @@ class Spaces:
         Returns:
             (N, A) within the bounds: float32 scaling can leave them by one unit in the last place, so it is clipped.
         """
-        low, high = self._bounds
+        low, high = self.bounds
         scaled: NDArray[np.float32] = action + _ONE
         scaled *= _HALF * (high - low)
         scaled += low
@@ -103,7 +104,7 @@ class Spaces:
         Returns:
             (N, A) in [-1, 1].
         """
-        low, high = self._bounds
+        low, high = self.bounds
         scaled: NDArray[np.float32] = 2 * (np.clip(action, low, high) - low) / (high - low) - _ONE
         return scaled
 

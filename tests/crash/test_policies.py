@@ -7,12 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from crash_runs import Disk, Exits, Fails, Full, Gone, Short, live
 
 import t3d
 from t3d.formats import PolicyInfo
-from t3d.policy.policy import encode
+from t3d.policy.files import encode
 from t3d.runs.run_folder import policy_path, write_policy
 from t3d.spaces import ObsPart
 from t3d.storage import disk
@@ -30,11 +29,11 @@ MOST_CALLS = 30
 
 @functools.cache
 def policy(number):
-    """Return a policy of its own for each number, as `run_folder.as_policy` does."""
+    """Return a policy of its own for each number, as `run_folder.policy_of` does."""
     rng, sizes = np.random.default_rng(number), (2, 3, 1)
     shapes = {f"body.{2 * i}.weight": shape[::-1] for i, shape in enumerate(itertools.pairwise(sizes))}
     shapes |= {f"body.{2 * i}.bias": (size,) for i, size in enumerate(sizes[1:])}
-    tensors = {name: torch.tensor(rng.normal(size=shape)).float() for name, shape in shapes.items()}
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     info = PolicyInfo(
         run="0" * 64,
         env="Own-v0",
@@ -44,6 +43,7 @@ def policy(number):
         action_shape=(1,),
         action_low=(-1.0,),
         action_high=(1.0,),
+        period_s=None,
         hidden=(3,),
         layer_norm=False,
         embedding=256,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from t3d import presets
 from t3d.cli.environment import EnvArguments
-from t3d.cli.parsing import parse
+from t3d.cli.parsing import counted, decisive, parse
 from t3d.config import Config
 from t3d.errors import ConfigRefused
 
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(EnvArguments):
-    """Measure how fast t3d trains here: updates and the training loop."""
+    """Measure how fast t3d trains here, updates and the training loop; or how long a policy takes to answer."""
 
     env: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = None
     """As for t3d train; HalfCheetah-v5 if neither this nor --sizes is given."""
     sizes: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="OBS ACTION")] = None
     """Lengths of observations and actions, in place of an environment: updates only, no training."""
+    policy: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
+    """A run folder or a policy's file, in place of an environment: time 10,000 calls with one observation each, alone
+    and with the other cores busy."""
     preset: str | None = None
     """Named set of options; the environment's own if left out."""
     json: bool = False
@@ -38,22 +42,12 @@ class Arguments(EnvArguments):
 def main(arguments: list[str]) -> None:
     """Measure and print."""
     given = parse(Arguments, "bench", arguments)
-    if given.env and given.sizes:
-        raise ConfigRefused(
-            "an environment and sizes were given",
-            got=f"{given.env} and --sizes {given.sizes[0]} {given.sizes[1]}",
-            expected="one of them",
-            do="leave one of them out",
-        )
-    if given.sizes and min(given.sizes) < 1:
-        raise ConfigRefused(
-            "sizes below 1",
-            got=f"--sizes {given.sizes[0]} {given.sizes[1]}",
-            expected="1 or more each",
-            do="raise them",
-        )
+    _refuse_impossible(given)
+    if given.policy:
+        _print_latency(given.policy, as_json=given.json)
+        return
     env = given.spec("" if given.sizes else given.env or "HalfCheetah-v5")
-    chosen = presets.choose(env, given.preset)
+    chosen = presets.choose(env, given.preset, decisive(given.config))
     args = parse(Arguments, "bench", arguments, dataclasses.replace(given, config=chosen.config))
 
     from t3d.bench import bench
@@ -93,6 +87,45 @@ def main(arguments: list[str]) -> None:
     console = Console()
     console.print(table)
     console.print(f"replay {seen.replay_bytes_per_slot} bytes a slot, {seen.replay_full_bytes / 1e6:,.0f} MB when full")
+
+
+def _refuse_impossible(given: Arguments) -> None:
+    what = {"ENV": given.env, "--sizes": given.sizes, "--policy": given.policy}
+    if len(asked := [name for name, value in what.items() if value]) > 1:
+        raise ConfigRefused(
+            "several things were given to measure",
+            got=" and ".join(asked),
+            expected="one of them",
+            do="leave the others out",
+        )
+    if given.sizes and min(given.sizes) < 1:
+        raise ConfigRefused(
+            "sizes below 1",
+            got=f"--sizes {given.sizes[0]} {given.sizes[1]}",
+            expected="1 or more each",
+            do="raise them",
+        )
+
+
+def _print_latency(path: Path, *, as_json: bool) -> None:
+    from t3d.machine import describe
+    from t3d.policy.latency import CALLS, measure, others_busy
+    from t3d.policy.policy import load
+
+    policy = load(path)
+    alone = measure(policy)
+    with others_busy() as others:
+        busy = measure(policy)
+    if as_json:
+        seen = {"alone": alone._asdict(), "busy": busy._asdict(), "busy_cores": others, "calls": CALLS}
+        print(json.dumps({"policy": str(path), **seen, "machine": describe()}))
+        return
+    spaces = policy.info.spaces
+    sizes = f"{counted(spaces.obs_size, 'observation')}, {counted(spaces.action_size, 'action')}"
+    print(f"{policy.info.env}: {sizes}; {CALLS:,} calls with one observation each")
+    for name, seen_us in (("alone", alone), (f"{counted(others, 'other core')} busy", busy)):
+        median, p99, worst = (f"{value:,.0f} µs" for value in seen_us)
+        print(f"  {name:<20}median {median}, 99th percentile {p99}, worst {worst}")
 
 
 def flat(timing: Timing) -> dict[str, object]:

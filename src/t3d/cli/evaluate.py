@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,14 +17,14 @@ from t3d.cli.parsing import counted, parse
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(EnvArguments):
-    """Play a run's policy without noise and count its returns."""
+    """Play a policy without noise and count its returns."""
 
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|FILE")]
+    """A run folder, or a policy's .safetensors together with --env."""
     episodes: int | None = None
     """How many; as many as the run's own evaluations if left out."""
     policy: Literal["best", "last"] = "best"
-    """Which of the run's policies."""
+    """Which of a run's policies."""
     env: str | None = None
     """The environment: another of equal shapes; or the run's own, where that is not an installed suite's id alone."""
     json: bool = False
@@ -36,10 +36,11 @@ def main(arguments: list[str]) -> None:
     args = parse(Arguments, "evaluate", arguments)
 
     from t3d import api
+    from t3d.diagnosis.actions import in_words
 
     # Own environments may print; under --json stdout is the object's alone.
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-        seen, which, env_steps, notes = api.evaluate_run(
+        seen, which, env_steps, notes, moved, period_s = api.evaluate_run(
             args.run, args.policy, episodes=args.episodes, env=args.given(args.env)
         )
     if args.json:
@@ -51,6 +52,10 @@ def main(arguments: list[str]) -> None:
             "policy": which,
             "env_steps": env_steps,
             "notes": notes,
+            "action_change": moved.change,
+            "action_at_bound": moved.at_bound,
+            "action_frequency": moved.frequency,
+            "period_s": period_s,
         }
         print(json.dumps(answer))
         return
@@ -61,3 +66,5 @@ def main(arguments: list[str]) -> None:
         f"{seen.return_std:,.1f} over {counted(len(seen.returns), 'episode')} "
         f"({min(seen.returns):,.1f} to {max(seen.returns):,.1f})"
     )
+    for sentence in in_words(moved, period_s):
+        print(sentence)

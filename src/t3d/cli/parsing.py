@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from t3d.config import Config
+
 T = TypeVar("T")
 registry = ConstructorRegistry()
 
@@ -42,6 +44,12 @@ def whole_number(text: str) -> int:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: 1 episode, 10 episodes."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def decisive(config: Config) -> dict[str, Any]:
+    """Return those of the options given that decide what the defaults of others are."""
+    given = {name: getattr(config, name) for name in ("hardware", "algorithm")}
+    return {name: value for name, value in given.items() if value != getattr(Config, name)}
 
 
 def parse(kind: type[T], command: str, arguments: list[str], default: Any = None) -> T:

@@ -7,12 +7,12 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from t3d.cli.environment import EnvArguments
-from t3d.cli.parsing import counted, parse
+from t3d.cli.parsing import counted, decisive, parse
 from t3d.config import Config, refuse_before_it_learns
 from t3d.errors import Failed, printable
 
@@ -52,10 +52,7 @@ def main(arguments: list[str]) -> None:
 
     from t3d import api
 
-    first: dict[str, Any] = {"hardware": True} if given.config.hardware else {}
-    if given.config.algorithm != Config.algorithm:
-        first["algorithm"] = given.config.algorithm
-    chosen = api.choose(env, given.preset, first)
+    chosen = api.choose(env, given.preset, decisive(given.config))
     parsed = parse(Arguments, "train", arguments, dataclasses.replace(given, config=chosen.config))
     choice = chosen._replace(config=parsed.config)
     parsed.config.check_together()

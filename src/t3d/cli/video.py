@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,12 +15,12 @@ from t3d.cli.parsing import parse
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(EnvArguments):
-    """Film one episode of a run's policy."""
+    """Film one episode of a policy."""
 
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|FILE")]
+    """A run folder, or a policy's .safetensors together with --env."""
     policy: Literal["best", "last"] = "best"
-    """Which of the run's policies."""
+    """Which of a run's policies."""
     video_frames: int = 300
     """Frames, at most."""
     env: str | None = None

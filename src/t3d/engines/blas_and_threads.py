@@ -1,4 +1,4 @@
-"""What the compiled functions take from outside: matrix products, thread primitives, and the compiler itself.
+"""What the compiled functions take from outside: matrix products, random numbers, threads, and the compiler itself.
 
 Symbols are bound by name, so that compiled code can lie in a cache while addresses change with every process.
 """
@@ -21,6 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core import event as numba_events
 from numba.extending import get_cython_function_address, intrinsic
+from numpy.random import _bounded_integers, _generator
 from threadpoolctl import threadpool_limits
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -29,7 +30,10 @@ F = TypeVar("F", bound=Callable[..., object])
 FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
 # Numba's cache looks at the function that is called and at its file alone; its key is made to cover all of these.
-_SOURCES = ("blas_and_threads.py", "layers.py", "kernels.py")
+_SOURCES = (
+    *("blas_and_threads.py", "layers.py", "kernels.py", "draw.py", "entries.py"),
+    *("sale_layers.py", "sale_kernels.py", "sale_entries.py"),
+)
 
 # Why compiled code is not kept on disk; empty where it is.
 no_cache_because = ""
@@ -40,6 +44,12 @@ def compiled(function: F) -> F:
     # Not kept on disk, and no symbol of its own: a process that has just compiled would else call this function's
     # first copy, one that has read the cache the copy in there, and the two may differ in the last bit.
     result: F = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=True)(function)
+    return result
+
+
+def compiled_exactly(function: F) -> F:
+    """Compile as `compiled` does, a function whose every rounding is to be NumPy's."""
+    result: F = numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
     return result
 
 
@@ -134,6 +144,18 @@ def _bind() -> tuple[str, bool]:
     return ("OpenBLAS of scipy", False) if library is None else ("MKL of PyTorch", True)
 
 
+def _bind_random_numbers() -> bool:
+    """Bind what NumPy's own generators call. Return whether NumPy lets others call it, as it does but on Windows."""
+    integers, normals = ctypes.CDLL(_bounded_integers.__file__), ctypes.CDLL(_generator.__file__)
+    found = hasattr(integers, "random_bounded_uint64_fill") and hasattr(normals, "random_standard_normal_fill_f")
+    nothing = ctypes.pythonapi.Py_IsInitialized  # a symbol that is never called, but must be there
+    llvm.add_symbol("t3d_draw_integers", _address(integers.random_bounded_uint64_fill if found else nothing))
+    llvm.add_symbol("t3d_draw_normals", _address(normals.random_standard_normal_fill_f if found else nothing))
+    return found
+
+
+# Whether compiled code can draw from NumPy's generators.
+can_draw = _bind_random_numbers()
 # Whose matrix product is used, and whether `set_blas_threads` keeps it to the thread that calls it.
 blas, _settable = _bind()
 
@@ -170,6 +192,13 @@ acquire: Any = types.ExternalFunction("t3d_acquire", types.intc(types.intp, type
 release: Any = types.ExternalFunction("t3d_release", types.void(types.intp))
 # Takes the number of threads that this thread's products may use, 0 for the library's own; returns what held before.
 set_blas_threads: Any = types.ExternalFunction("t3d_set_blas_threads", types.intc(types.intc))
+# (bit generator, 0, largest, count, 0, to) as `Generator.integers` fills int64; 0: not the older way by masks.
+draw_integers: Any = types.ExternalFunction(
+    "t3d_draw_integers",
+    types.void(types.intp, types.uint64, types.uint64, types.intp, types.intc, types.intp),
+)
+# (bit generator, count, to) as `Generator.standard_normal` fills float32.
+draw_normals: Any = types.ExternalFunction("t3d_draw_normals", types.void(types.intp, types.intp, types.intp))
 yield_core: Any = types.ExternalFunction("t3d_yield", types.intc())
 
 

@@ -1,23 +1,22 @@
-"""The fused engine: one update of `td3.py` in one compiled call, on the CPU, over memory laid out for it."""
+"""The fused engine: updates of `td3.py` in one compiled call, on the CPU, over memory laid out for it."""
 
 from __future__ import annotations
 
-import operator
 import sys
-import threading
-import weakref
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t3d.engines import blas_and_threads, layers
+from t3d.engines import blas_and_threads, draw, entries, layers
 from t3d.engines import kernels as k
-from t3d.engines.layout import aligned, bodies_of, lay_out_weights, layers_of, plan_work
+from t3d.engines.adoption import Adopted, refusal_of_numbers
+from t3d.engines.layout import bodies_of, inputs_of, lay_out_weights, layers_of, plan_work
+from t3d.engines.team import Team
 from t3d.networks import Actor, Critic
-from t3d.replay import Batch
+from t3d.policy.normalizer import Normalizer
+from t3d.replay import Batch, Replay
 from t3d.td3 import TD3, Array, UpdateInfo, check_shapes
 
 
@@ -30,49 +29,21 @@ def refusal(agent: TD3) -> str | None:
     """Return why this engine cannot run an agent, or None if it can."""
     if type(agent) is not TD3 or type(agent.actor) is not Actor or type(agent.critic) is not Critic:
         return f"{type(agent).__name__} is not t3d's own TD3, and may define the update anew"
-    if agent.device.type != "cpu":
-        return f"the networks are on {agent.device}"
     for body in bodies_of(agent.actor, agent.critic):
         mlp = layers_of(body)
         if mlp is None or any(layer.norm is not None and layer.norm.eps != layers.NORM_EPS for layer in mlp):
             return "a network is not an MLP of linear layers, layer normalisation and ReLU"
-    if len({p.dtype for p in agent.actor.parameters()} | {p.dtype for p in agent.critic.parameters()}) > 1:
-        return "the weights are of different types"
-    if next(agent.actor.parameters()).dtype not in (torch.float32, torch.float64):
-        return "the weights are neither float32 nor float64"
-    for optimizer in (agent.actor_optimizer, agent.critic_optimizer):
-        group = optimizer.param_groups[0]
-        if len(optimizer.param_groups) > 1 or group["weight_decay"] or group["amsgrad"] or group["maximize"]:
-            return "an optimiser is not a plain Adam"
-    return None
+    return refusal_of_numbers(agent)
 
 
-class _Team:
-    """The threads beside the caller's, asleep between updates. Thread 0 is whoever calls `update`."""
-
-    def __init__(self, memory: k.Memory, threads: int) -> None:
-        memory.control[k.STOP] = 0
-        memory.sync[:] = 0
-        self.locks = np.array([blas_and_threads.new_lock() for _ in range(threads - 1)], np.int64)
-        workers = [
-            threading.Thread(target=_serve, args=(memory, t, int(lock)), daemon=True)
-            for t, lock in enumerate(self.locks, start=1)
-        ]
-        for worker in workers:
-            worker.start()
-        self.stop = weakref.finalize(self, _stop, memory.control, self.locks, workers)
+def can_draw(replay: Replay, normalizer: Normalizer | None) -> bool:
+    """Return whether `Fused.update_many` can draw from a memory: tests hold its bits to those of the plain path."""
+    known = type(replay) is Replay and type(normalizer) in (Normalizer, type(None))  # a subclass may do it otherwise
+    return known and replay.slot["obs"].base == np.float32 and replay.priorities is None and blas_and_threads.can_draw
 
 
 def _serve(memory: k.Memory, thread: int, lock: int) -> None:
-    blas_and_threads.run(k.serve, memory, thread, lock)
-
-
-def _stop(control: NDArray[np.int64], locks: NDArray[np.int64], workers: list[threading.Thread]) -> None:
-    control[k.STOP] = 1
-    for lock in locks:
-        blas_and_threads.let_go(int(lock))
-    for worker in workers:
-        worker.join()
+    blas_and_threads.run(entries.serve, memory, thread, lock)
 
 
 class Fused:
@@ -95,73 +66,29 @@ class Fused:
         self.agent = agent
         self.threads = threads
         self._control = np.zeros(3, np.int64)
-        self._means = np.zeros(5)
         self._learn: k.Memory | None = None
         self._play: k.Memory | None = None
-        self._team: _Team | None = None
+        self._team: Team | None = None
         self._say = say
         self.adopt()
 
     def adopt(self) -> None:
         """Move the agent's numbers into this engine's memory, and point the agent at them."""
-        agent = self.agent
+        agent, config = self.agent, self.agent.config
         self._release_team()
         self._learn = self._play = None
         self._dtype = np.dtype(str(next(agent.actor.parameters()).dtype).removeprefix("torch."))
-        self._net, tensors, size = lay_out_weights(agent, self._dtype)
-        self._weights = aligned(4 * size, self._dtype).reshape(4, size)
-        self._steps = np.zeros(len(tensors), np.float32)
-        for index, (offset, online, target, optimizer) in enumerate(tensors):
-            end = offset + online.numel()
-            views = [torch.from_numpy(row[offset:end]).view_as(online) for row in self._weights]
-            step = torch.from_numpy(self._steps[index : index + 1]).view(())
-            state = optimizer.state[online]
-            if state:
-                views[2].copy_(state["exp_avg"])
-                views[3].copy_(state["exp_avg_sq"])
-                step.copy_(state["step"])
-            views[0].copy_(online.data)
-            views[1].copy_(target.data)
-            online.data, target.data = views[0], views[1]
-            optimizer.state[online] = {"step": step, "exp_avg": views[2], "exp_avg_sq": views[3]}
-        self._actor_tensors = len(list(agent.actor.parameters()))
-        config = agent.config
-        values = config.policy_noise, config.noise_clip, config.tau
-        self._hyper = np.array(values, self._dtype)
-        self._rates = np.zeros((2, 6), self._dtype)
-        self._settings: list[object] = [None, None]  # what stands in `rates` apart from the two that change
-        self._first = next(agent.actor.parameters()), next(agent.critic.parameters())
+        self._net, kept, size = lay_out_weights(agent, self._dtype)
+        self._numbers = Adopted(agent, kept, size)
+        self._hyper = np.array((config.policy_noise, config.noise_clip, config.tau), self._dtype)
+        self._rates = np.zeros((2, 6), self._dtype)  # of the next update
         self._get_ready()
-        self._adopted = self._shown()
 
     def _get_ready(self) -> None:
-        memory = self._memory(1, self.threads)
-        two, one = np.zeros((1, 1), self._dtype), np.zeros(1, self._dtype)
-        batch = two, two, two, one, one, one, two
-        update = k.update, (memory, np.zeros(0, np.int64), *batch, self._means)
-        calls = [update, (k.act, (memory, two, two)), (k.serve, (memory, 0, 0))]
+        memory, two, one = self._memory(1, self.threads), np.zeros((1, 1), self._dtype), np.zeros(1, np.int64)
+        update = entries.update, (memory, one, draw.given(1, 1), np.stack([self._rates]), one, np.zeros((1, 5)))
+        calls = [update, (entries.act, (memory, two, two)), (entries.serve, (memory, 0, 0))]
         self._compiled_update, self._compiled_act, _ = blas_and_threads.get_ready(self._say, calls)
-
-    def _shown(self) -> tuple[object, ...]:
-        """Return objects of which one is another when somebody has replaced what was adopted, and two addresses."""
-        agent = self.agent
-        actor, critic = agent.actor_optimizer, agent.critic_optimizer
-        addresses = self._first[0].data_ptr(), self._first[1].data_ptr()
-        return (
-            agent.config,
-            actor,
-            critic,
-            actor.state,
-            critic.state,
-            actor.param_groups,
-            critic.param_groups,
-            addresses,
-        )
-
-    def _is_adopted(self) -> bool:
-        *objects, addresses = self._shown()
-        *before, addresses_before = self._adopted
-        return addresses == addresses_before and all(map(operator.is_, objects, before))
 
     def _release_team(self) -> None:
         if self._team is not None:
@@ -195,49 +122,78 @@ class Fused:
         Raises:
             ValueError: the shapes of batch and noise do not fit together.
         """
-        agent = self.agent
-        if not self._is_adopted():
+        if not self._numbers.is_whole():
             self.adopt()
-        check_shapes(batch, noise, agent.spaces)
-        dtype = self._dtype
-        obs, next_obs, action, *rest = (np.ascontiguousarray(part, dtype) for part in batch)
-        plain_noise = np.ascontiguousarray(noise, dtype)
-        if self._learn is None or self._learn.at[k.B] != len(obs):
+        check_shapes(batch, noise, self.agent.spaces)
+        rows = len(batch.reward)
+        memory = self._prepare(rows)
+        for place, part in zip(self._inputs, (*batch, noise), strict=True):
+            place[...] = part
+        self._control[k.TD_ERROR] = td_error
+        (info,) = self._make(memory, self._given, 1)
+        if not td_error:
+            return info
+        start = int(memory.at[k.ERRORS])
+        return info._replace(td_error=memory.work[start : start + 2 * rows].reshape(2, rows).copy())
+
+    def update_many(
+        self,
+        replay: Replay,
+        normalizer: Normalizer | None,
+        index: np.random.Generator,
+        target_noise: np.random.Generator,
+        batch_size: int,
+        count: int,
+    ) -> list[UpdateInfo]:
+        """Draw `count` batches and learn from each, in one compiled call: `update` with what the plain path draws.
+
+        Args:
+            replay: the memory; see `can_draw`. It must hold a transition.
+            normalizer: what observations are brought to one scale by; None takes them raw.
+            index: the stream that slots are drawn from.
+            target_noise: the stream that step 6's noise is drawn from.
+            batch_size: B.
+            count: of updates, 1 or above.
+
+        Returns:
+            What each update saw.
+        """
+        assert len(replay) > 0, "the replay memory is empty"
+        if not self._numbers.is_whole():
+            self.adopt()
+        memory = self._prepare(batch_size)
+        self._control[k.TD_ERROR] = False
+        source = draw.source(self._given, replay, normalizer, index, target_noise, self.agent.config.gamma)
+        return self._make(memory, source, count)
+
+    def _prepare(self, batch: int) -> k.Memory:
+        """Return the memory of updates with batches of a size; it and its threads are made anew for another size."""
+        if self._learn is None or self._learn.at[k.B] != batch:
             self._release_team()
-            self._learn = self._memory(len(obs), self.threads)
-            self._team = _Team(self._learn, self.threads)
+            self._learn = self._memory(batch, self.threads)
+            self._inputs = inputs_of(self._learn.at, self._learn.work)
+            self._given = draw.given(batch, self.agent.spaces.action_size)
+            self._team = Team(self._learn, self.threads, _serve)
+        return self._learn
+
+    def _make(self, memory: k.Memory, source: draw.Source, count: int) -> list[UpdateInfo]:
+        """Make updates with the batch in `_inputs`, or those that the source draws."""
+        agent, means = self.agent, np.empty((count, 5))
+        rates, delayed = np.empty((count, 2, 6), self._dtype), np.zeros(count, np.int64)
+        moving = slice(-(agent.updates + 1) % agent.config.policy_delay, None, agent.config.policy_delay)
+        delayed[moving] = True
+        agent.updates += count
+        self._numbers.advance(k.CRITIC, rates[:, k.CRITIC])
+        self._numbers.advance(k.ACTOR, rates[moving, k.ACTOR])
         assert self._team is not None
-        agent.updates += 1
-        delayed = agent.updates % agent.config.policy_delay == 0
-        self._control[k.DELAYED], self._control[k.TD_ERROR] = delayed, td_error
-        self._advance(k.CRITIC, agent.critic_optimizer, self._steps[self._actor_tensors :])
-        if delayed:
-            self._advance(k.ACTOR, agent.actor_optimizer, self._steps[: self._actor_tensors])
-        locks, means = self._team.locks, self._means
-        blas_and_threads.run(
-            self._compiled_update, self._learn, locks, obs, next_obs, action, *rest, plain_noise, means
-        )
-        critic_loss, q1, q2, target_q, actor_loss = means.tolist()
-        start, rows = int(self._learn.at[k.ERRORS]), len(obs)
-        errors = self._learn.work[start : start + 2 * rows].reshape(2, rows).copy() if td_error else None
-        return UpdateInfo(critic_loss, q1, q2, target_q, actor_loss if delayed else None, errors)
+        blas_and_threads.run(self._compiled_update, memory, self._team.locks, source, rates, delayed, means)
+        return [
+            UpdateInfo(loss, q1, q2, target_q, actor_loss if moved else None)
+            for (loss, q1, q2, target_q, actor_loss), moved in zip(means.tolist(), delayed.tolist(), strict=True)
+        ]
 
     def _memory(self, batch: int, threads: int) -> k.Memory:
         """Make room for batches of a size, beside the adopted weights."""
         net, at, work = plan_work(self._net, batch, threads, self._dtype)
         sync, sums = np.zeros(24, np.int64), np.zeros((threads, 8))
-        return k.Memory(net, at, self._weights, work, self._hyper, self._rates, self._control, sync, sums)
-
-    def _advance(self, which: int, optimizer: torch.optim.Optimizer, steps: NDArray[np.float32]) -> None:
-        """Count an optimiser's step, and set the rates of Adam for it: PyTorch's formula, bias correction included."""
-        steps += 1
-        step = float(steps[0])
-        group = optimizer.param_groups[0]
-        beta1, beta2 = group["betas"]
-        rates = self._rates[which]
-        if (settings := (beta1, beta2, group["eps"])) != self._settings[which]:
-            self._settings[which] = settings
-            rates[layers.GRAD_SHARE], rates[layers.KEEP_SQ], rates[layers.GRAD_SQ_SHARE] = 1 - beta1, beta2, 1 - beta2
-            rates[layers.EPS] = group["eps"]
-        rates[layers.STEP_SIZE] = group["lr"] / (1 - beta1**step)
-        rates[layers.INVERSE_CORRECTION] = (1 - beta2**step) ** -0.5
+        return k.Memory(net, at, self._numbers.weights, work, self._hyper, self._rates, self._control, sync, sums)

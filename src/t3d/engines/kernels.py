@@ -1,4 +1,4 @@
-"""The compiled update of the fused engine: networks, the steps of `td3.py`, and what Python calls.
+"""The compiled update of the fused engine: networks, and the steps of `td3.py`.
 
 Shapes as in `td3.py`; all matrices are row-major. Every thread carries its own rows of the batch forward and back
 through a network, and moves its own rows of each weight matrix; the actor is split among all threads, a critic among
@@ -16,16 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.engines.blas_and_threads import (
-    acquire,
-    add_and_get,
-    compiled,
-    entry,
-    get,
-    release,
-    set_blas_threads,
-    yield_core,
-)
+from t3d.engines.blas_and_threads import add_and_get, compiled, get, yield_core
 from t3d.engines.layers import (
     Floats,
     adam,
@@ -57,7 +48,6 @@ DELAYED, STOP, TD_ERROR = range(3)
 CRITIC_LOSS, Q1, Q2, TARGET, ACTOR_LOSS = range(5)
 
 SPINS = 4000  # about 10 us; then the core is offered to others, in case the awaited thread has none
-PATIENCE = 5000  # about 1 ms: a thread asleep takes up to 50 us to wake, and the next update is often nearer than that
 
 
 class Memory(NamedTuple):
@@ -109,10 +99,10 @@ def forward(m: Memory, first: int, params: Floats, x: int, x_stride: int, lo: in
         n_in, n_out = net[layer, INPUTS], net[layer, OUTPUTS]
         w, b, g, s = net[layer, WEIGHT], net[layer, BIAS], net[layer, GAIN], net[layer, SHIFT]
         y = work[net[layer, to] + lo * n_out : net[layer, to] + hi * n_out]
-        dense(work[x + lo * x_stride :], x_stride, params[w : w + n_in * n_out], y, rows, n_in, n_out)
+        dense(work[x + lo * x_stride :], x_stride, params[w : w + n_in * n_out], y, n_out, rows, n_in, n_out)
         bias = params[b : b + n_out]
         if layer == first + layers - 1:
-            add_bias(y, bias, rows, n_out)
+            add_bias(y, n_out, bias, rows, n_out)
         elif g < 0:
             bias_relu(y, bias, rows, n_out)
         else:
@@ -280,73 +270,3 @@ def update_rows(m: Memory, t: int) -> None:
         actor_loss(m, t, lo, hi)
         backpropagate(m, 0, m.rates[ACTOR], t, everyone, lo, hi)
         wait_for_all(m.sync, 0, threads)
-
-
-# What the engine calls.
-
-
-@entry
-def serve(m: Memory, t: int, lock: int) -> None:
-    """Be thread t: whenever the lock is released, do a share of an update, until it is to stop."""
-    set_blas_threads(1)
-    while True:
-        tries = 0
-        while acquire(lock, 0) == 0:
-            tries += 1
-            yield_core()
-            if tries == PATIENCE:
-                acquire(lock, 1)
-                break
-        if m.control[STOP] != 0:
-            break
-        update_rows(m, t)
-
-
-@entry
-def update(
-    m: Memory,
-    locks: Ints,
-    obs: Floats,
-    next_obs: Floats,
-    action: Floats,
-    reward: Floats,
-    terminated: Floats,
-    discount: Floats,
-    noise: Floats,
-    means: NDArray[np.float64],
-) -> None:
-    """Put the batch where all threads read it, start them, do the first one's share; means (5,): what it saw."""
-    at, work, size, actions, batch = m.at, m.work, m.at[S], m.at[A], m.at[B]
-    blas_threads = set_blas_threads(1)
-    for i in range(batch):
-        start = i * (size + actions)
-        for j in range(size):
-            work[at[OBS_ACTION] + start + j] = obs[i, j]
-            work[at[NEXT] + start + j] = next_obs[i, j]
-        for j in range(actions):
-            work[at[OBS_ACTION] + start + size + j] = action[i, j]
-            work[at[NOISE] + i * actions + j] = noise[i, j]
-        work[at[REWARD] + i] = reward[i]
-        work[at[TERMINATED] + i] = terminated[i]
-        work[at[DISCOUNT] + i] = discount[i]
-    for lock in locks:
-        release(lock)
-    update_rows(m, 0)
-    for kind in range(means.size):
-        means[kind] = m.sums[:, kind].sum() / batch
-    set_blas_threads(blas_threads)
-
-
-@entry
-def act(m: Memory, obs: Floats, action: Floats) -> None:
-    """Let the actor play: action (B, A) for obs (B, S)."""
-    at, work, size, actions, batch = m.at, m.work, m.at[S], m.at[A], m.at[B]
-    for i in range(batch):
-        for j in range(size):
-            work[at[OBS_ACTION] + i * size + j] = obs[i, j]
-    blas_threads = set_blas_threads(1)
-    forward(m, 0, m.weights[0], at[OBS_ACTION], size, 0, batch, OUT)
-    set_blas_threads(blas_threads)
-    for i in range(batch):
-        for j in range(actions):
-            action[i, j] = math.tanh(work[m.net[at[LAYERS] - 1, OUT] + i * actions + j])

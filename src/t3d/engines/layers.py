@@ -22,9 +22,9 @@ SMALLEST_NORMAL = np.float32(1.1754944e-38)  # of float32; below it a number los
 
 
 @compiled
-def dense(x: Floats, x_stride: int, w: Floats, y: Floats, rows: int, n_in: int, n_out: int) -> None:
+def dense(x: Floats, x_stride: int, w: Floats, y: Floats, y_stride: int, rows: int, n_in: int, n_out: int) -> None:
     """Y (rows, n_out) = x (rows, n_in) @ w.T (n_in, n_out)."""
-    gemm(True, False, n_out, rows, n_in, w, n_in, x, x_stride, y, n_out)
+    gemm(True, False, n_out, rows, n_in, w, n_in, x, x_stride, y, y_stride)
 
 
 @compiled
@@ -42,10 +42,10 @@ def dense_weight_gradient(
 
 
 @compiled
-def add_bias(y: Floats, bias: Floats, rows: int, width: int) -> None:
+def add_bias(y: Floats, y_stride: int, bias: Floats, rows: int, width: int) -> None:
     """Y (rows, width) += bias (width,)."""
     for i in range(rows):
-        row = y[i * width : (i + 1) * width]
+        row = y[i * y_stride : i * y_stride + width]
         for j in range(width):
             row[j] += bias[j]
 

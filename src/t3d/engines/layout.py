@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,14 @@ ALIGNMENT_BYTES = 64
 # Blocks begin on a huge page: looking up some thousand small ones slows the update, and what comes after it, down. From
 # this size on NumPy asks Linux for them; nothing is taken that is not touched.
 HUGE_PAGE_BYTES, NUMPY_ASKS_BYTES = 2 << 20, 4 << 20
+
+
+class Kept(NamedTuple):
+    """A parameter with its place: what learns, its target, and the target's target if there is one."""
+
+    offset: int
+    copies: list[Tensor]
+    optimizer: torch.optim.Optimizer
 
 
 class Layer(NamedTuple):
@@ -53,13 +62,11 @@ def bodies_of(actor: nn.Module, critic: nn.Module) -> list[nn.Sequential]:
     return [actor.body, critic.q1_body, critic.q2_body]
 
 
-def lay_out_weights(
-    agent: TD3, dtype: np.dtype[Any]
-) -> tuple[NDArray[np.int64], list[tuple[int, Tensor, Tensor, torch.optim.Optimizer]], int]:
+def lay_out_weights(agent: TD3, dtype: np.dtype[Any]) -> tuple[NDArray[np.int64], list[Kept], int]:
     """Give every parameter a place. Return the table `net`, the tensors with their offsets, and the length."""
-    space = _Offsets(dtype)
+    space = Offsets(dtype)
     rows: list[list[int]] = []
-    tensors: list[tuple[int, Tensor, Tensor, torch.optim.Optimizer]] = []
+    tensors: list[Kept] = []
     online = bodies_of(agent.actor, agent.critic)
     target = bodies_of(agent.actor_target, agent.critic_target)
     optimizers = agent.actor_optimizer, agent.critic_optimizer, agent.critic_optimizer
@@ -82,7 +89,7 @@ def lay_out_weights(
                 ]
             for column, fast_tensor, slow_tensor in pairs:
                 row[column] = space.take(fast_tensor.numel())
-                tensors.append((row[column], fast_tensor, slow_tensor, optimizer))
+                tensors.append(Kept(row[column], [fast_tensor, slow_tensor], optimizer))
             rows.append(row)
     return np.array(rows, np.int64), tensors, space.size
 
@@ -94,7 +101,19 @@ def aligned(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     return raw[start : start + count * dtype.itemsize].view(dtype)
 
 
-class _Offsets:
+def inputs_of(at: NDArray[np.int64], work: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return views of `work` where an update reads a batch's parts, in the order of `Batch`, and the noise."""
+    size, actions, batch = (int(at[entry]) for entry in (k.S, k.A, k.B))
+
+    def view(entry: int, *shape: int) -> NDArray[Any]:
+        return work[at[entry] : at[entry] + batch * math.prod(shape)].reshape(batch, *shape)
+
+    obs_action, following = view(k.OBS_ACTION, size + actions), view(k.NEXT, size + actions)
+    rows = [view(entry) for entry in (k.REWARD, k.TERMINATED, k.DISCOUNT)]
+    return [obs_action[:, :size], following[:, :size], obs_action[:, size:], *rows, view(k.NOISE, actions)]
+
+
+class Offsets:
     """Hands out offsets in a flat array, each on the alignment."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
@@ -102,11 +121,13 @@ class _Offsets:
         self._step = ALIGNMENT_BYTES // dtype.itemsize
 
     def take(self, count: int) -> int:
+        """Return the offset of so many numbers."""
         offset = self.size
         self.size += self.round(count)
         return offset
 
     def round(self, count: int) -> int:
+        """Return how many numbers these take with what is left free behind them."""
         return -(-count // self._step) * self._step
 
 
@@ -117,7 +138,7 @@ def plan_work(
     net = weights_net.copy()
     layers = len(net) // 3
     size, actions = int(net[0, k.INPUTS]), int(net[layers - 1, k.OUTPUTS])
-    space = _Offsets(dtype)
+    space = Offsets(dtype)
     at = np.zeros(16, np.int64)
     # An even number of threads forms two crews with a critic each, an odd one a single crew.
     crews = 2 - threads % 2

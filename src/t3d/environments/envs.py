@@ -109,6 +109,11 @@ class Envs:
         return isinstance(self._envs, Instances) and self._envs.is_hardware
 
     @property
+    def period_s(self) -> float | None:
+        """Seconds that a step takes in an environment's own time, where that is known."""
+        return self._envs.period_s
+
+    @property
     def unstable(self) -> int:
         """How often MuJoCo has called these simulations unstable, once an episode at most."""
         return int(self._envs.rows.unstable.sum())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from t3d.env_spec import EnvSpec
 from t3d.environments import silence
-from t3d.environments.make import close, is_ctrl_c, make, spaces_of
+from t3d.environments.make import close, is_ctrl_c, make, period_of, spaces_of
 from t3d.environments.silence import quiet_pybullet
 from t3d.environments.values import first_of, five_of, flag_of, numbers_of, reward_of
 from t3d.errors import EnvFailed, message_of
@@ -81,6 +81,7 @@ class Instances:
         self.envs = [make(env, render=render) for _ in range(n_envs)]
         self.spaces: Spaces = spaces_of(self.envs[0], self._name)
         self.gym_spaces: tuple[Any, Any] = self.envs[0].observation_space, self.envs[0].action_space
+        self.period_s = period_of(self.envs[0], env)
         spec = self.envs[0].spec
         self.is_hardware = any(getattr(made.unwrapped, "is_hardware", False) for made in self.envs)
         self.time_limit = spec.max_episode_steps if spec else None  # None: no one that is known

@@ -9,6 +9,8 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import math
+import numbers
 import signal
 import threading
 import traceback
@@ -298,6 +300,19 @@ def spaces_of(env: Env, name: str) -> Spaces:
     if not parts or 0 in action.shape or any(0 in part.shape for part in parts):
         raise EnvRefused("a space is empty", got=f"{name}: obs {obs}, action {action.shape}")
     return Spaces(parts, action.shape, tuple(low.tolist()), tuple(high.tolist()))
+
+
+def period_of(env: Env, spec: EnvSpec) -> float | None:
+    """Return how many seconds of its own time a step of an environment takes; None where nobody knows.
+
+    MuJoCo's environments and many others say it as `dt`. A wrapper may repeat actions, so with one it is not known.
+    """
+    try:
+        said: Any = getattr(env.unwrapped, "dt", None)
+    except Exception:  # noqa: BLE001 - a property is its author's code; what it does not say is not known
+        return None
+    period_s = float(said) if isinstance(said, numbers.Real) and not spec.wrappers else 0.0
+    return period_s if 0 < period_s < math.inf else None
 
 
 _OLD_GYM = "import gymnasium in its place where the environment is written, or wrap it with a class of shimmy"

@@ -17,7 +17,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -49,6 +49,13 @@ class Task:
     tied: bool  # the kernel may end it with the thread that started it: that is the main one
 
 
+class Made(NamedTuple):
+    """What a worker says of its environments."""
+
+    spaces: Spaces
+    period_s: float | None
+
+
 def main(task: Task) -> None:
     """Serve until the starting process says it is enough, or is no more."""
     _ignore_signals()
@@ -64,7 +71,7 @@ def main(task: Task) -> None:
         connection.send_bytes(_message(error, error.__cause__))
         return
     _ignore_signals()
-    connection.send_bytes(msgspec.json.encode(instances.spaces))
+    connection.send_bytes(msgspec.json.encode(Made(instances.spaces, instances.period_s)))
     try:
         rows = map_rows(task.memory, instances.spaces, int(connection.recv_bytes()))
         instances.rows = Rows.of(rows[task.first : task.first + task.n_envs])

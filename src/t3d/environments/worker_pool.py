@@ -31,9 +31,8 @@ from numpy.typing import NDArray
 
 from t3d.env_spec import EnvSpec
 from t3d.environments.in_process import Broken, Rows, row_dtype
-from t3d.environments.worker import COMMAND, SIGNALS, STEP, Task, map_rows
+from t3d.environments.worker import COMMAND, SIGNALS, STEP, Made, Task, map_rows
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused, T3DError
-from t3d.spaces import Spaces
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -101,7 +100,7 @@ class Workers:
             self._by_descriptor |= {worker.ended: worker for worker in self._workers if worker.ended >= 0}
             for descriptor in self._by_descriptor:
                 self._poll.register(descriptor, select.POLLIN)
-            self.spaces = self._made(env)
+            self.spaces, self.period_s = self._made(env)
             self.rows = self._share(n_envs)
         except BaseException:
             self._end()
@@ -153,19 +152,19 @@ class Workers:
         self._end()
         self.rows = Rows._make(column.copy() for column in self.rows)  # the shared memory goes back to the system
 
-    def _made(self, env: EnvSpec) -> Spaces:
-        """Return the spaces, once all workers have made their environments."""
-        spaces = {}
+    def _made(self, env: EnvSpec) -> Made:
+        """Return what the first worker says of its environments, once all workers have made their environments."""
+        made = {}
         try:
             for first, message in self._answers(max(_MAKING_S, self._timeout_s), "the environment was not made"):
                 if "what" in json.loads(message):
                     error, cause = _failure(message)
                     raise _hinted(error, env) from cause
-                spaces[first] = msgspec.json.decode(message, type=Spaces)
+                made[first] = msgspec.json.decode(message, type=Made)
         except Broken as broken:
             got = f"{env.title}, while environment {broken.env} and those that share its worker were made"
             raise EnvFailed(broken.failed.what, **broken.failed.rows | {"got": got}) from broken.__cause__
-        return spaces[0]
+        return made[0]
 
     def _share(self, n_envs: int) -> Rows:
         os.ftruncate(self._memory, n_envs * row_dtype(self.spaces).itemsize)

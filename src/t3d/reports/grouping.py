@@ -113,6 +113,13 @@ def _group(members: list[Run], folder: str, every: list[list[Run]]) -> Group:
             got=", ".join(str(run.path) for run in runs),
             do="report on them one by one",
         )
+    if any("policy" in row for run in runs for row in run.rows["evaluation"]):
+        notes.append(
+            "Each evaluation played two policies, the current one and the checkpoint; shown is the better of the two, "
+            "which flatters each of them a little."
+        )
+    if any("due" in row for run in runs for row in run.rows["evaluation"]):
+        notes.append("Evaluations are shown where they were due; each waited for the end of the episode it fell in.")
     returns = np.array([[run.curve[step] for step in env_steps] for run in runs])
     if not first.is_evaluated:
         notes.append(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from msgspec import structs
 
-from t3d.diagnosis import hints
+from t3d.diagnosis import actions, hints
 from t3d.reports import charts, html, summary, videos, wording
 from t3d.reports.grouping import Group, group_runs
 from t3d.reports.read_runs import Run, find
@@ -76,6 +76,9 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
         "events": events,
         "notes": [note for entry in counted for note in entry["notes"]],
         "hints": [{"seed": run.seed, "hint": hint} for group in groups for run in group.runs for hint in _hints(run)],
+        "actions": [
+            {"seed": run.seed, "words": words} for group in groups for run in group.runs if (words := _moved(run))
+        ],
         "commands": [wording.command(list(group.runs)) for group in groups],
         "options": _options(groups),
         "machines": _machines(groups),
@@ -95,6 +98,12 @@ def _hints(run: Run) -> list[str]:
         return [str(hint) for hint in hints.hints(run.rows["health"])]
     except (KeyError, TypeError, ValueError) as error:
         return [f"its rows of health are not what this version of t3d writes ({type(error).__name__}: {error})"]
+
+
+def _moved(run: Run) -> str:
+    """Say how the actions of a run's last evaluation moved; empty if its rows say nothing of it."""
+    seen = run.last_actions
+    return "; ".join(actions.in_words(seen, run.period_s)) if seen else ""
 
 
 def _nearest(group: dict[str, Any]) -> dict[str, Any] | None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t3d.diagnosis import actions
+from t3d.diagnosis.actions import ActionTrace
 from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused
 from t3d.formats import ROWS, Engine, HalfRow, Machine, Manifest, Row, RowReader, RunRecord
@@ -33,6 +35,7 @@ class Run:
     options: dict[str, Any]  # every option by its flag's name, the algorithm's among them; and the algorithm
     engine: Engine
     machine: Machine
+    period_s: float | None  # of an env step, where it is known
     rows: dict[str, list[Row]]  # by kind, each in the order of env steps
     gaps: tuple[tuple[int, int], ...]  # env steps between which rows are gone
     notes: tuple[str, ...]
@@ -49,8 +52,13 @@ class Run:
 
     @property
     def evaluations(self) -> dict[int, float]:
-        """The mean return of each evaluation, by env steps. Of two at the same step the later counts."""
-        return {row["env_steps"]: float(row["return_mean"]) for row in self.rows["evaluation"]}
+        """The mean return of each evaluation, by the env steps it was due at. Of two at one step the later counts."""
+        return {int(row.get("due") or row["env_steps"]): float(row["return_mean"]) for row in self.rows["evaluation"]}
+
+    @property
+    def last_actions(self) -> ActionTrace | None:
+        """How the actions of the last evaluation moved; None if its row says nothing of it."""
+        return actions.from_row(self.rows["evaluation"][-1]) if self.rows["evaluation"] else None
 
     @property
     def is_evaluated(self) -> bool:
@@ -166,6 +174,7 @@ def read(folder: Path) -> Run:
         options={name: list(value) if isinstance(value, tuple) else value for name, value in options.items()},
         engine=record.engine,
         machine=record.machine,
+        period_s=record.period_s,
         rows=rows,
         gaps=tuple((row["lost"][0], row["lost"][1]) for row in rows["event"] if row.get("lost")),
         notes=tuple(notes),

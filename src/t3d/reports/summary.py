@@ -52,6 +52,7 @@ def _group(group: Group) -> dict[str, Any]:
                 "wall_s": run.wall_s,
                 **{name: float(values[i]) for name, values in scores.items()},
                 "best_env_steps": best_env_steps(run),
+                **(run.last_actions.row() if run.last_actions else {}),
             }
             for i, run in enumerate(group.runs)
         ],

@@ -91,9 +91,10 @@ def watch(session: Session, least_s: float = 0.0) -> None:
 
 
 def _plain(row: Row) -> str:
+    policy = f", {row['policy']} policy" if "policy" in row else ""
     return (
         f"{row['env_steps']:>9,} steps  {row['wall_s']:>8,.0f} s  "
-        f"evaluation {row['return_mean']:,.1f} ± {row['return_std']:,.1f}"
+        f"evaluation {row['return_mean']:,.1f} ± {row['return_std']:,.1f}{policy}"
     )
 
 

@@ -6,11 +6,19 @@ import filecmp
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from t3d import presets
+from t3d.config import Config
+from t3d.diagnosis import actions
+from t3d.diagnosis.actions import ActionTrace
 from t3d.env_spec import EnvSpec
 from t3d.environments.make import spaces_in
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
-from t3d.formats import PolicyInfo, RunRecord
-from t3d.policy.policy import ARCHITECTURES, Policy, load
+from t3d.formats import RunRecord
+from t3d.policy import files
+from t3d.policy.policy import Policy, load
 from t3d.runs import run_folder
 from t3d.runs.signals import Signals
 from t3d.runs.video import film
@@ -62,22 +70,36 @@ def film_policies(
 
 
 class Played(NamedTuple):
-    """What a run's policy did."""
+    """What a policy did."""
 
     seen: Evaluation
-    which: Which
+    which: str  # best or last, of a run; the name of a file
     env_steps: int  # that the policy had trained for
     notes: list[str]  # what a reader must know of how it was played, a sentence each
+    moved: ActionTrace
+    period_s: float | None  # of a step, where the environment says it
+
+
+class _Source(NamedTuple):
+    """A policy that is to be played, and how."""
+
+    file: Path
+    which: str
+    policy: Policy
+    spec: EnvSpec  # what to play in
+    is_own: bool  # that is the environment it was trained in
+    config: Config  # of its run; what holds for that environment where there is only a file
+    notes: list[str]
 
 
 def film_run(
-    run: Path, which: Which, *, frames: int, env: EnvSpec | None = None, algorithm: type[TD3] | None = None
+    path: Path, which: Which, *, frames: int, env: EnvSpec | None = None, algorithm: type[TD3] | None = None
 ) -> tuple[Path, list[str]]:
-    """Film the first evaluation episode of a run's policy.
+    """Film the first evaluation episode of a policy.
 
     Args:
-        run: the run folder.
-        which: the `best` or the `last` policy.
+        path: a run folder, or a policy's file; the film of the latter stands beside it.
+        which: of a run, the `best` or the `last` policy.
         frames: at most so many.
         env: the environment, which may be another of equal shapes; None takes the recorded one.
         algorithm: as for `policy.load`.
@@ -88,25 +110,23 @@ def film_run(
     Raises:
         VideoFailed: nothing on this machine can draw it.
         Stopped: a signal asked for it.
-        RunRefused: it is not a run folder, has no such policy, or the environment's shapes are others.
+        RunRefused: there is no such run or policy, or the environment's shapes are others.
     """
     refuse_below_one("video_frames", frames)
-    info = recorded_in(run)
     # Looked at here, so that what is wrong with it is not taken for a machine that cannot draw.
-    which, policy, notes = _policy_of(run, which, info, algorithm)
-    spec = environment_of(info, env, may_differ=True)
-    notes += _differences(policy.info, info, spec, spaces_in(spec))
-    own = spec.identity == info.spec.identity
-    video = _video_path(run, which if own else f"{which}-{spec.folder}")
+    source = _source(path, which, env, algorithm)
+    notes = source.notes + _differences(source, spaces_in(source.spec))
+    name = source.which if source.is_own else f"{source.which}-{source.spec.folder}"
+    video = _video_path(path, name) if path.is_dir() else path.with_name(f"{name}.mp4")
     with Signals() as signals:
         film(
-            spec,
-            run_folder.policy_path(run, which),
+            source.spec,
+            source.file,
             video,
-            seed=info.config.seed,
+            seed=source.config.seed,
             frames=frames,
             between=signals.stop_here,
-            algorithm=None if policy.info.architecture in ARCHITECTURES else algorithm,
+            algorithm=None if source.policy.operations else algorithm,
         )
     return video, notes
 
@@ -116,42 +136,66 @@ def _video_path(run: Path, name: str) -> Path:
 
 
 def evaluate_run(
-    run: Path,
+    path: Path,
     which: Which,
     *,
     episodes: int | None = None,
     env: EnvSpec | None = None,
     algorithm: type[TD3] | None = None,
 ) -> Played:
-    """Play a run's policy as its own evaluations did.
+    """Play a policy as its run's own evaluations did.
 
     Args:
-        run: the run folder.
+        path: a run folder, or a policy's file: that plays the first episodes of seed 0.
         which: the `best` or the `last` policy; of a run without evaluations there is the last one alone.
         episodes: how many; None takes the run's own number.
         env: the environment, which may be another of equal shapes: its narrower action bounds cut the actions. None
-            takes the recorded one, if an installed suite registers it.
+            takes the recorded one, if an installed suite registers it; a file has none.
         algorithm: as for `policy.load`.
 
     Raises:
-        RunRefused: it is not a run folder, has no such policy, or the environment's shapes are others.
+        RunRefused: there is no such run or policy, or the environment's shapes are others.
     """
-    info = recorded_in(run)
-    episodes = info.config.eval_episodes if episodes is None else episodes
+    source = _source(path, which, env, algorithm)
+    config, policy = source.config, source.policy
+    episodes = config.eval_episodes if episodes is None else episodes
     refuse_below_one("episodes", episodes)
-    which, policy, notes = _policy_of(run, which, info, algorithm)
-    spec = environment_of(info, env, may_differ=True)
-    limit = info.config.max_episode_steps or evaluation.LEAST_PATIENCE
-    envs = evaluation.envs_for(spec, info.config.seed, info.config.fresh_envs, limit)
+    limit = config.max_episode_steps or evaluation.LEAST_PATIENCE
+    envs = evaluation.envs_for(source.spec, config.seed, config.fresh_envs, limit)
     try:
-        notes += _differences(policy.info, info, spec, envs.spaces)
+        notes = source.notes + _differences(source, envs.spaces)
     except RunRefused:
         envs.close()
         raise
-    act = evaluation.within_bounds(policy.act, policy.info.spaces, envs.spaces)
+    played: list[NDArray[np.float32]] = []
+    remembered = evaluation.remembering(policy.act, played)
+    act = evaluation.within_bounds(remembered, policy.info.spaces, envs.spaces)
     with Signals() as signals:
         seen = evaluation.play(act, envs, episodes, signals.stop_here)
-    return Played(seen, which, policy.info.env_steps, notes)
+    moved = actions.trace(np.array(played), seen.lengths)
+    return Played(seen, source.which, policy.info.env_steps, notes, moved, envs.period_s)
+
+
+def _source(path: Path, which: Which, env: EnvSpec | None, algorithm: type[TD3] | None) -> _Source:
+    if path.is_dir():
+        record = recorded_in(path)
+        which, policy, notes = policy_of_run(path, which, record, algorithm)
+        spec = environment_of(record, env, may_differ=True)
+        is_own = spec.identity == record.spec.identity
+        file = run_folder.policy_path(path, which)
+        return _Source(file, which, policy, spec, is_own, record.config, notes)
+    policy = load(path, algorithm)
+    if env is None:
+        raise RunRefused(
+            "a policy's file does not say how its environment is made",
+            got=str(path),
+            expected="the environment on the command line",
+            do=f"add --env: it was trained in {policy.info.env}",
+        )
+    notes = ["it is untrained"] if policy.info.env_steps == 0 else []
+    # The file's text is compared, and leads nowhere.
+    is_own = env.title == policy.info.env
+    return _Source(path, path.stem, policy, env, is_own, presets.choose(env).config, notes)
 
 
 def recorded_in(run: Path) -> RunRecord:
@@ -164,12 +208,16 @@ def recorded_in(run: Path) -> RunRecord:
     return run_folder.read_config(run)
 
 
-def _policy_of(
+def policy_of_run(
     run: Path, which: Which, record: RunRecord, algorithm: type[TD3] | None
 ) -> tuple[Which, Policy, list[str]]:
-    """Return which policy is taken, the policy, and a note where it is not the one that was asked for."""
-    notes = []
-    if which == "best" and record.config.eval_every == "never":
+    """Return which policy is taken, the policy, and a note where it is not the one that was asked for.
+
+    Raises:
+        RunRefused: there is no such policy, or it is another run's.
+    """
+    notes, (best, last) = [], (run_folder.policy_path(run, name) for name in ("best", "last"))
+    if which == "best" and (record.config.eval_every == "never" or (last.is_file() and not best.exists())):
         which, notes = "last", ["no evaluation has chosen a best policy, so this is the last one"]
     policy = load(run_folder.policy_path(run, which), algorithm)
     if policy.info.run != record.run:
@@ -179,6 +227,8 @@ def _policy_of(
             expected=f"run {record.run}",
             do="copy the run again",
         )
+    if last.is_file() and (at := files.read(last)[0].env_steps) < record.config.steps:
+        notes.append(f"the run has not come to its end, so far to step {at:,} of {record.config.steps:,}")
     if record.config.updates_at(policy.info.env_steps) == 0:
         notes.append("it is untrained: no update had been made when it was chosen")
     return which, policy, notes
@@ -214,23 +264,23 @@ def environment_of(recorded: RunRecord, given: EnvSpec | None, *, may_differ: bo
     return given or spec
 
 
-def _differences(policy: PolicyInfo, record: RunRecord, env: EnvSpec, spaces: Spaces) -> list[str]:
+def _differences(source: _Source, spaces: Spaces) -> list[str]:
     """Return what is to be said of playing in this environment.
 
     Raises:
         RunRefused: its shapes are not those that the policy was trained for.
     """
-    trained, own = policy.spaces, env.identity == record.spec.identity
+    trained, own, env = source.policy.info.spaces, source.is_own, source.spec.title
     if (spaces.obs, spaces.action_shape) != (trained.obs, trained.action_shape) or (own and spaces != trained):
         raise RunRefused(
             "this environment's spaces are not those that the policy was trained for",
-            got=f"{env.title}: {_in_words(spaces)}",
+            got=f"{env}: {_in_words(spaces)}",
             expected=_in_words(trained),
             do="use the version of the environment that the policy was trained in" if own else "see what differs",
         )
     notes = []
     if not own:
-        notes.append(f"played in {env.title}, another environment than that of the training, {record.spec.title}")
+        notes.append(f"played in {env}, another environment than that of the training, {source.policy.info.env}")
     if spaces.cuts(trained):
         bounds = f"{list(spaces.action_low)} to {list(spaces.action_high)}"
         notes.append(f"its action bounds are narrower than those of the training: actions are cut to {bounds}")

@@ -6,17 +6,20 @@ import contextlib
 import itertools
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from t3d.config import Config
 from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused, printable
 from t3d.formats import Engine, Machine, PolicyInfo, RunRecord, run_id
 from t3d.machine import describe
-from t3d.policy.policy import STATISTICS, architecture_of, encode
+from t3d.policy.architectures import ARCHITECTURES
+from t3d.policy.files import STATISTICS, Tensors
+from t3d.policy.policy import Policy
+from t3d.policy.torch_nets import architecture_of, arrays_of
 from t3d.storage import checked_files, disk
+from t3d.training.evaluation import Act
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import name_of
 
@@ -28,6 +31,7 @@ WRITTEN = (
     "replay",
     "policy",
     "video",
+    "export",
     "tensorboard",
     "report.html",
     "explain.html",
@@ -131,6 +135,7 @@ def record_of(env: EnvSpec, preset: str, config: Config, trainer: Trainer) -> Ru
         preset=preset,
         algorithm=algorithm,
         obs=trainer.envs.spaces.obs,
+        period_s=trainer.envs.period_s,
         config=config,
         engine=Engine(chosen.name, trainer.learner.threads, chosen.reason),
         machine=Machine(**describe()),
@@ -169,8 +174,8 @@ def policy_path(folder: Path, which: str) -> Path:
     return folder / "policy" / f"{which}.safetensors"
 
 
-def as_policy(trainer: Trainer, record: RunRecord, which: str, return_mean: float | None) -> bytes:
-    """Return what plays as the file of a policy that can be loaded without the run.
+def policy_of(trainer: Trainer, record: RunRecord, which: str, return_mean: float | None) -> tuple[PolicyInfo, Tensors]:
+    """Return what the file of a policy holds that plays as one of the agent's does now; the tensors are copies.
 
     Args:
         trainer: whose policy.
@@ -180,10 +185,9 @@ def as_policy(trainer: Trainer, record: RunRecord, which: str, return_mean: floa
     """
     agent, spaces, normalizer = trainer.agent, trainer.envs.spaces, trainer.normalizer
     net = agent.policies()[which]
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
+    tensors = arrays_of(net)
     if normalizer is not None:
-        statistics = zip(STATISTICS, (normalizer.mean, normalizer.std), strict=True)
-        tensors |= {name: torch.from_numpy(array) for name, array in statistics}
+        tensors |= zip(STATISTICS, (normalizer.mean.copy(), normalizer.std), strict=True)
     info = PolicyInfo(
         run=record.run,
         env=record.spec.title,
@@ -193,13 +197,27 @@ def as_policy(trainer: Trainer, record: RunRecord, which: str, return_mean: floa
         action_shape=spaces.action_shape,
         action_low=spaces.action_low,
         action_high=spaces.action_high,
+        period_s=record.period_s,
         hidden=agent.config.hidden,
         layer_norm=agent.config.layer_norm == "both",
         embedding=agent.config.embedding,
         env_steps=trainer.env_steps,
         return_mean=return_mean,
     )
-    return encode(info, tensors)
+    return info, tensors
+
+
+def acting(trainer: Trainer, record: RunRecord, which: str) -> Act:
+    """Return what one of the agent's policies plays now: to the bit what whoever loads its file will play.
+
+    A network of the caller's own is played by the agent itself, which made it with options that no file holds.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
+    if architecture_of(trainer.agent.policies()[which]) in ARCHITECTURES:
+        return Policy(*policy_of(trainer, record, which, None)).act
+    return partial(trainer.learner.act, which=which)
 
 
 def write_policy(path: Path, content: bytes) -> None:

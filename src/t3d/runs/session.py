@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator
-from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from t3d.diagnosis import actions
+from t3d.diagnosis.actions import ActionTrace
 from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Episode
 from t3d.errors import Diverged, EnvFailed, EnvRefused, RunRefused, SaveFailed
@@ -17,7 +22,7 @@ from t3d.runs.signals import Signals
 from t3d.runs.store import Store
 from t3d.td3 import TD3
 from t3d.training import evaluation
-from t3d.training.evaluation import Evaluation, Trajectory
+from t3d.training.evaluation import Act, Evaluation, Trajectory
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import algorithm_of
 
@@ -203,8 +208,16 @@ class Session:
     def _is_free(self) -> bool:
         return self.config.eval_env == "new" or self.trainer.collector.between_episodes
 
-    def _play(self, which: str, limit: int, signals: Signals, trajectories: list[Trajectory] | None) -> Evaluation:
-        config, act = self.config, partial(self.trainer.learner.act, which=which)
+    def _play(
+        self, which: str, limit: int, signals: Signals, trajectories: list[Trajectory] | None
+    ) -> tuple[Evaluation, ActionTrace]:
+        played: list[NDArray[np.float32]] = []
+        act = evaluation.remembering(self._store.acting(self.trainer, which), played)
+        seen = self._play_by(act, limit, signals, trajectories)
+        return seen, actions.trace(np.array(played), seen.lengths)
+
+    def _play_by(self, act: Act, limit: int, signals: Signals, trajectories: list[Trajectory] | None) -> Evaluation:
+        config = self.config
         if config.eval_env == "same":
             envs = evaluation.envs_over(self.trainer.envs, config.seed, limit)
             return evaluation.play(act, envs, config.eval_episodes, signals.stop_here, trajectories)
@@ -231,21 +244,27 @@ class Session:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
         limit = config.max_episode_steps or max(evaluation.LEAST_PATIENCE, 10 * self._store.metrics.longest_episode)
-        note = {}
+        note: dict[str, Any] = {}
+        if config.train_at == "episode" and in_turn and (late := env_steps % int(config.eval_every)):
+            note["due"] = env_steps - late  # it waited for the updates that wait for an episode's end
         if not self._is_free:
             self.trainer.collector.end_episodes()
-            note = {"note": "the training episode that went on was ended for it"}
+            note["note"] = "the training episode that went on was ended for it"
             progress.not_exact.append(f"an episode was ended at step {env_steps:,} for the evaluation at the run's end")
+        # Weights that are no numbers are named here, and not by whatever they would play.
+        self.trainer.learner.refuse_non_finite()
         # Health is of the policy that the critics learn of.
-        seen = {
+        played = {
             which: self._play(which, limit, signals, trajectories if which == "current" else None)
             for which in self.trainer.agent.policies()
         }
+        seen = {which: of_one for which, (of_one, _) in played.items()}
         # The one at the run's end takes no other's place: a run may go on for longer.
         if progress.evaluated(seen, env_steps, config.eval_every if in_turn else "never"):
             self._save("best")
         self._save("last")
-        rows = [self._store.metrics.write("evaluation", env_steps, **progress.row(seen), **note)]
+        moved = played[progress.preferred][1].row()
+        rows = [self._store.metrics.write("evaluation", env_steps, **progress.row(seen), **moved, **note)]
         if self.trainer.agent.updates:  # before the first one the critics have promised nothing
             promised = self.trainer.learner.health_of(trajectories)
             rows.append(self._store.metrics.write("health", env_steps, of="evaluation", **promised))

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.formats import Manifest, PolicyInfo, RunRecord
+from t3d.policy.files import STATISTICS, Tensors
 from t3d.policy.normalizer import Normalizer, as_networks_see
-from t3d.policy.policy import STATISTICS, encode
+from t3d.policy.torch_nets import arrays_of
 from t3d.replay import Replay, slot_dtype
 from t3d.runs import checkpoints, run_folder
 from t3d.runs.checkpoints import Checkpoints
@@ -49,17 +50,13 @@ class Snapshot:
         """Return observations (N, S), raw, as the networks take them."""
         return as_networks_see(obs, self.normalizer)
 
-    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return actions (N, A) in [-1, 1], without noise, for observations (N, S), raw."""
-        return self.agent.act(self.seen(obs))
-
-    def policy(self) -> bytes:
-        """Return the file of the policy that plays here."""
-        tensors = {name: tensor.contiguous() for name, tensor in self.agent.policy_net().state_dict().items()}
+    @property
+    def policy(self) -> tuple[PolicyInfo, Tensors]:
+        """What the file of the policy holds that plays here."""
+        tensors = arrays_of(self.agent.policy_net())
         if self.normalizer is not None:
-            statistics = zip(STATISTICS, (self.normalizer.mean, self.normalizer.std), strict=True)
-            tensors |= {name: torch.from_numpy(array) for name, array in statistics}
-        return encode(self.info, tensors)
+            tensors |= zip(STATISTICS, (self.normalizer.mean, self.normalizer.std), strict=True)
+        return self.info, tensors
 
     @property
     def held(self) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from t3d.config import MAX_UNLOGGED_UPDATES
 from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused, SaveFailed
 from t3d.formats import Manifest, RunRecord
+from t3d.policy.files import encode
 from t3d.policy.policy import load
 from t3d.presets import Choice
 from t3d.runs import checkpoints, run_folder
@@ -31,6 +32,7 @@ from t3d.runs.resume_checks import (
 from t3d.storage import disk
 from t3d.storage.lock import Lock, OpenFolder
 from t3d.td3 import TD3
+from t3d.training.evaluation import Act
 from t3d.training.limits import least_state_bytes
 from t3d.training.trainer import Trainer, slots_needed
 from t3d.variants.contract import name_of
@@ -194,11 +196,14 @@ class Store:
             or time.monotonic() - self._tried_s >= self._config.checkpoint_seconds
         )
 
+    def acting(self, trainer: Trainer, which: str) -> Act:
+        """Return what one of the agent's policies plays now, as its file would have it."""
+        return run_folder.acting(trainer, self._record, which)
+
     def save_policy(self, name: str, trainer: Trainer, which: str, return_mean: float | None) -> None:
         """Write one of the agent's policies as the run's `best` or `last`, or try again at the next commit."""
-        self._waiting[run_folder.policy_path(self.path, name)] = run_folder.as_policy(
-            trainer, self._record, which, return_mean
-        )
+        content = encode(*run_folder.policy_of(trainer, self._record, which, return_mean))
+        self._waiting[run_folder.policy_path(self.path, name)] = content
         try:
             self._refuse_forked()
             self._follow()

@@ -109,6 +109,17 @@ def within_bounds(act: Act, trained: Spaces, now: Spaces) -> Act:
     return lambda obs: now.from_env_units(trained.to_env_units(act(obs)))
 
 
+def remembering(act: Act, actions: list[NDArray[np.float32]]) -> Act:
+    """Return what plays the same and appends each row of its actions, (A,), to a list."""
+
+    def play_and_keep(obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        played = act(obs)
+        actions.extend(played)
+        return played
+
+    return play_and_keep
+
+
 def play(
     act: Act, envs: Envs, episodes: int, between: Callable[[], None], trajectories: list[Trajectory] | None = None
 ) -> Evaluation:

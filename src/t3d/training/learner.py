@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from t3d.config import Config
 from t3d.diagnosis import health
-from t3d.engines.choose import choose, choose_threads
+from t3d.engines.choose import choose, choose_threads, multiply_adds, that_draws
 from t3d.errors import Diverged
 from t3d.machine import usable_cores
 from t3d.policy.normalizer import Normalizer, as_networks_see
@@ -23,6 +23,8 @@ from t3d.training.randomness import Streams, health_generator
 from t3d.variants.contract import refuse_undeclared_parts
 
 LARGEST_EVERY = 250  # updates between two looks for the largest priority; TD7's
+# Updates made in one go take less than 0.1 s; what that is follows from sizes alone, so that a run repeats itself.
+PART_MULTIPLY_ADDS, PART_UPDATES = 1_000_000_000, 64
 
 _LOSSES = UpdateInfo._fields[:-1]  # what is kept of an update; the TD errors are the memory's alone
 
@@ -66,15 +68,28 @@ class Learner:
         self._streams, self._config = streams, config
         self.agent = algorithm(spaces, config.td3, streams.networks, device=config.device)
         refuse_undeclared_parts(self.agent)
-        best = choose_threads(spaces, config.td3.hidden, config.batch_size, usable_cores())
+        best = choose_threads(spaces, config, usable_cores())
         self.threads = best if config.threads == "auto" else config.threads
         torch.set_num_threads(self.threads)  # for what PyTorch computes itself, whichever the engine
         self.chosen = choose(config.engine, self.agent, self.threads)
         self.engine = self.chosen.engine
+        self.drawing = that_draws(self.engine, replay, normalizer)  # None: the plain path
+        amount = multiply_adds(spaces, config)
+        self.part = max(1, min(PART_UPDATES, PART_MULTIPLY_ADDS // amount))  # updates made in one go
         self._seen: list[UpdateInfo] = []
 
-    def update(self) -> None:
-        """Make one update. The memory must hold a transition."""
+    def update(self, count: int = 1) -> None:
+        """Make updates. The memory must hold a transition."""
+        for made in range(0, count, self.part):
+            part = min(self.part, count - made)
+            if self.drawing is None:
+                self._seen += [self._update() for _ in range(part)]
+            else:
+                index, noise = self._streams.index, self._streams.target_noise
+                size = self._config.batch_size
+                self._seen += self.drawing.update_many(self.replay, self.normalizer, index, noise, size, part)
+
+    def _update(self) -> UpdateInfo:
         size = self._config.batch_size
         index = self.replay.draw(self._streams.index, size)
         noise = self._streams.target_noise.standard_normal((size, self.agent.spaces.action_size), np.float32)
@@ -84,7 +99,7 @@ class Learner:
             priorities.note(index, np.asarray(torch.as_tensor(info.td_error).cpu()))
             if self.agent.updates % LARGEST_EVERY == 0:
                 priorities.find_largest()
-        self._seen.append(info._replace(td_error=None))
+        return info._replace(td_error=None)
 
     def _batch(self, index: NDArray[np.intp]) -> Batch[NDArray[np.float32]]:
         batch = self.replay.sample(index, self._config.td3.gamma)
@@ -95,7 +110,7 @@ class Learner:
     def act(self, obs: NDArray[np.float32], which: str = "current") -> NDArray[np.float32]:
         """Return actions (N, A), without noise, for observations (N, S) as an environment gives them.
 
-        The agent computes them, whatever the engine: a policy loaded later then repeats an evaluation bit by bit.
+        The agent computes them, whatever the engine.
 
         Args:
             obs: (N, S).

@@ -22,9 +22,6 @@ from t3d.training.limits import least_state_bytes, refuse_missing_device, refuse
 from t3d.training.randomness import Streams, episode_seed
 from t3d.variants.contract import algorithm_of
 
-# Updates of a burst made in one go, in less than 0.1 s; then signals, checkpoints and log lines have their turn.
-_PART = 16
-
 
 class Trainer:
     """Own everything that training needs: environments, replay memory, agent and random streams.
@@ -90,8 +87,7 @@ class Trainer:
             EnvFailed, Diverged: as `Collector.step`.
         """
         episodes = [] if self.in_burst else self.collector.step(self.learner.engine.act)
-        for _ in range(self._updates_now(episodes)):
-            self.learner.update()
+        self.learner.update(self._updates_now(episodes))
         return episodes
 
     def _updates_now(self, episodes: Sequence[Episode]) -> int:
@@ -99,7 +95,7 @@ class Trainer:
             return self.updates_due
         if self._may_begin(episodes):
             self._burst_at = self.env_steps
-        return min(_PART, self.updates_due) if self._burst_at == self.env_steps else 0
+        return min(self.learner.part, self.updates_due) if self._burst_at == self.env_steps else 0
 
     def _may_begin(self, episodes: Sequence[Episode]) -> bool:
         if not self.updates_due:

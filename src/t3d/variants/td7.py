@@ -87,9 +87,7 @@ class TD7(TD3):
         """Learn from one batch, as `TD3.update`: the encoder learns before step 5, and the targets follow by copies."""
         check_shapes(batch, noise, self.spaces)
         on_device = Batch(*(torch.as_tensor(part, device=self.device) for part in batch))
-        if self.updates == JUDGED_LONGER_FROM:
-            self.bar -= LOWERED_BY * self.bar.abs()
-        self.updates += 1
+        self.count_update()
         self.update_encoder(on_device)
         target_q = self.target_q(on_device, torch.as_tensor(noise, device=self.device))  # (B,)
         self.extremes[0] = torch.minimum(self.extremes[0], target_q.min())
@@ -100,6 +98,12 @@ class TD7(TD3):
         if self.updates % COPY_EVERY == 0:
             self.update_targets()
         return UpdateInfo(critic_loss, q1, q2, target_q.mean(), actor_loss, errors)
+
+    def count_update(self) -> None:
+        """Count an update; before the first of those whose policy is judged longer, lower the bar."""
+        if self.updates == JUDGED_LONGER_FROM:
+            self.bar -= LOWERED_BY * self.bar.abs()
+        self.updates += 1
 
     def update_encoder(self, batch: Batch[Tensor]) -> None:
         """Let the encoder predict the next embedding from this one and the action; between steps 4 and 5."""

@@ -1,0 +1,68 @@
+"""The score that the field holds methods against each other by: four robots, each against random play and TD3."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any, NamedTuple
+
+Study = dict[str, Any]
+
+
+class Robot(NamedTuple):
+    """Returns that make 0 and 1 of the score: random play, and TD3 after a million steps."""
+
+    random: float
+    td3: float
+
+
+ROBOTS = {
+    "HalfCheetah-v4": Robot(-289, 10574),
+    "Hopper-v4": Robot(19, 3226),
+    "Walker2d-v4": Robot(3, 3946),
+    "Ant-v4": Robot(-70, 3942),
+}
+AT = (100_000, 200_000, 300_000)
+
+
+def at(run: dict[str, Any], env_steps: int, curve: str = "curve") -> float | None:
+    """Return what a run's evaluation at some env steps gave; None if there was none."""
+    found = [seen for step, seen in run.get(curve, run["curve"]) if env_steps <= step < env_steps + 1_000]
+    return found[0] if found else None
+
+
+def section(found: list[Study]) -> str:
+    """Return the section on scores: of each method whose four studies have results."""
+    lines = []
+    for method in sorted({study["study"].partition("-")[0] for study in found if study["env"] in ROBOTS}):
+        mine = {study["env"]: study for study in found if study["study"] == f"{method}-{study['env'].lower()}"}
+        if mine.keys() == ROBOTS.keys():
+            lines += _rows(method, mine)
+    if not lines:
+        return ""
+    head = ["| method, env steps | " + " | ".join(ROBOTS) + " | score |", "|---|" + "---|" * (len(ROBOTS) + 1)]
+    return (
+        "## score\n\n"
+        "The mean over four robots of (return - random play) / (TD3 after a million steps - random play), with\n"
+        + "; ".join(f"{env}: {robot.random:,.0f} and {robot.td3:,.0f}" for env, robot in ROBOTS.items())
+        + ".\nReturns are means over seeds (their number), of 10 episodes each: of the better of the two policies\n"
+        "that an evaluation plays, and in the second row of the current one alone.\n\n"
+        + "\n".join([*head, *lines])
+        + "\n"
+    )
+
+
+def _rows(method: str, studies: dict[str, Study]) -> list[str]:
+    rows = []
+    for env_steps in AT:
+        for curve, name in (("curve", ""), ("curve_current", ", current policy")):
+            cells, parts = [], []
+            for env, robot in ROBOTS.items():
+                seen = [value for run in studies[env]["runs"] if (value := at(run, env_steps, curve)) is not None]
+                if not seen:
+                    break
+                mean = statistics.mean(seen)
+                cells.append(f"{mean:,.0f} ({len(seen)})")
+                parts.append((mean - robot.random) / (robot.td3 - robot.random))
+            if len(parts) == len(ROBOTS):
+                rows.append(f"| {method}, {env_steps:,}{name} | {' | '.join(cells)} | {statistics.mean(parts):.2f} |")
+    return rows

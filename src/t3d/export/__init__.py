@@ -1,0 +1,1 @@
+"""A trained policy as a controller for other programs: ONNX, C, NumPy."""

@@ -1,0 +1,141 @@
+"""A policy as an ONNX model, made node by node: nothing is traced, so PyTorch is not needed."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from t3d.errors import ConfigRefused
+from t3d.policy.normalizer import CLIP
+from t3d.policy.player import AVG_L1_NORM_LEAST, LAYER_NORM_EPSILON, Operation
+from t3d.policy.policy import Policy
+from t3d.spaces import ObsPart
+
+OPSET, IR_VERSION = 17, 8  # the first set that has LayerNormalization, and what files of it were written as
+# Operations that are one node of ONNX.
+_ONE_NODE: dict[str, tuple[str, dict[str, Any]]] = {
+    "dense": ("Gemm", {"transB": 1}),
+    "layer_norm": ("LayerNormalization", {"axis": -1, "epsilon": float(LAYER_NORM_EPSILON)}),
+    "relu": ("Relu", {}),
+    "elu": ("Elu", {"alpha": 1.0}),
+    "concat": ("Concat", {"axis": 1}),
+    "tanh": ("Tanh", {}),
+}
+
+
+def refuse_missing_packages() -> None:
+    """Refuse where what writes and runs ONNX models is not installed.
+
+    Raises:
+        ConfigRefused: with the command that installs it.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ConfigRefused(
+            "this export needs packages that are not installed", got=str(error), do='pip install "t3d[onnx]"'
+        ) from error
+
+
+class _Graph:
+    """The nodes and constants of a model in the making."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Append a node. Return the name of what it gives."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, array: Any) -> str:
+        """Append a constant. Return its name."""
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+
+def model_of(policy: Policy) -> bytes:
+    """Return the model: from observations in the environment's shape, N of them, to actions in its units."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    info, spaces, graph = policy.info, policy.info.spaces, _Graph()
+    x = _flattened(graph, spaces.obs)
+    if policy.statistics is not None:
+        x = _normalized(graph, x, *policy.statistics)
+    values = [x]
+    for number, operation in enumerate(policy.operations, 1):
+        values.append(_operation(graph, operation, [values[i] for i in operation.inputs], f"{operation.kind}_{number}"))
+    _scaled(graph, values[-1], *spaces.bounds, spaces.action_shape)
+    takes = [helper.make_tensor_value_info(name_of(p), TensorProto.FLOAT, ["N", *p.shape]) for p in spaces.obs]
+    gives = [helper.make_tensor_value_info("action", TensorProto.FLOAT, ["N", *spaces.action_shape])]
+    made = helper.make_graph(graph.nodes, "policy", takes, gives, graph.constants)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="t3d")
+    model.ir_version, model.producer_version = IR_VERSION, version("t3d")
+    facts = {"run": info.run, "env": info.env, "algorithm": info.algorithm, "env_steps": info.env_steps}
+    facts |= {"action_low": spaces.action_low, "action_high": spaces.action_high, "period_s": info.period_s}
+    helper.set_model_props(model, {name: json.dumps(fact) for name, fact in facts.items()})
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def name_of(part: ObsPart) -> str:
+    """Return how an input is called: obs, or the way to a part of a Dict or a Tuple."""
+    return part.name.removeprefix("obs/")
+
+
+def _flattened(graph: _Graph, parts: tuple[ObsPart, ...]) -> str:
+    """Append what makes one row (S,) of each observation."""
+    rows = []
+    for number, part in enumerate(parts):
+        if len(part.shape) == 1:
+            rows.append(name_of(part))
+        else:
+            shape = graph.constant(f"shape_{number}", np.array([-1, int(np.prod(part.shape))]))
+            rows.append(graph.node("Reshape", [name_of(part), shape], f"row_{number}"))
+    return rows[0] if len(rows) == 1 else graph.node("Concat", rows, "row", axis=1)
+
+
+def _normalized(graph: _Graph, x: str, mean: Any, std: Any) -> str:
+    """Append `normalizer.normalize`, in float64 as there."""
+    from onnx import TensorProto
+
+    wide = graph.node("Cast", [x], "wide", to=TensorProto.DOUBLE)
+    centred = graph.node("Sub", [wide, graph.constant("obs_mean", mean)], "centred")
+    scaled = graph.node("Div", [centred, graph.constant("obs_std", std)], "in_deviations")
+    bounds = [graph.constant(name, np.float64(bound)) for name, bound in (("obs_least", -CLIP), ("obs_most", CLIP))]
+    clipped = graph.node("Clip", [scaled, *bounds], "clipped")
+    return graph.node("Cast", [clipped], "normalized", to=TensorProto.FLOAT)
+
+
+def _operation(graph: _Graph, operation: Operation, inputs: list[str], name: str) -> str:
+    """Append one operation of the network."""
+    if operation.kind in _ONE_NODE:
+        kind, attributes = _ONE_NODE[operation.kind]
+        weights = [graph.constant(f"{name}.{i}", array) for i, array in enumerate(operation.weights)]
+        return graph.node(kind, [*inputs, *weights], name, **attributes)
+    assert operation.kind == "avg_l1_norm", operation.kind
+    size = graph.node("Abs", inputs, f"{name}.abs")
+    mean = graph.node("ReduceMean", [size], f"{name}.mean", axes=[1], keepdims=1)
+    least = graph.constant(f"{name}.least", AVG_L1_NORM_LEAST)
+    return graph.node("Div", [*inputs, graph.node("Max", [mean, least], f"{name}.by")], name)
+
+
+def _scaled(graph: _Graph, x: str, low: Any, high: Any, shape: tuple[int, ...]) -> None:
+    """Append `Spaces.to_env_units`."""
+    raised = graph.node("Add", [x, graph.constant("one", np.float32(1))], "raised")
+    wide = graph.node("Mul", [raised, graph.constant("half_range", np.float32(0.5) * (high - low))], "in_range")
+    moved = graph.node("Add", [wide, graph.constant("action_low", low)], "in_units")
+    above = graph.node("Max", [moved, "action_low"], "not_below")
+    rows = graph.node("Min", [above, graph.constant("action_high", high)], "within")
+    graph.node("Reshape", [rows, graph.constant("action_shape", np.array([-1, *shape]))], "action")
