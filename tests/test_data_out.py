@@ -208,16 +208,16 @@ def test_train_says_how_far_it_is_unless_it_is_told_not_to(tmp_path, capsys):
 
 def test_lines_that_come_too_soon_are_left_out_but_not_the_last(monkeypatch):
     class Seen:
-        """A session of four evaluations, a third of a second apart."""
+        """A session of five evaluations, 0.4 s apart."""
 
-        config = type("Config", (), {"steps": 4})
+        config = type("Config", (), {"steps": 5})
 
         def rows(self, kind):
             return []
 
         def run(self):
-            for step in range(1, 5):
-                clock[0] += 0.34
+            for step in range(1, 6):
+                clock[0] += 0.4
                 yield {
                     "kind": "evaluation",
                     "env_steps": step,
@@ -230,6 +230,6 @@ def test_lines_that_come_too_soon_are_left_out_but_not_the_last(monkeypatch):
     monkeypatch.setattr(live_line.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(sys, "stderr", said)
     live_line.watch(Seen(), 1.0)
-    assert [line.split()[0] for line in said.getvalue().splitlines()] == ["1", "4"]
+    assert [line.split()[0] for line in said.getvalue().splitlines()] == ["1", "4", "5"]
     live_line.watch(Seen())
-    assert [line.split()[0] for line in said.getvalue().splitlines()] == ["1", "4", "1", "2", "3", "4"]
+    assert [line.split()[0] for line in said.getvalue().splitlines()] == ["1", "4", "5", "1", "2", "3", "4", "5"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from small_runs import PROBE, choice
 
 import t3d
@@ -20,6 +21,7 @@ from t3d.config import Config
 from t3d.diagnosis import explain, health
 from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused, EnvFailed, RunRefused
+from t3d.policy.files import read
 from t3d.replay import Batch
 from t3d.reports import listing
 from t3d.reports.explain import render
@@ -247,9 +249,11 @@ def test_the_snapshot_is_the_run(trained):
         assert len(snapshot.replay) == len(trainer.replay) == 60
         assert np.array_equal(snapshot.replay._slots, trainer.replay._slots)
         obs = trainer.envs.obs
-        assert np.array_equal(snapshot.act(obs), trainer.learner.act(obs))
+        assert np.array_equal(snapshot.agent.act(snapshot.seen(obs)), trainer.learner.act(obs))
     session.close()
-    assert snapshot.policy()[-200:] == (trained / "policy" / "last.safetensors").read_bytes()[-200:]
+    info, tensors = read(trained / "policy" / "last.safetensors")
+    assert snapshot.policy[0] == structs.replace(info, return_mean=None)
+    assert all(np.array_equal(array, snapshot.policy[1][name]) for name, array in tensors.items())
     assert len(snapshot.held) == snapshot.replay.written[0]
 
 

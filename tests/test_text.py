@@ -205,13 +205,15 @@ def test_nothing_runs_code_from_a_file_of_data():
 WRITES = {"os.open", "os.write", "os.replace", "os.rename", "os.unlink", "os.remove", "os.mkdir", "os.rmdir"}
 WRITES |= {"os.truncate", "os.ftruncate", "os.makedirs", "os.link", "os.symlink", "av.open", "EventFileWriter"}
 METHODS = {"write_text", "write_bytes", "unlink", "rename", "rmdir", "mkdir", "touch", "symlink_to", "hardlink_to"}
-MODULES = {"shutil": {"disk_usage", "which"}, "tempfile": {"TemporaryFile", "TemporaryDirectory"}}  # what may be called
+MODULES = {"shutil": {"disk_usage", "which"}, "tempfile": {"TemporaryFile"}}  # what may be called of them
 ELSEWHERE = {
     "t3d.storage.lock": {"os.open", "os.write", "os.ftruncate"},  # the lock itself; no run is lost without its text
     "t3d.runs.video": {"av.open"},  # FFmpeg writes beside; disk.rename makes it the video
     "t3d.runs.tensorboard": {"EventFileWriter"},  # no part of what a run is resumed from
     "t3d.environments.silence": {"os.open"},  # /dev/null
     "t3d.reports.html": {"out.parent.mkdir", "beside.unlink", "beside.open"},  # no part of a run, and made anew at will
+    "t3d.export.folder": {"tempfile.TemporaryDirectory"},  # where a check compiles
+    "t3d.runs.explanation": {"tempfile.TemporaryDirectory"},  # a film that goes into the page
     "t3d.environments.worker_pool": {"os.ftruncate"},  # memory without a name
 }
 

@@ -15,6 +15,8 @@ from t3d.env_spec import EnvSpec
 from t3d.environments.make import close, make
 from t3d.environments.process_state import ProcessState
 from t3d.errors import EnvFailed, EnvRefused, RunRefused, T3DError, VideoFailed
+from t3d.policy.files import encode
+from t3d.policy.policy import Policy
 from t3d.runs import run_folder
 from t3d.runs.policies import environment_of
 from t3d.runs.signals import Signals
@@ -102,7 +104,7 @@ def _episode(snapshot: Snapshot, env: EnvSpec | None) -> tuple[EnvSpec | None, T
             envs.close()
             return spec, None, "No episode was played: this environment's spaces are not those of the training."
         with Signals() as signals:
-            evaluation.play(snapshot.act, envs, 1, signals.stop_here, played)
+            evaluation.play(Policy(*snapshot.policy).act, envs, 1, signals.stop_here, played)
     except (EnvRefused, EnvFailed) as error:
         return spec, None, _without("No episode was played", error)
     return spec, played[0], ""
@@ -112,7 +114,7 @@ def _film(snapshot: Snapshot, spec: EnvSpec, frames: int) -> tuple[Film | None, 
     """Film that episode; return the film, or why there is none. The run folder is not written to."""
     with tempfile.TemporaryDirectory() as folder, Signals() as signals:
         policy, out = Path(folder) / "policy.safetensors", Path(folder) / "film.mp4"
-        run_folder.write_policy(policy, snapshot.policy())
+        run_folder.write_policy(policy, encode(*snapshot.policy))
         try:
             seed = snapshot.record.config.seed
             film(spec, policy, out, seed=seed, frames=frames, between=signals.stop_here)

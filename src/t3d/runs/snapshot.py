@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,8 @@ from numpy.typing import NDArray
 
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.formats import Manifest, PolicyInfo, RunRecord
-from t3d.policy.files import STATISTICS, Tensors, encode
+from t3d.policy.files import STATISTICS, Tensors
 from t3d.policy.normalizer import Normalizer, as_networks_see
-from t3d.policy.policy import Policy
 from t3d.policy.torch_nets import arrays_of
 from t3d.replay import Replay, slot_dtype
 from t3d.runs import checkpoints, run_folder
@@ -27,7 +25,6 @@ from t3d.runs.replay_log import ReplayLog
 from t3d.runs.store import NONSENSE, SPARE_STATE_BYTES
 from t3d.storage.checked_files import read_policy_header
 from t3d.td3 import TD3
-from t3d.training.evaluation import Act
 from t3d.training.limits import least_state_bytes, refuse_too_large
 from t3d.training.trainer import slots_needed
 from t3d.variants.contract import name_of
@@ -53,22 +50,13 @@ class Snapshot:
         """Return observations (N, S), raw, as the networks take them."""
         return as_networks_see(obs, self.normalizer)
 
-    @functools.cached_property
-    def _tensors(self) -> Tensors:
-        """What the policy's file would hold."""
+    @property
+    def policy(self) -> tuple[PolicyInfo, Tensors]:
+        """What the file of the policy holds that plays here."""
         tensors = arrays_of(self.agent.policy_net())
         if self.normalizer is not None:
             tensors |= zip(STATISTICS, (self.normalizer.mean, self.normalizer.std), strict=True)
-        return tensors
-
-    @functools.cached_property
-    def act(self) -> Act:
-        """What plays here, without noise, from observations (N, S), raw, to actions (N, A) in [-1, 1]."""
-        return Policy(self.info, self._tensors).act
-
-    def policy(self) -> bytes:
-        """Return the file of the policy that plays here."""
-        return encode(self.info, self._tensors)
+        return self.info, tensors
 
     @property
     def held(self) -> NDArray[np.float32]:
