@@ -168,12 +168,12 @@ def test_what_cannot_be_drawn_takes_the_plain_path(monkeypatch):
 
 def test_adams_counter_stays_where_that_of_pytorch_does():
     made = learner(*memory())
-    made.engine._steps[:] = 2**24 - 1
+    made.engine._numbers.steps[:] = 2**24 - 1
     made.update(6)
     eager = torch.tensor(2.0**24 - 1)
     for _ in range(3):
         eager += 1
-    assert set(made.engine._steps.tolist()) == {eager.item()}
+    assert set(made.engine._numbers.steps.tolist()) == {eager.item()}
 
 
 def test_an_empty_memory_is_not_drawn_from():
