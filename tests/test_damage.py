@@ -50,7 +50,7 @@ class Damaged:
 
     def policy(self, name):
         policy = t3d.load(self.path / "policy" / name)
-        return policy.info, [weight.numpy().tobytes() for weight in policy._net.state_dict().values()]
+        return policy.info, [weight.tobytes() for operation in policy.operations for weight in operation.weights]
 
     def read_slots(self):
         """Return the slots of the memory that was read last, of each stream by their positions, but its open one."""
