@@ -319,6 +319,16 @@ def test_code_and_numbers_on_the_page_are_the_sources_and_the_batchs(trained):
     assert cells["target changed by"][1] == ("1", signed(changed))
 
 
+def test_a_run_before_its_first_update_is_explained_and_called_untrained(tmp_path):
+    with t3d.iterate(ENV, out=tmp_path / "run", **SMALL | {"n_envs": 2, "random_steps": 50}) as rows:
+        next(row for row in rows if row["env_steps"] >= 20)
+    explained = made(tmp_path / "run")
+    assert explained.updates == 0
+    assert explained.notes == ("It is untrained: no update has been made yet, and its networks know nothing.",)
+    assert "and 0 updates" in render(explained)
+    assert len(explained.judged.reward) == 20
+
+
 def test_what_cannot_be_explained_is_refused(trained, tmp_path):
     for options, message in (({"batch": -1}, "batch = -1"), ({"video_frames": 0}, "video_frames")):
         with pytest.raises(ConfigRefused, match=message):

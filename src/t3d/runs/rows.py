@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import weakref
 from pathlib import Path
 from types import TracebackType
@@ -76,5 +77,6 @@ class Rows:
 
 @atexit.register
 def _close_all() -> None:
-    for rows in list(_open):
-        rows.close()
+    with contextlib.ExitStack() as stack:  # where one cannot be saved, the others are
+        for rows in list(_open):
+            stack.callback(rows.close)
