@@ -19,7 +19,7 @@ from t3d.errors import ConfigRefused
 from t3d.presets import Choice
 from t3d.runs.checkpoints import Checkpoints
 from t3d.runs.session import Session
-from t3d.runs.store import _SPARE_STATE_BYTES
+from t3d.runs.store import SPARE_STATE_BYTES
 from t3d.td3 import TD3, UpdateInfo
 from t3d.training.learner import _as_tensor
 from t3d.training.trainer import Trainer
@@ -466,7 +466,7 @@ def test_as_many_losses_may_wait_as_a_checkpoint_is_read_with():
     with pytest.raises(ConfigRefused, match="lower --log-every"):  # also of a short run: its --steps may grow
         Config().with_values({"steps": 100, "log_every": most}).check_together()
     losses = [UpdateInfo(*torch.zeros(5))] * 1_000
-    assert _as_tensor(losses).nbytes * most // 1_000 < _SPARE_STATE_BYTES
+    assert _as_tensor(losses).nbytes * most // 1_000 < SPARE_STATE_BYTES
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_known_one():
