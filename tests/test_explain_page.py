@@ -191,7 +191,7 @@ def test_many_actions_are_rows_and_one_is_chosen_for_the_charts(browser, tmp_pat
     page = Page(browser, api.explain_run(run.path)[0])
     assert "No episode was played" in page.page.locator("ul.notes").inner_text()
     first = page.run("Chart.getChart('chart-5').data.datasets[0].data.map(p => p.y)")
-    page.page.locator("#dimension").select_option(value="4")
+    page.page.locator("#dimension").select_option(label="5")
     assert page.run("Chart.getChart('chart-5').data.datasets[0].data.map(p => p.y)") != first
     assert page.page.locator(".dimension").first.inner_text() == "5"
     assert page.page.locator(".maps").count() == 0
