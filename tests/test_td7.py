@@ -17,11 +17,13 @@ from t3d.cli.main import run as command
 from t3d.config import Config, TD3Config
 from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
+from t3d.formats import Evaluation
 from t3d.networks import avg_l1_norm
 from t3d.priorities import Priorities
 from t3d.replay import Replay
 from t3d.reports import read_runs
 from t3d.reports.grouping import group_runs
+from t3d.runs.progress import RunProgress
 from t3d.spaces import Spaces
 from t3d.training.trainer import Trainer
 from t3d.variants import td7
@@ -360,3 +362,25 @@ def test_seeds_whose_evaluations_waited_differently_are_reported_together(tmp_pa
     notes = group_runs(seen)[0].notes
     assert any("waited for the end of the episode" in note for note in notes)
     assert any("two policies" in note for note in notes)
+
+
+def test_a_policy_that_is_still_being_judged_does_not_learn():
+    made = Trainer(EnvSpec(PROBE), Config().with_values(SMALL | {"random_steps": 10}))
+    made.agent.episode_ended = lambda episode_return: made.env_steps > 40
+    seen = []
+    while made.env_steps < 45:
+        made.step()
+        seen.append((made.env_steps, made.agent.updates))
+    made_at = [step for step in seen if step[1]]
+    assert made_at[0] == (42, 32)  # the first end of an episode behind 40
+    assert made_at[-1] == (45, 35)
+
+
+def test_the_better_policy_is_preferred_and_the_first_of_equals():
+    progress = RunProgress()
+    played = {which: Evaluation([value], [3]) for which, value in (("current", 1.0), ("checkpoint", 2.0))}
+    assert progress.evaluated(played, 20, 20)
+    assert (progress.preferred, progress.last.return_mean) == ("checkpoint", 2.0)
+    assert progress.row(played)["returns_current"] == [1.0]
+    assert not progress.evaluated({name: Evaluation([1.5], [3]) for name in played}, 40, 20)
+    assert (progress.preferred, progress.best.return_mean) == ("current", 2.0)
