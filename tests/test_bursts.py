@@ -20,6 +20,8 @@ BURSTS = {"train_at": "episode", "n_envs": 1, "random_steps": 10, "steps": 58}
 # Its priorities, encoders, extremes, and the policy kept.
 TD7 = BURSTS | {"algorithm": "td7", "embedding": 4}
 
+LIMIT = BURST_STEPS["td3"]
+
 
 def weights(trainer):
     return {name: tensor.numpy().tobytes() for name, tensor in trainer.agent.tensors().items()}
@@ -55,13 +57,13 @@ def test_an_episode_without_an_end_is_not_waited_for_longer_than_a_thousand_step
     ended = made.collector.step
     made.collector.step = lambda act: ended(act) and []  # nobody hears of an end
     bursts = []
-    while made.env_steps < 2 * BURST_STEPS + 10:
+    while made.env_steps < 2 * LIMIT + 10:
         before = made.agent.updates
         step(made)
         if made.agent.updates != before:
             bursts.append(made.env_steps)
-    assert sorted(set(bursts)) == [BURST_STEPS, 2 * BURST_STEPS]
-    assert made.agent.updates == (2 * BURST_STEPS - 100) // 100
+    assert sorted(set(bursts)) == [LIMIT, 2 * LIMIT]
+    assert made.agent.updates == (2 * LIMIT - 100) // 100
 
 
 def test_several_streams_make_a_burst_when_any_of_them_ends_one():

@@ -14,7 +14,7 @@ from test_oracle import random_batch, slope_between
 
 import t3d
 from t3d.cli.main import run as command
-from t3d.config import Config, TD3Config
+from t3d.config import BURST_STEPS, Config, TD3Config
 from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
 from t3d.formats import Evaluation
@@ -283,6 +283,7 @@ def test_a_loaded_policy_plays_what_the_agent_plays(tmp_path):
         ({"train_at": "step"}, "train_at = step"),
         ({"tau": 0.1}, "tau means nothing in td7"),
         ({"layer_norm": "critic"}, "layer_norm means nothing in td7"),
+        ({"updates_per_step": 100.0, "log_every": 1_000}, "too many updates would lie between two log lines"),
         ({"algorithm": "td3", "embedding": 6}, "embedding means nothing in td3"),
         ({"algorithm": "td3", "embedding": 256, "climb": "q1"}, "climb means nothing in td3"),
     ],
@@ -338,8 +339,8 @@ def test_seeds_side_by_side_are_what_each_is_alone(tmp_path):
 
 
 def test_it_waits_for_whole_episodes_and_not_for_ever(monkeypatch):
-    assert TD7.burst_steps == 20_000
-    monkeypatch.setattr(TD7, "burst_steps", 200)
+    assert BURST_STEPS == {"td3": 1_000, "td7": 20_000}
+    monkeypatch.setitem(BURST_STEPS, "td7", 200)
     made = Trainer(EnvSpec(PROBE), Config().with_values(SMALL | {"random_steps": 10, "updates_per_step": 0.1}))
     play, bursts = made.collector.step, []
     made.collector.step = lambda act: play(act) and []  # nobody hears of an end

@@ -26,8 +26,9 @@ _MAX_LAYERS, _MAX_WIDTH = 64, 2**20
 _MAX_THREADS = 256
 # A checkpoint holds the losses of each since the last log line, and nobody reads one that may be of any size.
 MAX_UNLOGGED_UPDATES = 1_500_000
-# With --train-at episode, env steps without an update at most.
-BURST_STEPS = 1_000
+# With --train-at episode, env steps without an update at most. td7 judges a policy by up to 20 whole episodes, of the
+# usual 1,000 steps.
+BURST_STEPS = {"td3": 1_000, "td7": 20_000}
 
 _Count = Annotated[int, Meta(ge=0, le=_MAX_INT, description="a whole number, 0 or above")]
 _Positive = Annotated[int, Meta(ge=1, le=_MAX_INT, description="a whole number, 1 or above")]
@@ -266,7 +267,7 @@ class Config:
                 do="raise --buffer-size",
             )
         # A log line comes at the first vector step that reaches it. Whatever --steps says: it may grow.
-        waiting = BURST_STEPS if self.train_at == "episode" else 0
+        waiting = BURST_STEPS[self.algorithm] if self.train_at == "episode" else 0
         unlogged = (self.log_every + self.n_envs + waiting) * self.updates_per_step
         if unlogged > MAX_UNLOGGED_UPDATES:
             raise ConfigRefused(

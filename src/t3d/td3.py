@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - the name PyTorch's own texts use
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from t3d.config import BURST_STEPS, TD3Config
+from t3d.config import TD3Config
 from t3d.networks import Actor, Critic
 from t3d.replay import Batch
 from t3d.spaces import Spaces
@@ -90,10 +90,8 @@ class TD3:
     # A subclass may play, or judge, in another way.
     actor_class: type[nn.Module] = Actor
     critic_class: type[nn.Module] = Critic
-    # Whether its batches are drawn by how wrong the critics were, and after how many env steps the updates that wait
-    # for an episode's end are made in any case.
+    # Whether its batches are drawn by how wrong the critics were.
     prioritized = False
-    burst_steps = BURST_STEPS
 
     def __init__(
         self,

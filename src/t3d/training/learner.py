@@ -21,8 +21,8 @@ from t3d.spaces import Spaces
 from t3d.td3 import TD3, UpdateInfo
 from t3d.training.randomness import Streams, health_generator
 from t3d.variants.contract import refuse_undeclared_parts
+from t3d.variants.td7 import COPY_EVERY
 
-LARGEST_EVERY = 250  # updates between two looks for the largest priority; TD7's
 # Updates made in one go take less than 0.1 s; what that is follows from sizes alone, so that a run repeats itself.
 PART_MULTIPLY_ADDS, PART_UPDATES = 1_000_000_000, 64
 
@@ -97,7 +97,7 @@ class Learner:
         info = self.engine.update(self._batch(index), noise, priorities is not None)
         if priorities is not None:
             priorities.note(index, np.asarray(torch.as_tensor(info.td_error).cpu()))
-            if self.agent.updates % LARGEST_EVERY == 0:
+            if self.agent.updates % COPY_EVERY == 0:  # with td7's targets, as published
                 priorities.find_largest()
         return info._replace(td_error=None)
 

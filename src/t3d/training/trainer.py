@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from t3d.config import Config
+from t3d.config import BURST_STEPS, Config
 from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Envs, Episode
 from t3d.formats import TrainerState
@@ -101,7 +101,7 @@ class Trainer:
         if not self.updates_due:
             return False
         judged = [self.agent.episode_ended(episode.episode_return) for episode in episodes]
-        return any(judged) or self.env_steps - self._burst_at >= self.agent.burst_steps
+        return any(judged) or self.env_steps - self._burst_at >= BURST_STEPS[self.config.algorithm]
 
     @property
     def in_burst(self) -> bool:

@@ -56,7 +56,6 @@ class TD7(TD3):
     actor_class = SaleActor
     critic_class = SaleCritic
     prioritized = True
-    burst_steps = 20_000  # a policy is judged by whole episodes, up to 20 of the usual 1,000 steps
 
     def __init__(
         self, spaces: Spaces, config: TD3Config, rng: np.random.Generator, device: str | torch.device = "cpu"
