@@ -21,7 +21,7 @@ from t3d.formats import Evaluation
 from t3d.networks import avg_l1_norm
 from t3d.priorities import Priorities
 from t3d.replay import Replay
-from t3d.reports import read_runs
+from t3d.reports import page, read_runs
 from t3d.reports.grouping import group_runs
 from t3d.runs.progress import RunProgress
 from t3d.spaces import Spaces
@@ -363,6 +363,7 @@ def test_seeds_whose_evaluations_waited_differently_are_reported_together(tmp_pa
     notes = group_runs(seen)[0].notes
     assert any("waited for the end of the episode" in note for note in notes)
     assert any("two policies" in note for note in notes)
+    assert "TD7 · 2 groups" in page.render(page.gather([Path(folder) for folder in folders]))
 
 
 def test_a_policy_that_is_still_being_judged_does_not_learn():

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from msgspec import structs
 
+from t3d.config import ALGORITHMS
 from t3d.diagnosis import actions, hints
 from t3d.reports import charts, html, summary, videos, wording
 from t3d.reports.grouping import Group, group_runs
@@ -66,8 +67,10 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
     counted = [entry for entry in report.numbers["groups"] if entry["env"] == env]
     rows = [(run.seed, row) for run in report.runs if run.env == env for row in run.rows["event"]]
     events = [{"seed": seed, **row} for seed, row in rows if not row.get("lost")]  # of a gap the run's notes tell
+    trained_by = [str(group.runs[0].options["algorithm"]) for group in groups]
     return {
         "env": env,
+        "algorithms": list(dict.fromkeys(name.upper() if name in ALGORITHMS else name for name in trained_by)),
         "measured": list(dict.fromkeys(group.measured for group in groups)),
         "groups": counted,
         "verdicts": [wording.learned(entry) for entry in counted],
