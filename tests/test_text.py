@@ -297,6 +297,17 @@ def test_importing_t3d_imports_nothing_heavy():
     assert child.stdout.split() == []
 
 
+def test_a_version_is_pinned_in_one_place():
+    # The peers' environment holds to constraints.txt: two pins of one package that differ, and it cannot be made.
+    repo = Path(__file__).parent.parent
+    files = [repo / "constraints.txt", repo / "benchmarks/peers/requirements.txt"]
+    pins = [
+        re.sub("[-_.]+", "-", name).lower() for file in files for name in re.findall(r"(?m)^(\S+)==", file.read_text())
+    ]
+    assert len(pins) > 50
+    assert sorted(pins) == sorted(set(pins))
+
+
 def test_public_names_are_there():
     assert sorted(t3d.__all__) == sorted(set(t3d.__all__))
     for name in t3d.__all__:
