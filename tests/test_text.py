@@ -297,6 +297,19 @@ def test_importing_t3d_imports_nothing_heavy():
     assert child.stdout.split() == []
 
 
+def test_training_does_not_import_the_compiler_of_pytorch():
+    # It would be a second or two at every start, of each seed; PyTorch's own Adam imports it.
+    code = """
+import sys, numpy as np, t3d
+agent = t3d.TD3(t3d.Spaces.of_vectors(3, 1), t3d.TD3Config(hidden=(4,), policy_delay=1), np.random.default_rng(0))
+rows = np.ones((2, 3), np.float32), np.ones((2, 1), np.float32), np.ones(2, np.float32)
+agent.update(t3d.Batch(rows[0], rows[0], rows[1], *[rows[2]] * 3), rows[1])
+print(*{'torch', 'torch._dynamo'} & set(sys.modules))
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.split() == ["torch"]
+
+
 def test_a_version_is_pinned_in_one_place():
     # The peers' environment holds to constraints.txt: two pins of one package that differ, and it cannot be made.
     repo = Path(__file__).parent.parent

@@ -1,10 +1,11 @@
-"""The networks that steps 2 and 3 are built of: an actor, and a critic with two opinions; both are MLPs.
+"""What steps 2 and 3 are built of: an actor, a critic with two opinions, both MLPs; and the Adam that moves them.
 
 Shapes: B rows in a batch, S numbers in an observation, A in an action; E in an embedding, which td7 alone has.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Sequence
 
@@ -14,6 +15,17 @@ from torch import Tensor, nn
 
 from t3d.config import TD3Config
 from t3d.spaces import Spaces
+
+
+class Adam(torch.optim.Adam):
+    """`torch.optim.Adam`, but PyTorch's compiler is not imported with the first one: a second or two at every start.
+
+    PyTorch wraps these methods for the compiler alone, which is never used here; what they wrap is called instead.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
 class Linear(nn.Linear):

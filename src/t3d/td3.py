@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from t3d.config import TD3Config
-from t3d.networks import Actor, Critic
+from t3d.networks import Actor, Adam, Critic
 from t3d.replay import Batch
 from t3d.spaces import Spaces
 
@@ -110,8 +110,8 @@ class TD3:
         self.critic: Any = self.critic_class(spaces, config, rng).to(self.device)
         self.critic_target: Any = copy.deepcopy(self.critic)
         # fused: one call moves all weights of a network, by the same formula.
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.lr, fused=True)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.lr, fused=True)
+        self.actor_optimizer = Adam(self.actor.parameters(), lr=config.lr, fused=True)
+        self.critic_optimizer = Adam(self.critic.parameters(), lr=config.lr, fused=True)
 
     def update(
         self, batch: Batch[NDArray[np.float32]] | Batch[Tensor], noise: Array, td_error: bool = False

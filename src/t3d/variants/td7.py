@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from t3d.config import TD3Config
-from t3d.networks import Encoder, SaleActor, SaleCritic, SaleJudge, SalePolicy
+from t3d.networks import Adam, Encoder, SaleActor, SaleCritic, SaleJudge, SalePolicy
 from t3d.replay import Batch
 from t3d.spaces import Spaces
 from t3d.td3 import TD3, Array, UpdateInfo, bellman, check_shapes, smooth
@@ -64,7 +64,7 @@ class TD7(TD3):
         self.encoder = Encoder(spaces, config, rng).to(self.device)
         self.encoder_fixed = copy.deepcopy(self.encoder).requires_grad_(False)
         self.encoder_fixed_target = copy.deepcopy(self.encoder_fixed)
-        self.encoder_optimizer = torch.optim.Adam(self.encoder.parameters(), lr=config.lr, fused=True)
+        self.encoder_optimizer = Adam(self.encoder.parameters(), lr=config.lr, fused=True)
         # What plays and what judges, with the encoder that each sees.
         self.player = SalePolicy(self.encoder_fixed.zs, self.actor)
         self.player_target = SalePolicy(self.encoder_fixed_target.zs, self.actor_target)
