@@ -6,7 +6,8 @@
  *     ./pendulum 10
  *
  * It decides 20 times a second, as in training, for so many seconds, and counts the moments that came late. With a
- * second argument it waits for nothing and prints what a check compares: the sum of rewards of each episode's 200 steps.
+ * second argument, an angle to begin at (0 is upright, 3.1416 hangs), it waits for nothing and prints what a check
+ * compares: the sum of rewards, and for how many seconds at the end the pendulum was upright.
  */
 #define _POSIX_C_SOURCE 200112L
 #include <errno.h>
@@ -17,7 +18,6 @@
 #include "policy.h"
 
 #define HZ 20
-#define EPISODE_STEPS 200
 #define LATE_NS 1000000 /* a moment that comes more than a millisecond late counts */
 
 static const double pi = 3.14159265358979323846;
@@ -53,7 +53,7 @@ int main(int argc, char **argv)
 {
     const double seconds = argc > 1 ? atof(argv[1]) : 10.0;
     const int in_real_time = argc < 3;
-    struct pendulum p = {3.0, 0.0}; /* hangs, nearly */
+    struct pendulum p = {argc > 2 ? atof(argv[2]) : 3.0, 0.0}; /* 3.0: hangs, nearly */
     float obs[T3D_POLICY_OBS_SIZE], action[T3D_POLICY_ACTION_SIZE] = {0.0f};
     int held = 0, late = 0, upright = 0, steps = (int)(seconds * HZ);
     long long worst_ns = 0;
@@ -68,10 +68,6 @@ int main(int argc, char **argv)
         sum += step(&p, action[0]);
         upright = cos(p.angle) > 0.95 ? upright + 1 : 0;
         if (!in_real_time) {
-            if ((i + 1) % EPISODE_STEPS == 0) {
-                printf("%.9g\n", sum);
-                sum = 0.0;
-            }
             continue;
         }
         due.tv_nsec += 1000000000 / HZ;
@@ -88,6 +84,8 @@ int main(int argc, char **argv)
     if (in_real_time) {
         printf("%d of %d moments late, the worst by %.3f ms; %d actions held; upright for the last %.2f s\n", late, steps,
                (double)worst_ns / 1e6, held, (double)upright / HZ);
+    } else {
+        printf("%.9g %.2f\n", sum, (double)upright / HZ);
     }
     return 0;
 }

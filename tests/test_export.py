@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import small_runs
 from msgspec import structs
-from strangers import description_of, sealed_policy
+from strangers import NOT_TENSORS, description_of, header, sealed_policy
 from test_player import fresh_actor, fresh_sale, info_of
 
 import t3d
@@ -338,17 +339,47 @@ def test_a_network_of_a_callers_own_is_refused(tmp_path, capsys):
     assert (code, "it cannot be exported" in error) == (2, True)
 
 
-def test_a_strangers_policy_is_refused_before_pytorch_is_imported(tmp_path):
-    file = tmp_path / "stranger.safetensors"
-    file.write_bytes(b"\xff" * 1_000)
+def strangers(place):
+    """Write files that are no policy of ours, or none that may be opened. Return them."""
+    policy = policy_of((3,))
+    content = encode(policy.info, arrays_of(fresh_actor(17, (3,), 3, False)[0]))
+    said, tensors = description_of(content), safetensors.torch.load(content)
+    files = {
+        "noise": b"\xff" * 1_000,
+        "cut": content[:-1],
+        "changed": content[:-1] + bytes([content[-1] ^ 1]),
+        "endless header": header("{}", 2**64 - 1),
+        "deep header": header("[" * 50_000),
+        "huge shape": NOT_TENSORS["huge shape"],
+        "another version": sealed_policy(said | {"format": 99}, tensors),
+        "unknown architecture": sealed_policy(said | {"architecture": "transformer"}, tensors),
+        "huge network": sealed_policy(said | {"hidden": [2**20] * 64}, tensors),
+    }
+    paths = [place / f"{name}.safetensors" for name in files]
+    for path, bytes_of_it in zip(paths, files.values(), strict=True):
+        path.write_bytes(bytes_of_it)
+    with (place / "gigantic.safetensors").open("wb") as file:
+        file.truncate(2**40)
+    return [*paths, place / "gigantic.safetensors"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_strangers_policy_is_refused_at_once_and_in_little_memory(tmp_path):
     code = f"""
 import sys
 from t3d.cli.main import run
-code = run(["export", {str(file)!r}, "--format", "c"])
-print(code, "torch" in sys.modules)
+for path in {[str(path) for path in strangers(tmp_path)]!r}:
+    for words in (["evaluate", path, "--env", "Pendulum-v1"], ["video", path, "--env", "Pendulum-v1"],
+                  ["export", path, "--format", "c"], ["bench", "--policy", path]):
+        print(run(words))
+peak = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print("torch" in sys.modules, *peak)
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert child.stdout.split() == ["2", "False"]
+    *codes, imported, kilobytes = child.stdout.split()
+    assert codes == ["2"] * 4 * 10, child.stderr
+    assert imported == "False"  # what takes its seconds
+    assert int(kilobytes) < 200_000
 
 
 # ---- a policy's file in the place of a run
@@ -365,6 +396,12 @@ def test_a_policy_alone_is_evaluated_in_the_environment_that_is_given(run, tmp_p
     assert t3d_command(["evaluate", str(run), "--policy", "last", "--episodes", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["returns"] == alone["returns"]
     assert (alone["policy"], alone["notes"]) == ("robot", [])
+    assert t3d_command(["video", str(file), "--env", "Pendulum-v1", "--video-frames", "2"]) == 0
+    film = Path(capsys.readouterr().out.strip())
+    assert (film.parent, film.suffix) == (tmp_path, ".mp4")
+    assert film.stat().st_size > 500
+    assert t3d_command(["video", str(file)]) == 2
+    assert "does not say how its environment is made" in capsys.readouterr().err
     assert t3d_command(["evaluate", str(file), "--env", "InvertedPendulum-v5"]) == 2
     assert "spaces are not those" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from t3d.cli.environment import EnvArguments
-from t3d.cli.parsing import counted, parse
+from t3d.cli.parsing import counted, parse, refuse_no_policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Arguments(EnvArguments):
 def main(arguments: list[str]) -> None:
     """Evaluate and print."""
     args = parse(Arguments, "evaluate", arguments)
+    refuse_no_policy(args.run)
 
     from t3d import api
     from t3d.diagnosis.actions import in_words

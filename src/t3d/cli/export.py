@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from t3d.cli.parsing import parse
+from t3d.cli.parsing import parse, refuse_no_policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,8 @@ def main(arguments: list[str]) -> None:
     """Export, and print where and what was looked at."""
     args = parse(Arguments, "export", arguments)
 
-    from t3d.policy.policy import load
+    refuse_no_policy(args.run)
 
-    if args.run.is_file():
-        load(args.run)  # what is no policy is refused before PyTorch, which a run's files need, takes its seconds
     from t3d import api
 
     path, checked, notes = api.export_policy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -70,3 +71,15 @@ def parse(kind: type[T], command: str, arguments: list[str], default: Any = None
         registry=registry,
     )
     return parsed
+
+
+def refuse_no_policy(path: Path) -> None:
+    """Refuse a file that is no policy before PyTorch, which the runs' own code needs, takes its seconds and memory.
+
+    Raises:
+        RunRefused: it is none; a folder is looked at by whoever opens it.
+    """
+    if path.is_file():
+        from t3d.policy.policy import load
+
+        load(path)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from t3d.cli.environment import EnvArguments
-from t3d.cli.parsing import parse
+from t3d.cli.parsing import parse, refuse_no_policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class Arguments(EnvArguments):
 def main(arguments: list[str]) -> None:
     """Film, and print where; where nothing can draw, say so and succeed."""
     args = parse(Arguments, "video", arguments)
+    refuse_no_policy(args.run)
 
     from t3d import api
     from t3d.errors import VideoFailed
