@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from t3d.cli.environment import EnvArguments
-from t3d.cli.parsing import counted, decisive, parse
+from t3d.cli.parsing import counted, decisive, is_given, parse
 from t3d.config import Config, refuse_before_it_learns
 from t3d.errors import Failed, printable
 
@@ -27,7 +27,7 @@ class Arguments(EnvArguments):
     env: tyro.conf.Positional[str]
     """A registered id, module:Name (an id that it registers, a class, or a function), or path/to/file.py:Name."""
     preset: str | None = None
-    """Named set of options; the environment's own if left out."""
+    """Named set of options, or a file.toml of them; the environment's own if left out."""
     out: Path | None = None
     """The run folder; runs/ENV/PRESET-sSEED if left out."""
     seeds: int | None = None
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     parsed = parse(Arguments, "train", arguments, dataclasses.replace(given, config=chosen.config))
     choice = chosen._replace(config=parsed.config)
     parsed.config.check_together()
-    if not _is_given("--random-steps", arguments):
+    if not is_given("--random-steps", arguments):
         refuse_before_it_learns(parsed.config)
 
     from t3d.machine import usable_cores
@@ -74,10 +74,6 @@ def main(arguments: list[str]) -> None:
         return
     session = Session(env, choice, parsed.out, resume=parsed.resume == "auto")
     run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
-
-
-def _is_given(flag: str, arguments: list[str]) -> bool:
-    return any(word.partition("=")[0].replace("_", "-") == flag for word in arguments)
 
 
 def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:

@@ -1,8 +1,7 @@
-"""Several seeds of one training, side by side: independent processes that share nothing but a parent folder."""
+"""Runs side by side: independent processes that share nothing but a parent folder."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -11,78 +10,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
-from t3d.config import Config
 from t3d.diagnosis.hints import Hint, hints
-from t3d.env_spec import EnvSpec
-from t3d.errors import RunRefused, T3DError
+from t3d.execution.jobs import LEAVES_S, Job
 from t3d.formats import HalfRow, Row, RowReader
-from t3d.presets import Choice
-from t3d.runs import run_folder
-from t3d.runs.session import Session
 from t3d.runs.signals import Signals
 
-_LOOK_S = 0.2
+LOOK_S = 0.2
 _LAST_WORDS = 2_000
-_LEAVES_S = 30  # after SIGTERM; saving takes seconds, a step of an environment perhaps as many
 
 
-class Job(NamedTuple):
-    """One run: all that the process that trains it must know, and all that JSON can hold."""
-
-    env: dict[str, Any]  # as `EnvSpec.as_json` gave it
-    preset: str
-    config: dict[str, Any]  # fields of `Config`
-    out: str
-
-
-def train_run(job: Job) -> None:
-    """Train one run to its end, or go on with it; one that has ended is left as it is.
-
-    Raises:
-        Refused, Failed, Stopped: as `Session` says.
-    """
-    choice = Choice(job.preset, msgspec.convert(job.config, Config), "as asked")
-    with closing(Session(EnvSpec.from_json(job.env), choice, Path(job.out), resume=True).run()) as rows:
-        for _ in rows:
-            pass
-
-
-def jobs_of(env: EnvSpec, choice: Choice, seeds: int, out: Path | None, *, resume: bool) -> tuple[Path, list[Job]]:
-    """Return the parent folder and a job for each seed, from the configuration's own seed on.
-
-    Args:
-        env: which environment.
-        choice: preset and configuration; threads left to chance become one, as the runs share the cores.
-        seeds: how many.
-        out: the parent folder; None takes runs/<env>/<preset>-n<seeds>, with a counter behind it if that is taken.
-        resume: go on with the runs that are there; else the folder is made.
-
-    Raises:
-        RunRefused: the folder holds a single run; or others, and they are not to be gone on with.
-    """
-    env.refuse_unnamed("the process of a seed", "train one seed here")
-    parent = out or Path("runs") / env.folder / f"{choice.preset}-n{seeds}"
-    if (parent / "config.json").exists() or any(parent.glob("checkpoints/*/manifest.json")):
-        raise RunRefused("this folder holds a single run", got=str(parent), do="give another --out")
-    if not resume:
-        parent = run_folder.create(parent, counted=out is None)
-    threads = 1 if choice.config.threads == "auto" else choice.config.threads
-    first = choice.config.seed
-    configs = [dataclasses.replace(choice.config, seed=first + k, threads=threads) for k in range(seeds)]
-    return parent, [
-        Job(env.as_json(), choice.preset, dataclasses.asdict(config), str(parent / f"s{config.seed}"))
-        for config in configs
-    ]
-
-
-class Seed(NamedTuple):
-    """How one seed stands."""
+class Standing(NamedTuple):
+    """How one run stands."""
 
     seed: int
     path: Path
@@ -91,9 +32,10 @@ class Seed(NamedTuple):
     hints: list[Hint]  # what is wrong with its training now
     problem: str  # why it ended early; empty if it did not
     running: bool
+    exit_code: int | None  # of its process, which has ended; negative: the signal that killed it
 
 
-class _Run:
+class Child:
     """A job, its process once it has one, and what its metrics.jsonl has said so far."""
 
     def __init__(self, job: Job) -> None:
@@ -105,9 +47,13 @@ class _Run:
         self._health: list[Row] = []
         self._hints: list[Hint] = []
         self._words = ""
+        self.curve: dict[int, float] = {}  # the mean return of every evaluation, by the env steps it was due at
 
     def start(self) -> None:
-        command = [sys.executable, "-P", "-m", "t3d.runs.seeds", json.dumps(self.job._asdict())]
+        """Start its process, or another one where that has ended: a run goes on from its checkpoint."""
+        self.close(time.monotonic())
+        self._words = ""
+        command = [sys.executable, "-P", "-m", "t3d.execution.jobs", json.dumps(self.job._asdict())]
         # A session of its own: Ctrl-C reaches this process alone, which hands it on once.
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module; arguments reach no shell
             command,
@@ -127,6 +73,11 @@ class _Run:
         while line := process.stderr.readline(_LAST_WORDS):
             self._words = (self._words + line)[-_LAST_WORDS:]
 
+    def stop(self) -> None:
+        """Ask it to save its state and leave."""
+        if self.process is not None and self.running:
+            self.process.terminate()
+
     def close(self, until: float) -> None:
         """Wait for its end, and for its last words; killed if it has not left by then, on the monotonic clock."""
         if self.process is None:
@@ -144,15 +95,17 @@ class _Run:
 
     @property
     def running(self) -> bool:
+        """Whether its process lives."""
         return self.process is not None and self.process.poll() is None
 
-    def look(self) -> Seed:
+    def look(self) -> Standing:
         """Read what is new in metrics.jsonl; a run that was resumed has cut it, and is read from its beginning."""
         health = False
         for row in self._new_rows():
             self._env_steps = row["env_steps"]
             if row["kind"] == "evaluation":
                 self._evaluation = row
+                self.curve[row.get("due") or row["env_steps"]] = row["return_mean"]
             elif row["kind"] == "health":
                 self._health.append(row)
                 health = True
@@ -161,8 +114,17 @@ class _Run:
         problem = ""
         if self.process is not None and not self.running and self.process.returncode:
             problem = self._words.strip() or _ending(self.process.returncode)
-        seed = self.job.config["seed"]
-        return Seed(seed, Path(self.job.out), self._env_steps, self._evaluation, self._hints, problem, self.running)
+        code = None if self.process is None else self.process.poll()
+        return Standing(
+            seed=self.job.seed,
+            path=Path(self.job.out),
+            env_steps=self._env_steps,
+            evaluation=self._evaluation,
+            hints=self._hints,
+            problem=problem,
+            running=self.running,
+            exit_code=code,
+        )
 
     def _new_rows(self) -> list[Row]:
         path = self._reader.path
@@ -175,7 +137,7 @@ class _Run:
         except HalfRow:
             pass  # it is being written
         except ValueError:
-            self._reader, self._health, self._hints = RowReader(path), [], []
+            self._reader, self._health, self._hints, self.curve = RowReader(path), [], [], {}
         return rows
 
 
@@ -183,35 +145,35 @@ def _ending(returncode: int) -> str:
     return f"killed by {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
 
 
-def train_seeds(jobs: Sequence[Job], at_once: int, show: Callable[[list[Seed]], None]) -> list[Seed]:
+def train_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[list[Standing]], None]) -> list[Standing]:
     """Train jobs, some at a time; one that fails or is killed does not take the others down.
 
     Args:
         jobs: what to train.
         at_once: processes side by side.
-        show: called some times a second with how every seed stands.
+        show: called some times a second with how every run stands.
 
     Returns:
-        How every seed ended.
+        How every run ended.
 
     Raises:
-        Stopped: by a signal, once every running seed has saved its state.
+        Stopped: by a signal, once every running one has saved its state.
     """
-    runs = [_Run(job) for job in jobs]
+    runs = [Child(job) for job in jobs]
     try:
         with Signals() as signals:
             for _ in _started_in_turn(runs, at_once):
                 show([run.look() for run in runs])
                 signals.stop_here()
-                time.sleep(_LOOK_S)
+                time.sleep(LOOK_S)
     finally:
-        _end(runs)
+        end(runs)
     ended = [run.look() for run in runs]
     show(ended)
     return ended
 
 
-def _started_in_turn(runs: list[_Run], at_once: int) -> Iterator[None]:
+def _started_in_turn(runs: list[Child], at_once: int) -> Iterator[None]:
     while any(run.process is None or run.running for run in runs):
         waiting = [run for run in runs if run.process is None]
         for run in waiting[: max(0, at_once - sum(run.running for run in runs))]:
@@ -219,12 +181,12 @@ def _started_in_turn(runs: list[_Run], at_once: int) -> Iterator[None]:
         yield
 
 
-def _end(runs: list[_Run]) -> None:
+def end(runs: Sequence[Child]) -> None:
     """Ask those that still run to save and stop, and wait for them; a second signal to this process ends the wait."""
     running = [run.process for run in runs if run.process is not None and run.running]
-    for process in running:
-        process.terminate()
-    until = time.monotonic() + _LEAVES_S
+    for run in runs:
+        run.stop()
+    until = time.monotonic() + LEAVES_S
     try:
         for run in runs:
             run.close(until)
@@ -232,30 +194,3 @@ def _end(runs: list[_Run]) -> None:
         for process in running:
             process.kill()
         raise
-
-
-def _end_with_parent() -> None:
-    """Stop as after SIGTERM once the parent is gone: nothing ever comes through stdin but its end."""
-
-    def wait() -> None:
-        sys.stdin.read()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def main() -> None:
-    """Train one job, in a process of its own."""
-    _end_with_parent()
-    try:
-        train_run(Job(**json.loads(sys.argv[1])))
-    except T3DError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt as error:
-        print(error, file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 130))
-
-
-if __name__ == "__main__":
-    main()
