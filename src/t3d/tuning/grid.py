@@ -52,10 +52,10 @@ def split(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, list[
             name, equals, text = name[3:], "=", "False"
         if name not in AXES:
             raise _unknown(flag, own)
-        if not equals:
-            following = words[0] if words and not words[0].startswith("--") else ""
-            text = words.pop(0) if following and not (_is_switch(name) and _value(following) is following) else ""
-            text = text or ("True" if _is_switch(name) else "")
+        if not equals and words and _follows(name, words[0]):
+            text = words.pop(0)
+        elif not equals and _is_switch(name):
+            text = "True"
         if name in axes or not text:
             raise ConfigRefused(
                 "an axis of the grid has no values" if not text else "an axis of the grid is named twice",
@@ -73,6 +73,13 @@ def _stem(name: str) -> str:
 
 def _is_switch(name: str) -> bool:
     return name in _FLAGS and isinstance(_FLAGS[name].default, bool)
+
+
+def _follows(name: str, word: str) -> bool:
+    """Return whether the next word is an axis's values; a switch needs none."""
+    if _is_switch(name):
+        return {part.lower() for part in word.split(",")} <= {"true", "false"}
+    return not word.startswith("--")
 
 
 def _unknown(flag: str, own: Sequence[str]) -> ConfigRefused:
@@ -161,13 +168,12 @@ def combine(axes: Mapping[str, Sequence[Any]], choose: Callable[[str | None, dic
 
 
 def words(values: Mapping[str, Any]) -> str:
-    """Return a combination as people read it."""
-    return ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
+    """Return a combination as people read it, numbers to four digits."""
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else _exact(value) for name, value in values.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
+def _exact(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -191,5 +197,5 @@ def jobs_of(env: EnvSpec, grid: Grid, seeds: int, parent: Path) -> list[Job]:
 
 
 def _name(point: Point, differing: Sequence[str]) -> str:
-    shown = [f"{name}-{_shown(point.values[name])}" for name in differing] or [point.choice.preset]
+    shown = [f"{name}-{_exact(point.values[name])}" for name in differing] or [point.choice.preset]
     return re.sub(r"[^A-Za-z0-9._-]", "_", "_".join(shown))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,7 @@ def gather(journal: Journal, best: int, confirmed: dict[str, Any] | None) -> dic
     importance, why = _importances(journal, trials)
     return {
         "env": record.spec.title,
+        "command": shlex.join(["t3d", "train", record.env, *record.spec.flags, "--preset", f"{PRESET}.toml"]),
         "preset": record.preset,
         "steps": record.config.steps,
         "seeds": record.seeds,
@@ -145,6 +147,7 @@ def _slice(option: Option, trials: list[FrozenTrial]) -> dict[str, Any]:
     return {
         "option": option.name,
         "log": option.log,
+        "range": None if option.choices else [option.low, option.high],
         "choices": [str(word) for word in option.words],
         "when": ", ".join(f"{name} {value}" for name, value in option.when.items()),
         "points": points,
@@ -157,7 +160,7 @@ def _importances(journal: Journal, trials: list[FrozenTrial]) -> tuple[dict[str,
 
     ended = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if len(ended) < _FEWEST_FOR_IMPORTANCE:
-        return {}, f"{len(ended)} trials that came to an end are too few: {_FEWEST_FOR_IMPORTANCE} are the least."
+        return {}, f"Fewer than {_FEWEST_FOR_IMPORTANCE} trials were played to their end: too few to tell."
     if len({trial.value for trial in ended}) < 2:
         return {}, "All trials came to the same value."
     always = [o.name for o in journal.record.space if all(o.name in t.params for t in ended)]

@@ -1,6 +1,6 @@
 // Draws the charts of `t3d tune`.
 (() => {
-  const { dark, colour, series, faded, exact, minus, line, draw } = shared;
+  const { dark, colour, series, faded, exact, minus, line, roundTicks, draw } = shared;
   const { trials, best, slices } = JSON.parse(document.getElementById("data").textContent);
   const number = (value) => minus(exact.format(value));
   const points = { showLine: false, pointHitRadius: 8, borderWidth: 1.5 };
@@ -34,14 +34,15 @@
   function slice(entry, index) {
     const names = entry.choices;
     const dots = entry.points.map(([x, y, trial]) => ({ x: names.length ? x + spread(trial) : x, y, trial, shown: x }));
-    const xs = entry.points.map(([x]) => x);
-    const edge = entry.log ? 1.1 : 0.04 * (Math.max(...xs) - Math.min(...xs) || 1);
+    const [low, high] = entry.range ?? [];
+    const edge = entry.log ? (high / low) ** 0.04 : 0.04 * (high - low);
     const x = names.length
       ? { min: -0.5, max: names.length - 0.5, afterBuildTicks: (axis) => (axis.ticks = names.map((_, value) => ({ value }))),
           ticks: { ...ticks(), autoSkip: false, callback: (value) => names[value] ?? "" } }
       : entry.log
-        ? { type: "logarithmic", min: Math.min(...xs) / edge, max: Math.max(...xs) * edge, ticks: { ...ticks(), callback: (value) => (/^[125]/.test(value.toExponential()) ? number(value) : "") } }
-        : { min: Math.min(...xs) - edge, max: Math.max(...xs) + edge, ticks: { ...ticks(), callback: (value) => number(value) } };
+        ? { type: "logarithmic", min: low / edge, max: high * edge, afterBuildTicks: (axis) => (axis.ticks = decades(low, high)),
+            ticks: { ...ticks(), autoSkip: false, callback: (value) => number(value) } }
+        : { min: low - edge, max: high + edge, afterBuildTicks: (axis) => roundTicks(axis, 4), ticks: { ...ticks(), callback: (value) => number(value) } };
     draw("slice-" + index, [
       line(entry.option, dots, series(0), {
         ...points, pointRadius: dots.map((dot) => (dot.trial === best ? 6 : 3)), backgroundColor: faded(series(0), 0.6), borderWidth: 0.5,
@@ -51,6 +52,15 @@
       title: (items) => (items.length ? "trial " + items[0].raw.trial : ""),
       label: ({ raw }) => `${names.length ? names[raw.shown] : number(raw.shown)}: ${number(raw.y)}`,
     });
+  }
+
+  // 1, 3, 10, ... within a range; its ends where that gives fewer than two.
+  function decades(low, high) {
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+      for (const factor of [1, 3]) if (factor * 10 ** power >= low * 0.999 && factor * 10 ** power <= high * 1.001) found.push(factor * 10 ** power);
+    }
+    return (found.length > 1 ? found : [low, high]).map((value) => ({ value }));
   }
 
   // Trials of one choice stand beside each other.
