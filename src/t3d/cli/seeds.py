@@ -11,8 +11,10 @@ from rich.table import Column
 
 from t3d import api
 from t3d.cli.parsing import counted
+from t3d.cli.track import beside
 from t3d.env_spec import EnvSpec
 from t3d.errors import Failed
+from t3d.execution.jobs import Job
 from t3d.execution.processes import Standing
 from t3d.formats import Row
 from t3d.presets import Choice
@@ -29,6 +31,7 @@ def main(
     out: Path | None,
     video_frames: int | None,
     resume: bool = False,
+    track: str | None = None,
 ) -> None:
     """Train the seeds, or go on with them; print a line for each, and film the one in their middle, or none without
     frames.
@@ -42,7 +45,12 @@ def main(
         f"{counted(planned[0].config['threads'], 'thread')} each\nfolder {parent}",
         file=sys.stderr,
     )
-    with Lines(choice.config.steps) as lines:
+    with beside(parent, track):
+        _train(env, choice.config.steps, parent, planned, jobs, video_frames)
+
+
+def _train(env: EnvSpec, steps: int, parent: Path, planned: list[Job], jobs: int, video_frames: int | None) -> None:
+    with Lines(steps) as lines:
         ended = api.train_jobs(planned, jobs, lines.show)
     print(_closing(ended))
     refuse_unfinished(ended, "seed", "the same command with --resume auto goes on with them")
@@ -125,8 +133,8 @@ class Lines:
             if run.problem:
                 seen = run.problem.splitlines()[0]
             shown = len(runs) <= _MOST_LINES or run.running or bool(run.problem)
-            done = min(run.env_steps, self._steps)
-            self._progress.update(self._tasks[run.path], completed=done, seen=seen, visible=shown)
+            steps = min(run.env_steps, self._steps)
+            self._progress.update(self._tasks[run.path], completed=steps, seen=seen, visible=shown)
             if self._progress.disable and run.evaluation and run.evaluation != self._said.get(run.path):
                 line = f"{name:<9} {run.evaluation['env_steps']:>9,} steps  {seen}"
                 print(line, file=sys.stderr, flush=True)

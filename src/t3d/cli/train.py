@@ -13,6 +13,7 @@ import tyro
 
 from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import counted, decisive, is_given, parse
+from t3d.cli.track import beside
 from t3d.config import Config, refuse_before_it_learns
 from t3d.errors import Failed, printable
 
@@ -40,6 +41,8 @@ class Arguments(EnvArguments):
     """Film the best policy at the end, and the last one where it is another; never of hardware."""
     video_frames: int = 300
     """Frames of each video, at most."""
+    track: Literal["wandb", "mlflow"] | None = None
+    """Send its numbers to Weights & Biases or MLflow, from a process of its own, as `t3d track` does."""
     config: Config = field(default_factory=Config)
     """Options of the run."""
 
@@ -65,15 +68,20 @@ def main(arguments: list[str]) -> None:
     for name in ("video_frames", "seeds", "jobs"):
         if (count := getattr(parsed, name)) is not None:
             api.refuse_below_one(name, count)
+    if parsed.track is not None:
+        from t3d.tracking.follow import refuse_without
+
+        refuse_without(parsed.track)
     if parsed.seeds is not None:
         from t3d.cli import seeds
 
         jobs = parsed.jobs or (1 if choice.config.hardware else min(parsed.seeds, usable_cores()))
         frames = parsed.video_frames if parsed.video and not choice.config.hardware else None
-        seeds.main(env, choice, parsed.seeds, jobs, parsed.out, frames, parsed.resume == "auto")
+        seeds.main(env, choice, parsed.seeds, jobs, parsed.out, frames, parsed.resume == "auto", parsed.track)
         return
     session = Session(env, choice, parsed.out, resume=parsed.resume == "auto")
-    run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
+    with beside(session.path, parsed.track):
+        run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
 
 
 def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:

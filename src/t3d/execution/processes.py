@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from t3d.diagnosis.hints import Hint, hints
 from t3d.execution.jobs import LEAVES_S, Job
-from t3d.formats import HalfRow, Row, RowReader
+from t3d.formats import Row
 from t3d.runs.signals import Signals
+from t3d.runs.tail import Tail
 
 LOOK_S = 0.2
 _LAST_WORDS = 2_000
@@ -41,7 +42,7 @@ class Child:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.process: subprocess.Popen[str] | None = None
-        self._reader = RowReader(Path(job.out) / "metrics.jsonl")
+        self._tail = Tail(Path(job.out) / "metrics.jsonl")
         self._env_steps = 0
         self._evaluation: Row | None = None
         self._health: list[Row] = []
@@ -101,7 +102,9 @@ class Child:
     def look(self) -> Standing:
         """Read what is new in metrics.jsonl; a run that was resumed has cut it, and is read from its beginning."""
         health = False
-        for row in self._new_rows():
+        if (rows := self._tail.rows()) is None:
+            self._health, self._hints, self.curve = [], [], {}
+        for row in rows or []:
             self._env_steps = row["env_steps"]
             if row["kind"] == "evaluation":
                 self._evaluation = row
@@ -125,20 +128,6 @@ class Child:
             running=self.running,
             exit_code=code,
         )
-
-    def _new_rows(self) -> list[Row]:
-        path = self._reader.path
-        rows: list[Row] = []
-        size = path.stat().st_size if path.exists() else 0
-        try:
-            if size < self._reader.position:
-                raise ValueError("it was cut")
-            rows.extend(self._reader.rows(size))
-        except HalfRow:
-            pass  # it is being written
-        except ValueError:
-            self._reader, self._health, self._hints, self.curve = RowReader(path), [], [], {}
-        return rows
 
 
 def _ending(returncode: int) -> str:

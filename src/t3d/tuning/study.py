@@ -11,9 +11,7 @@ tune.html        the page
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.formats import Record, Text
 from t3d.storage import checked_files, disk
+from t3d.storage.lock import Turn
 from t3d.tuning.race import Outcome
 from t3d.tuning.space import Option, Space
 
@@ -119,26 +118,19 @@ def refuse_without_optuna() -> None:
         ) from error
 
 
-class _FileLock:
-    """Optuna's lock on its journal, held by the process itself: whoever is killed holds it no longer.
+class _JournalTurn(Turn):
+    """Optuna's lock on its journal. Whoever takes it cuts off the half of a line that a kill may have left."""
 
-    Whoever takes it also cuts off the half of a line that a killed process may have left.
-    """
-
-    def __init__(self, path: Path, journal: Path | None = None) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def __init__(self, journal: Path) -> None:
+        super().__init__(journal.with_name("journal.lock"))
         self._journal = journal
 
     def acquire(self) -> bool:
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
-        if self._journal is not None:
-            content = self._journal.read_bytes() if self._journal.is_file() else b""
-            if content and not content.endswith(b"\n"):
-                disk.cut(self._journal, content.rfind(b"\n") + 1)
+        super().acquire()
+        content = self._journal.read_bytes() if self._journal.is_file() else b""
+        if content and not content.endswith(b"\n"):
+            disk.cut(self._journal, content.rfind(b"\n") + 1)
         return True
-
-    def release(self) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
 class Journal:
@@ -157,9 +149,9 @@ class Journal:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.record = folder, record
         path = folder / "journal.jsonl"
-        self._asking = _FileLock(folder / "asking.lock")
+        self._asking = Turn(folder / "asking.lock")
         with self.asking():
-            backend = JournalFileBackend(str(path), _FileLock(folder / "journal.lock", path))  # type: ignore[arg-type]
+            backend = JournalFileBackend(str(path), _JournalTurn(path))  # type: ignore[arg-type]
             self._storage = JournalStorage(backend)
             self.study = self._study("search")
 
