@@ -4,7 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 
-.PHONY: install demo test test-slow check bench bench-peers docs clean
+TRACKERS := .venv-track/installed
+
+.PHONY: install demo test test-slow test-track check bench bench-peers docs clean
 
 install: $(INSTALLED)
 
@@ -23,6 +25,15 @@ test: $(INSTALLED)
 # A line a test. A file's tests need not stay together: a few files are most of the time.
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow -vv --dist worksteal
+
+$(TRACKERS): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-track
+	.venv-track/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[wandb,mlflow,dev]"
+	@touch $@
+
+# W&B and MLflow bring fifty packages, so they have an environment of their own.
+test-track: $(TRACKERS)
+	.venv-track/bin/python -m pytest -m "slow or not slow" -n 2 --dist worksteal tests/test_tracking.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -45,4 +56,4 @@ docs: $(INSTALLED)
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-track .mypy_cache .ruff_cache .pytest_cache .hypothesis

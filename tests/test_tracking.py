@@ -167,6 +167,7 @@ def expected_keys(folder):
 TRACKED = {"wandb": wandb_keys, "mlflow": mlflow_keys}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", [pytest.param(name, marks=mark) for name, mark in needs.items()])
 def test_after_ten_kills_of_tracker_and_run_every_row_is_there_once(folder, to):
     rng = random.Random(0)

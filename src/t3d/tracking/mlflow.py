@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from t3d.errors import ConfigRefused
+from t3d.errors import ConfigRefused, Failed
 from t3d.formats import Row, RunRecord
 from t3d.tracking import batches, numbers_of, options_of
 
@@ -71,14 +73,30 @@ class MlflowRun:
                 metrics += [Metric(name, float(v), at, row["env_steps"]) for name, v in numbers_of(row).items()]
                 metrics.append(Metric(_KEY, float(key), at, self._count))
                 self._count += 1
-            self._client.log_batch(self._id, metrics=metrics)
+            with _answers():
+                self._client.log_batch(self._id, metrics=metrics)
 
     def keep(self, key: int, name: str, path: Path) -> None:
         """Send a film or a page: an artifact, whose name is the same when it comes again."""
-        self._client.log_artifact(self._id, str(path), str(Path(name).parent))
-        self._client.log_metric(self._id, _KEY, float(key), 0, self._count)
+        with _answers():
+            self._client.log_artifact(self._id, str(path), name.rpartition("/")[0] or None)
+            self._client.log_metric(self._id, _KEY, float(key), 0, self._count)
         self._count += 1
 
     def close(self) -> None:
         """Mark the run as ended."""
-        self._client.set_terminated(self._id)
+        with _answers():
+            self._client.set_terminated(self._id)
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Say in our words what MLflow does not take, once it has tried again as often as it does."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise Failed(
+            "MLflow does not take this run's rows", got=str(error), do="t3d track sends later what is not there yet"
+        ) from error

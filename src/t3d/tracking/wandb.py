@@ -86,7 +86,7 @@ class WandbRun:
 
     def close(self) -> None:
         """Return once its log is on the disk and, online, at W&B."""
-        self._run.finish(quiet=True)
+        self._run.finish()
 
     def _logged(self) -> set[int]:
         """Return the keys in every log of this run, once nobody writes them any more."""
