@@ -186,8 +186,10 @@ def test_after_ten_kills_of_tracker_and_run_every_row_is_there_once(folder, to):
         child.wait()
     done = subprocess.run(train, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "tracking by" not in done.stderr, "the tracker beside it has ended well"
     sent = subprocess.run([*T3D, "track", "run", "--to", to], env=environment(), capture_output=True, text=True)
     assert sent.returncode == 0, sent.stderr
+    assert sent.stdout.startswith("sent        0 rows"), "the one beside it has sent all"
     there = Counter(TRACKED[to](folder))
     assert set(there.values()) == {1}
     assert expected_keys(folder) <= set(there)
@@ -204,6 +206,6 @@ def trackers_of(folder):
             here = (entry / "cwd").readlink() == folder
         except OSError:
             continue
-        if here and "--beside" in words:
+        if here and "t3d.tracking.follow" in words:
             found.append(int(entry.name))
     return found

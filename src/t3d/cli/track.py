@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
@@ -28,8 +28,6 @@ class Arguments:
     """The run folder, or one that holds several."""
     to: Literal["wandb", "mlflow"]
     """Weights & Biases, or MLflow."""
-    beside: Annotated[bool, tyro.conf.Suppress] = False
-    """As `--track` starts it: until standard input ends."""
 
 
 def main(arguments: list[str]) -> None:
@@ -38,17 +36,7 @@ def main(arguments: list[str]) -> None:
 
     from t3d.tracking.follow import follow
 
-    ended = threading.Event()
-    if args.beside:
-
-        def wait() -> None:
-            sys.stdin.read()
-            ended.set()
-
-        threading.Thread(target=wait, daemon=True).start()
-    count = follow(args.run, args.to, ended.is_set if args.beside else None)
-    if not args.beside:
-        print(f"sent        {counted(count, 'row')} to {args.to}")
+    print(f"sent        {counted(follow(args.run, args.to), 'row')} to {args.to}")
 
 
 @contextmanager
@@ -62,9 +50,15 @@ def beside(folder: Path, to: str | None) -> Iterator[None]:
     if to is None:
         yield
         return
-    command = [sys.executable, "-m", "t3d", "track", str(folder), "--to", to, "--beside"]
+    command = [sys.executable, "-P", "-m", "t3d.tracking.follow", str(folder), to]
     # A session of its own: Ctrl-C is for the run, and the tracker sends its last rows.
-    tracker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    tracker = subprocess.Popen(  # noqa: S603 - our own interpreter and module; arguments reach no shell
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         yield
     finally:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from t3d.errors import ConfigRefused, RunRefused
+from t3d.errors import ConfigRefused, RunRefused, Stopped, T3DError
 from t3d.formats import RunRecord
 from t3d.runs.run_folder import read_config
 from t3d.runs.signals import Signals
@@ -79,7 +81,7 @@ def _only_one(folder: Path) -> Lock:
             time.sleep(_LOOK_S)
 
 
-def follow(parent: Path, to: str, ended: Callable[[], bool] | None) -> int:
+def follow(parent: Path, to: str, ended: Callable[[], bool] | None = None) -> int:
     """Send the rows of a run, or of every run below a folder, as long as any of them is trained.
 
     Args:
@@ -135,3 +137,26 @@ def _runs_in(parent: Path) -> list[Path]:
     if (parent / "config.json").is_file():
         return [parent]
     return sorted(path.parent for path in parent.glob("*/config.json"))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Track what a command trains, from a process beside it, until standard input ends; return an exit code."""
+    ended = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        follow(Path(arguments[0]), arguments[1], ended.is_set)
+    except T3DError as error:
+        print(f"tracking: {error}", file=sys.stderr)
+        return error.exit_code
+    except Stopped as stopped:
+        return stopped.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
