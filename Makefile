@@ -6,7 +6,7 @@ PEERS := .venv-peers/installed
 
 TRACKERS := .venv-track/installed
 
-.PHONY: install demo test test-slow test-track check bench bench-peers docs clean
+.PHONY: install demo test test-slow test-track test-cluster check bench bench-peers docs clean
 
 install: $(INSTALLED)
 
@@ -34,6 +34,12 @@ $(TRACKERS): pyproject.toml constraints.txt
 # W&B and MLflow bring fifty packages, so they have an environment of their own.
 test-track: $(TRACKERS)
 	.venv-track/bin/python -m pytest -m "slow or not slow" -n 2 --dist worksteal tests/test_tracking.py
+
+# Two nodes in a network namespace of their own, some minutes. Ray is large: nothing else here needs it.
+test-cluster: $(INSTALLED)
+	@unshare -n true 2>/dev/null || unshare -rn true 2>/dev/null || { echo "make test-cluster needs root, or a system that lets users have namespaces of their own (unshare -rn)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev,ray]"
+	$$(unshare -n true 2>/dev/null && echo unshare -n || echo unshare -rn) $(BIN)/python -m pytest -m cluster -n 0 tests/cluster
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

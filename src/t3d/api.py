@@ -13,7 +13,8 @@ from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.make import is_hardware, spaces_in
 from t3d.errors import ConfigRefused, VideoFailed
 from t3d.execution.jobs import Job, jobs_of, refuse_as_parent
-from t3d.execution.processes import Standing, train_jobs
+from t3d.execution.places import train_jobs
+from t3d.execution.processes import Standing
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
 from t3d.runs import explanation

@@ -32,6 +32,7 @@ def main(
     video_frames: int | None,
     resume: bool = False,
     track: str | None = None,
+    on: str = "local",
 ) -> None:
     """Train the seeds, or go on with them; print a line for each, and film the one in their middle, or none without
     frames.
@@ -39,19 +40,22 @@ def main(
     Raises:
         Failed: not every seed has ended; the others are complete.
     """
-    parent, planned = api.plan_seeds(env, choice, seeds, jobs, out, resume=resume)
+    parent, planned = api.plan_seeds(env, choice, seeds, jobs if on == "local" else 1, out, resume=resume)
+    where = "" if on == "local" else f", on {on}"
     print(
-        f"{env.title}, preset {choice.preset} ({choice.reason}): {counted(seeds, 'seed')}, {jobs} at a time, "
+        f"{env.title}, preset {choice.preset} ({choice.reason}): {counted(seeds, 'seed')}, {jobs} at a time{where}, "
         f"{counted(planned[0].config['threads'], 'thread')} each\nfolder {parent}",
         file=sys.stderr,
     )
     with beside(parent, track):
-        _train(env, choice.config.steps, parent, planned, jobs, video_frames)
+        _train(env, choice.config.steps, parent, planned, jobs, video_frames, on)
 
 
-def _train(env: EnvSpec, steps: int, parent: Path, planned: list[Job], jobs: int, video_frames: int | None) -> None:
+def _train(
+    env: EnvSpec, steps: int, parent: Path, planned: list[Job], jobs: int, video_frames: int | None, on: str
+) -> None:
     with Lines(steps) as lines:
-        ended = api.train_jobs(planned, jobs, lines.show)
+        ended = api.train_jobs(planned, jobs, lines.show, on)
     print(_closing(ended))
     refuse_unfinished(ended, "seed", "the same command with --resume auto goes on with them")
     print(f"folder      {parent}")

@@ -36,6 +36,8 @@ class Arguments(EnvArguments):
     """How many runs at a time; as many as this process may use cores if left out."""
     out: Path | None = None
     """The folder of the runs; runs/ENV/sweep-HASH if left out, with the same hash for the same grid."""
+    on: str = "local"
+    """Where: local; ray, a cluster that is started here; or ray:HOST:PORT, one that this machine is one of."""
     yes: bool = False
     """Train more than 1,000 runs."""
 
@@ -50,6 +52,7 @@ def main(arguments: list[str]) -> None:
 
     from t3d import api
     from t3d.cli.seeds import Lines, refuse_unfinished
+    from t3d.cli.train import refuse_impossible_place
     from t3d.machine import usable_cores
     from t3d.reports import write_report
 
@@ -71,11 +74,13 @@ def main(arguments: list[str]) -> None:
             do="name fewer values, or add --yes",
         )
     parent = args.out or Path("runs") / env.folder / f"sweep-{_hash(axes)}"
-    jobs = min(args.jobs or usable_cores(), runs)
-    planned = api.plan_grid(env, combined, args.seeds, jobs, parent)
+    for point in combined.points:
+        refuse_impossible_place(args.on, True, point.choice.config)
+    jobs = min(args.jobs or (usable_cores() if args.on == "local" else runs), runs)
+    planned = api.plan_grid(env, combined, args.seeds, jobs if args.on == "local" else 1, parent)
     print(_opening(env.title, combined, args.seeds, jobs, parent), file=sys.stderr)
     with Lines(max(point.choice.config.steps for point in combined.points), "run") as lines:
-        ended = api.train_jobs(planned, jobs, lines.show)
+        ended = api.train_jobs(planned, jobs, lines.show, args.on)
     for run in ended:
         if run.problem:
             print(f"{run.path.name} stopped after {run.env_steps:,} steps: {run.problem}")

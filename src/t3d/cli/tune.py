@@ -39,6 +39,9 @@ class Arguments(EnvArguments):
     """Named set of options, or a file.toml of them, that the search begins from; the environment's own if left out."""
     jobs: int | None = None
     """How many runs at a time; as many as this process may use cores if left out."""
+    on: str = "local"
+    """Where: local; ray, a cluster that is started here; or ray:HOST:PORT, one that this machine is one of. There,
+    --jobs says how many runs it shall have at a time."""
     out: Path | None = None
     """The study's folder; runs/ENV/tune-HASH if left out, with the same hash for the same study."""
     config: Config = field(default_factory=Config)
@@ -51,6 +54,7 @@ def main(arguments: list[str]) -> None:
     env = given.spec(given.env)
 
     from t3d import api
+    from t3d.cli.train import refuse_impossible_place
 
     chosen = api.choose(env, given.preset, decisive(given.config))
     args = parse(Arguments, "tune", arguments, dataclasses.replace(given, config=chosen.config))
@@ -82,13 +86,14 @@ def main(arguments: list[str]) -> None:
     record = study.describe(env, chosen.preset, config, searched, args.seeds)
     folder = args.out or Path("runs") / env.folder / f"tune-{_hash(record)}"
     jobs = args.jobs or usable_cores()
-    api.plan_study(env, config, jobs, folder)
+    refuse_impossible_place(args.on, True, config)
+    api.plan_study(env, config, jobs if args.on == "local" else 1, folder)
     print(
         f"{env.title}, preset {chosen.preset}: {counted(args.trials, 'trial')} of {config.steps:,} steps, "
         f"{len(searched)} options, {jobs} at a time\nfolder {folder}",
         file=sys.stderr,
     )
-    found = api.tune(folder, record, trials=args.trials, confirm=args.confirm, jobs=jobs, say=_say)
+    found = api.tune(folder, record, trials=args.trials, confirm=args.confirm, jobs=jobs, say=_say, on=args.on)
     print(found or "another process of this study brings it to its end")
 
 

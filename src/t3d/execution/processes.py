@@ -9,9 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from t3d.diagnosis.hints import Hint, hints
 from t3d.execution.jobs import LEAVES_S, Job
@@ -50,15 +50,25 @@ class Child:
         self._words = ""
         self.curve: dict[int, float] = {}  # the mean return of every evaluation, by the env steps it was due at
 
-    def start(self) -> None:
-        """Start its process, or another one where that has ended: a run goes on from its checkpoint."""
+    @property
+    def started(self) -> bool:
+        """Whether it has, or had, a process."""
+        return self.process is not None
+
+    def start(self, environment: Mapping[str, str] = os.environ, module: str = "t3d.execution.jobs") -> None:
+        """Start its process, or another one where that has ended: a run goes on from its checkpoint.
+
+        Args:
+            environment: its variables, but for where Python looks for modules.
+            module: what trains the job.
+        """
         self.close(time.monotonic())
         self._words = ""
-        command = [sys.executable, "-P", "-m", "t3d.execution.jobs", json.dumps(self.job._asdict())]
+        command = [sys.executable, "-P", "-m", module, json.dumps(self.job._asdict())]
         # A session of its own: Ctrl-C reaches this process alone, which hands it on once.
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module; arguments reach no shell
             command,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -104,6 +114,7 @@ class Child:
         health = False
         if (rows := self._tail.rows()) is None:
             self._health, self._hints, self.curve = [], [], {}
+            rows = self._tail.rows()
         for row in rows or []:
             self._env_steps = row["env_steps"]
             if row["kind"] == "evaluation":
@@ -134,13 +145,49 @@ def _ending(returncode: int) -> str:
     return f"killed by {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
 
 
-def train_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[list[Standing]], None]) -> list[Standing]:
+class Runner(Protocol):
+    """What trains a job: a `Child` of this process, or a task of a cluster."""
+
+    job: Job
+
+    @property
+    def curve(self) -> dict[int, float]:
+        """The mean return of every evaluation seen, by the env steps it was due at."""
+
+    @property
+    def started(self) -> bool:
+        """Whether it has begun."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it has begun and not ended."""
+
+    def start(self) -> None:
+        """Begin, or go on where it was stopped."""
+
+    def stop(self) -> None:
+        """Ask the run to save its state and end."""
+
+    def close(self, until: float) -> None:
+        """Wait for its end, on the monotonic clock; from then on it is ended by force."""
+
+    def look(self) -> Standing:
+        """Return how the run stands."""
+
+
+def train_jobs(
+    jobs: Sequence[Job],
+    at_once: int,
+    show: Callable[[list[Standing]], None],
+    runner: Callable[[Job], Runner] = Child,
+) -> list[Standing]:
     """Train jobs, some at a time; one that fails or is killed does not take the others down.
 
     Args:
         jobs: what to train.
         at_once: processes side by side.
         show: called some times a second with how every run stands.
+        runner: makes what trains a job.
 
     Returns:
         How every run ended.
@@ -148,7 +195,7 @@ def train_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[list[Standing]
     Raises:
         Stopped: by a signal, once every running one has saved its state.
     """
-    runs = [Child(job) for job in jobs]
+    runs = [runner(job) for job in jobs]
     try:
         with Signals() as signals:
             for _ in _started_in_turn(runs, at_once):
@@ -162,17 +209,16 @@ def train_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[list[Standing]
     return ended
 
 
-def _started_in_turn(runs: list[Child], at_once: int) -> Iterator[None]:
-    while any(run.process is None or run.running for run in runs):
-        waiting = [run for run in runs if run.process is None]
+def _started_in_turn(runs: list[Runner], at_once: int) -> Iterator[None]:
+    while any(not run.started or run.running for run in runs):
+        waiting = [run for run in runs if not run.started]
         for run in waiting[: max(0, at_once - sum(run.running for run in runs))]:
             run.start()
         yield
 
 
-def end(runs: Sequence[Child]) -> None:
+def end(runs: Sequence[Runner]) -> None:
     """Ask those that still run to save and stop, and wait for them; a second signal to this process ends the wait."""
-    running = [run.process for run in runs if run.process is not None and run.running]
     for run in runs:
         run.stop()
     until = time.monotonic() + LEAVES_S
@@ -180,6 +226,6 @@ def end(runs: Sequence[Child]) -> None:
         for run in runs:
             run.close(until)
     except KeyboardInterrupt:
-        for process in running:
-            process.kill()
+        for run in runs:
+            run.close(time.monotonic())
         raise

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from t3d.errors import Failed
 from t3d.execution.jobs import Job
-from t3d.execution.processes import Child, end
+from t3d.execution.processes import Child, Runner, end
 from t3d.tuning.race import Curve, Outcome
 
 Key = tuple[int, int]  # number of the trial, index of the seed
@@ -21,11 +21,12 @@ class Players:
     Args:
         at_once: how many there may be.
         say: told what is worth a line.
+        runner: makes what trains a job.
     """
 
-    def __init__(self, at_once: int, say: Callable[[str], None]) -> None:
-        self.at_once, self._say = at_once, say
-        self._children: dict[Key, Child] = {}
+    def __init__(self, at_once: int, say: Callable[[str], None], runner: Callable[[Job], Runner] = Child) -> None:
+        self.at_once, self._say, self._runner = at_once, say, runner
+        self._children: dict[Key, Runner] = {}
         self._stopped: set[Key] = set()
         self._deaths: dict[Key, tuple[int, int]] = {}  # at which env step, and how often there
 
@@ -37,7 +38,7 @@ class Players:
 
     def start(self, key: Key, job: Job) -> None:
         """Start a run, or go on with it."""
-        self._children[key] = Child(job)
+        self._children[key] = self._runner(job)
         self._children[key].start()
 
     def stop(self, key: Key) -> None:
@@ -68,9 +69,8 @@ class Players:
                 outcomes.append((key, outcome))
         return outcomes
 
-    def _judge(self, key: Key, child: Child) -> Outcome | None:
+    def _judge(self, key: Key, child: Runner) -> Outcome | None:
         """Return how a run ended whose process has; None if that was started again."""
-        child.look()  # one that went on from a checkpoint is read from its beginning
         seen = child.look()
         curve = sorted(child.curve.items())
         if seen.exit_code == 0:

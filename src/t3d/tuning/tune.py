@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t3d.errors import Failed, RunRefused
-from t3d.execution.processes import Standing, train_jobs
+from t3d.execution.jobs import Job
+from t3d.execution.places import place
+from t3d.execution.processes import Runner, Standing, train_jobs
 from t3d.runs.signals import Signals
 from t3d.storage import disk
 from t3d.storage.lock import Lock
@@ -33,7 +35,14 @@ class Tuned(NamedTuple):
 
 
 def tune(
-    folder: Path, record: StudyRecord, *, trials: int, confirm: int, jobs: int, say: Callable[[str], None]
+    folder: Path,
+    record: StudyRecord,
+    *,
+    trials: int,
+    confirm: int,
+    jobs: int,
+    say: Callable[[str], None],
+    on: str = "local",
 ) -> Tuned | None:
     """Begin a study, join it, or go on with it.
 
@@ -44,6 +53,7 @@ def tune(
         confirm: fresh seeds for the best and for the default, each.
         jobs: runs at a time in this process.
         say: told what is worth a line.
+        on: where runs are trained, as for `places.place`.
 
     Returns:
         None if another process of this study has begun to bring it to its end.
@@ -56,26 +66,27 @@ def tune(
     refuse_without_optuna()
     begin(folder, record)
     journal = Journal(folder, record)
-    with Signals() as signals:
-        Search(journal, trials, Players(jobs, say), say).run(signals)
-    disk.make_folder(folder / "final")
-    try:
-        lock = Lock(folder / "final")
-    except RunRefused:
-        return None
-    try:
+    with place(on, folder, record.spec, record.config.buffer_size) as runner:
         with Signals() as signals:
-            best = play_final(journal, Players(jobs, say), signals, say)
-        if best is None:
-            raise Failed(
-                "no trial of this study came to its end",
-                got=str(folder),
-                do="see in the files trials/*/s*/metrics.jsonl why they failed",
-            )
-        preset = result.write_preset(journal, best)
-        confirmed = _confirm(journal, best, confirm, jobs, say) if confirm else None
-    finally:
-        lock.close()
+            Search(journal, trials, Players(jobs, say, runner), say).run(signals)
+        disk.make_folder(folder / "final")
+        try:
+            lock = Lock(folder / "final")
+        except RunRefused:
+            return None
+        try:
+            with Signals() as signals:
+                best = play_final(journal, Players(jobs, say, runner), signals, say)
+            if best is None:
+                raise Failed(
+                    "no trial of this study came to its end",
+                    got=str(folder),
+                    do="see in the files trials/*/s*/metrics.jsonl why they failed",
+                )
+            preset = result.write_preset(journal, best)
+            confirmed = _confirm(journal, best, confirm, jobs, say, runner) if confirm else None
+        finally:
+            lock.close()
     # SciPy, which the pages use, takes a second to import.
     from t3d.reports import tuned
 
@@ -84,7 +95,14 @@ def tune(
     return Tuned(preset, page, " ".join(tuned.verdict(numbers)), numbers["best_words"])
 
 
-def _confirm(journal: Journal, best: int, seeds: int, jobs: int, say: Callable[[str], None]) -> dict[str, Any] | None:
+def _confirm(
+    journal: Journal,
+    best: int,
+    seeds: int,
+    jobs: int,
+    say: Callable[[str], None],
+    runner: Callable[[Job], Runner],
+) -> dict[str, Any] | None:
     """Return the best against the default as `report --json` has it; None where the best is the default."""
     if result.is_default(journal, best):
         return None
@@ -98,7 +116,7 @@ def _confirm(journal: Journal, best: int, seeds: int, jobs: int, say: Callable[[
                 last = f"{run.evaluation['return_mean']:,.1f}" if run.evaluation else ""
                 say(f"{run.path.name}: {run.problem or last}")
 
-    ended = train_jobs(result.confirming_jobs(journal, best, seeds), jobs, show)
+    ended = train_jobs(result.confirming_jobs(journal, best, seeds), jobs, show, runner)
     if failed := [run for run in ended if run.problem]:
         raise Failed(
             f"{len(failed)} of {len(ended)} confirming runs did not reach the end",
