@@ -4,7 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 
-.PHONY: install demo test test-slow check bench bench-peers docs clean
+TRACKERS := .venv-track/installed
+
+.PHONY: install demo test test-slow test-track test-cluster check bench bench-peers docs clean
 
 install: $(INSTALLED)
 
@@ -23,6 +25,21 @@ test: $(INSTALLED)
 # A line a test. A file's tests need not stay together: a few files are most of the time.
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow -vv --dist worksteal
+
+$(TRACKERS): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-track
+	.venv-track/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[wandb,mlflow,dev]"
+	@touch $@
+
+# W&B and MLflow bring fifty packages, so they have an environment of their own.
+test-track: $(TRACKERS)
+	.venv-track/bin/python -m pytest -m "slow or not slow" -n 2 --dist worksteal tests/test_tracking.py
+
+# Two nodes in a network namespace of their own, some minutes. Ray is large: nothing else here needs it.
+test-cluster: $(INSTALLED)
+	@unshare -n true 2>/dev/null || unshare -rn true 2>/dev/null || { echo "make test-cluster needs root, or a system that lets users have namespaces of their own (unshare -rn)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev,ray]"
+	$$(unshare -n true 2>/dev/null && echo unshare -n || echo unshare -rn) $(BIN)/python -m pytest -m cluster -n 0 tests/cluster
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -45,4 +62,4 @@ docs: $(INSTALLED)
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-track .mypy_cache .ruff_cache .pytest_cache .hypothesis

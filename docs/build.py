@@ -32,7 +32,7 @@ from t3d.reports.listing import definition, step
 
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "t3d"
-PAGES_WITH_TABLES = ("deploy", "durability", "environments", "performance", "statistics")
+PAGES_WITH_TABLES = ("cluster", "deploy", "durability", "environments", "performance", "statistics")
 TABLES = tables.TABLES | performance.TABLES | {"results": results.readme_table}
 
 _BLOCK = re.compile(r"(?P<begin><!-- code: (?P<wanted>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)

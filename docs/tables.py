@@ -103,6 +103,12 @@ def outside_table() -> str:
     return table + "\n"
 
 
+def cluster_table() -> str:
+    """Return what a cluster costs beside processes of one machine."""
+    table: str = benchmark("cluster").as_table(json.loads((RESULTS / "cluster.json").read_text("utf-8")))
+    return table
+
+
 def controllers_table() -> str:
     """Return how long a policy takes to answer, what a program takes to load it, and what exported ones reach."""
     table: str = benchmark("controllers").as_table(json.loads((RESULTS / "controllers.json").read_text("utf-8")))
@@ -110,6 +116,7 @@ def controllers_table() -> str:
 
 
 TABLES = {
+    "cluster": cluster_table,
     "controllers": controllers_table,
     "outside": outside_table,
     "peers": peers_table,

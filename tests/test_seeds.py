@@ -21,7 +21,7 @@ from t3d import presets
 from t3d.cli.main import run
 from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused
-from t3d.runs import seeds
+from t3d.execution import jobs, processes
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
 ILL = str(Path(__file__).with_name("ill_envs.py"))
@@ -69,7 +69,7 @@ def pids_of(text):
 
 
 def planned(out, resume=False):
-    return seeds.jobs_of(EnvSpec("Pendulum-v1"), presets.choose(EnvSpec("Pendulum-v1")), 1, out, resume=resume)
+    return jobs.jobs_of(EnvSpec("Pendulum-v1"), presets.choose(EnvSpec("Pendulum-v1")), 1, out, resume=resume)
 
 
 def test_a_folder_of_seeds_is_gone_on_with_when_asked_to_and_not_else(folder):
@@ -82,22 +82,22 @@ def test_a_folder_of_seeds_is_gone_on_with_when_asked_to_and_not_else(folder):
     assert planned(None, resume=True) == (parent, [job])
     assert planned(parent, resume=True) == (parent, [job])
     choice = stopped.choice.config
-    seeds.train_run(job._replace(config=dataclasses.asdict(choice)))
+    jobs.train_run(job._replace(config=dataclasses.asdict(choice)))
     alone = small_runs.train(folder / "alone", env="Pendulum-v1", n_envs=1, steps=400, seed=0)
     assert alone.finished
     assert same(last_weights(folder / "alone"), last_weights(job.out))
 
 
 def test_a_seed_that_does_not_leave_when_asked_is_killed(folder, monkeypatch):
-    monkeypatch.setattr(seeds, "_LEAVES_S", 0.3)
-    deaf = seeds._Run(planned(folder / "all")[1][0])
+    monkeypatch.setattr(processes, "LEAVES_S", 0.3)
+    deaf = processes.Child(planned(folder / "all")[1][0])
     text = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     deaf.process = subprocess.Popen([sys.executable, "-c", text], text=True, **pipes)
     deaf._listener = threading.Thread(target=deaf._listen, args=(deaf.process,))
     deaf._listener.start()
     assert deaf.process.stdout.readline() == "1\n"
-    seeds._end([deaf])
+    processes.end([deaf])
     assert deaf.process.returncode == -signal.SIGKILL
     deaf.process.stdout.close()
 
@@ -213,7 +213,7 @@ def test_a_seed_whose_metrics_were_cut_is_judged_from_their_beginning(folder):
     looks = [{"saturated_share": 0.0, "dead_actor": 0.0, "dead_q1": 0.0, "dead_q2": 0.0} | look for look in looks]
     rows = [{"kind": "run", "env_steps": 0, "wall_s": 0.0, "run": "0" * 64}]
     rows += [row("health", 50 * k, of="batch", **look) for k, look in enumerate(looks)]
-    watched = seeds._Run(job)
+    watched = processes.Child(job)
     for count, said in ((4, ["rewards all the same"]), (2, []), (3, ["rewards all the same"])):
         write_rows(metrics.parent, rows[: 1 + count])
         watched.look()  # it notices that rows were cut, and reads again from their beginning at its next look

@@ -27,8 +27,10 @@ ROOMS = {
     "diagnosis": 3, "engines": 3, "environments": 3, "export": 3, "variants": 3,
     "training": 4,
     "runs": 5, "reports": 5,
-    "api": 6, "bench": 6,
-    "cli": 7, "__main__": 7,
+    "execution": 6, "tracking": 6,
+    "tuning": 7,
+    "api": 8, "bench": 8,
+    "cli": 9, "__main__": 9,
 }  # fmt: skip
 
 

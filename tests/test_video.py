@@ -18,8 +18,9 @@ from t3d.cli.main import run
 from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.make import spaces_in
 from t3d.errors import VideoFailed
+from t3d.execution import processes
+from t3d.execution.jobs import train_run
 from t3d.reports.videos import nearest_the_median
-from t3d.runs import seeds
 from t3d.runs import video as film
 
 av = pytest.importorskip("av", reason="the extra `video` is not installed")
@@ -47,14 +48,14 @@ def drawn_here():
 def trained_here(monkeypatch):
     """Let `--seeds` train in this process; tests/test_seeds.py has the processes."""
 
-    def train_seeds(jobs, at_once, show):
+    def train_jobs(jobs, at_once, show):
         for job in jobs:
-            seeds.train_run(job)
-        ended = [seeds._Run(job).look() for job in jobs]
+            train_run(job)
+        ended = [processes.Child(job).look() for job in jobs]
         show(ended)
         return ended
 
-    monkeypatch.setattr(api, "train_seeds", train_seeds)
+    monkeypatch.setattr(api, "train_jobs", train_jobs)
 
 
 def decoded(path):

@@ -8,10 +8,13 @@ from typing import Any, Literal, NamedTuple
 
 from t3d import presets
 from t3d.address import refuse_while_imported
-from t3d.config import refuse_before_it_learns
+from t3d.config import Config, refuse_before_it_learns
 from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.make import is_hardware, spaces_in
 from t3d.errors import ConfigRefused, VideoFailed
+from t3d.execution.jobs import Job, jobs_of, refuse_as_parent
+from t3d.execution.places import train_jobs
+from t3d.execution.processes import Standing
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
 from t3d.runs import explanation
@@ -26,14 +29,16 @@ from t3d.runs.policies import (
     refuse_below_one,
 )
 from t3d.runs.rows import Rows
-from t3d.runs.seeds import Job, Seed, jobs_of, train_seeds
 from t3d.runs.session import Session
 from t3d.td3 import TD3
 from t3d.training.evaluation import Evaluation
 from t3d.training.limits import refuse_too_large
+from t3d.tuning.grid import Grid
+from t3d.tuning.grid import jobs_of as grid_jobs
+from t3d.tuning.tune import tune
 from t3d.variants.contract import kind_of
 
-__all__ = ["evaluate_run", "export_policy", "film_policies", "film_run", "refuse_below_one", "train_seeds"]
+__all__ = ["evaluate_run", "export_policy", "film_policies", "film_run", "refuse_below_one", "train_jobs", "tune"]
 
 _LEAST_S = 1.0  # between two lines of progress, where a notebook would keep them all
 
@@ -262,7 +267,47 @@ def plan_seeds(
     return jobs_of(env, choice, seeds, out, resume=resume)
 
 
-def film_middle_seed(env: EnvSpec, seeds: list[Seed], *, frames: int) -> tuple[Path | None, VideoFailed | None]:
+def plan_grid(env: EnvSpec, grid: Grid, seeds: int, jobs: int, parent: Path) -> list[Job]:
+    """Return the jobs that train some seeds of every configuration of a grid, the environment looked at.
+
+    Args:
+        env: which environment.
+        grid: the configurations.
+        seeds: of each, from its own on.
+        jobs: how many will be trained at a time: their replay memories must fit together.
+        parent: the folder of the runs; what is there goes on.
+
+    Raises:
+        Refused: what one of them would be refused for.
+    """
+    slot_bytes = slot_dtype(spaces_in(env)).itemsize
+    largest = max(point.choice.config.buffer_size for point in grid.points)
+    refuse_too_large("the replay memory", jobs * largest * slot_bytes, "lower --buffer-size or --jobs")
+    return grid_jobs(env, grid, seeds, parent)
+
+
+def plan_study(env: EnvSpec, config: Config, jobs: int, folder: Path) -> None:
+    """Refuse a study before it begins, the environment looked at.
+
+    Raises:
+        Refused: what one of its runs would be refused for.
+    """
+    refuse_as_parent(env, folder)
+    slot_bytes = slot_dtype(spaces_in(env)).itemsize
+    refuse_too_large("the replay memory", jobs * config.buffer_size * slot_bytes, "lower --buffer-size or --jobs")
+
+
+def best_of_grid(paths: Sequence[Path]) -> str:
+    """Say which group of some runs did best, and how optimistic that is."""
+    # SciPy, which the reports use, takes a second to import.
+    from t3d.reports.page import gather
+    from t3d.reports.wording import best_of
+
+    numbers = gather(paths).numbers
+    return "\n".join(f"best        {best_of(entry)}" for entry in numbers["best_of"])
+
+
+def film_middle_seed(env: EnvSpec, seeds: list[Standing], *, frames: int) -> tuple[Path | None, VideoFailed | None]:
     """Film, as `film_policies` does, the seed that a report shows: the one nearest the median by its last evaluation.
 
     Args:

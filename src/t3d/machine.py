@@ -71,8 +71,13 @@ def describe() -> dict[str, Any]:
         "processor": processor(),
         "cores": usable_cores(),
         "python": platform.python_version(),
-        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of t3d and of what its numbers come from, of those that are installed."""
+    return {name: version for name in _PACKAGES if (version := _version(name))}
 
 
 @functools.cache

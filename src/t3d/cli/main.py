@@ -15,6 +15,9 @@ from t3d.errors import EnvFailed, Stopped, T3DError
 
 _COMMANDS = {
     "train": "train a policy in an environment",
+    "sweep": "train every combination of some options' values, and compare them",
+    "tune": "search for better options, and say whether they are",
+    "track": "send a run's numbers to Weights & Biases or MLflow",
     "resume": "continue a run from its newest checkpoint",
     "evaluate": "play a trained policy and count its returns",
     "video": "film a trained policy",

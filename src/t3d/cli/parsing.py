@@ -53,6 +53,12 @@ def decisive(config: Config) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value != getattr(Config, name)}
 
 
+def is_given(flag: str, arguments: list[str]) -> bool:
+    """Return whether a flag stands among a command's words; underscores count as hyphens, and --no-X as --X."""
+    names = {flag, flag.replace("--", "--no-", 1)}
+    return any(word.partition("=")[0].replace("_", "-") in names for word in arguments)
+
+
 def parse(kind: type[T], command: str, arguments: list[str], default: Any = None) -> T:
     """Parse arguments; an error or --help prints and exits.
 

@@ -1,4 +1,4 @@
-"""`t3d train --seeds`: one progress line a seed, then what they reached."""
+"""Runs side by side, as `t3d train --seeds` and `t3d sweep` show them: a progress line each, then what they reached."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from rich.table import Column
 
 from t3d import api
 from t3d.cli.parsing import counted
+from t3d.cli.track import beside
 from t3d.env_spec import EnvSpec
 from t3d.errors import Failed
+from t3d.execution.jobs import Job
+from t3d.execution.processes import Standing
 from t3d.formats import Row
 from t3d.presets import Choice
 from t3d.reports import write_report
-from t3d.runs.seeds import Seed
+
+_MOST_LINES = 20
 
 
 def main(
@@ -27,6 +31,8 @@ def main(
     out: Path | None,
     video_frames: int | None,
     resume: bool = False,
+    track: str | None = None,
+    on: str = "local",
 ) -> None:
     """Train the seeds, or go on with them; print a line for each, and film the one in their middle, or none without
     frames.
@@ -34,21 +40,24 @@ def main(
     Raises:
         Failed: not every seed has ended; the others are complete.
     """
-    parent, planned = api.plan_seeds(env, choice, seeds, jobs, out, resume=resume)
+    parent, planned = api.plan_seeds(env, choice, seeds, jobs if on == "local" else 1, out, resume=resume)
+    where = "" if on == "local" else f", on {on}"
     print(
-        f"{env.title}, preset {choice.preset} ({choice.reason}): {counted(seeds, 'seed')}, {jobs} at a time, "
+        f"{env.title}, preset {choice.preset} ({choice.reason}): {counted(seeds, 'seed')}, {jobs} at a time{where}, "
         f"{counted(planned[0].config['threads'], 'thread')} each\nfolder {parent}",
         file=sys.stderr,
     )
-    with _Lines(choice.config.steps) as lines:
-        ended = api.train_seeds(planned, jobs, lines.show)
+    with beside(parent, track):
+        _train(env, choice.config.steps, parent, planned, jobs, video_frames, on)
+
+
+def _train(
+    env: EnvSpec, steps: int, parent: Path, planned: list[Job], jobs: int, video_frames: int | None, on: str
+) -> None:
+    with Lines(steps) as lines:
+        ended = api.train_jobs(planned, jobs, lines.show, on)
     print(_closing(ended))
-    if failed := [seed for seed in ended if seed.problem]:
-        raise Failed(
-            f"{counted(len(failed), 'seed')} of {len(ended)} did not reach the end",
-            got="; ".join(f"seed {seed.seed}: {seed.problem.splitlines()[0]}" for seed in failed),
-            do="the same command with --resume auto goes on with them; what each said stands above",
-        )
+    refuse_unfinished(ended, "seed", "the same command with --resume auto goes on with them")
     print(f"folder      {parent}")
     if video_frames is not None:
         print("filming the best and the last policy of the seed nearest the median ...", file=sys.stderr)
@@ -60,10 +69,38 @@ def main(
     print(f"report      {write_report([parent])}")
 
 
-class _Lines:
-    """A bar for each seed, with what is wrong; where stderr is no terminal, a line at each of its evaluations."""
+def refuse_unfinished(ended: list[Standing], noun: str, do: str) -> None:
+    """Say which runs have not come to their end.
 
-    def __init__(self, steps: int) -> None:
+    Args:
+        ended: how every run stands.
+        noun: what a run is called: seed, or run.
+        do: what to do about it.
+
+    Raises:
+        Failed: there is one.
+    """
+    if failed := [run for run in ended if run.problem]:
+        raise Failed(
+            f"{counted(len(failed), noun)} of {len(ended)} did not reach the end",
+            got="; ".join(f"{_name(run, noun)}: {run.problem.splitlines()[0]}" for run in failed),
+            do=f"{do}; what each said stands above",
+        )
+
+
+def _name(run: Standing, noun: str) -> str:
+    return f"seed {run.seed}" if noun == "seed" else run.path.name
+
+
+class Lines:
+    """A bar for each run, with what is wrong; where stderr is no terminal, a line at each of its evaluations.
+
+    Args:
+        steps: env steps of a run.
+        noun: what a run is called, and named by: seed, or run, and then its folder.
+    """
+
+    def __init__(self, steps: int, noun: str = "seed") -> None:
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=6)),
@@ -75,35 +112,40 @@ class _Lines:
         )
         self._progress.disable = not console.is_terminal
         self._steps = steps
-        self._tasks: dict[int, TaskID] = {}
-        self._said: dict[int, Row | None] = {}
+        self._noun = noun
+        self._tasks: dict[Path, TaskID] = {}
+        self._said: dict[Path, Row | None] = {}
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> Lines:
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, seeds: list[Seed]) -> None:
-        for seed in seeds:
-            if seed.seed not in self._tasks:
-                self._tasks[seed.seed] = self._progress.add_task(f"seed {seed.seed}", total=self._steps, seen="")
-            seen = "" if seed.running else "waiting"
-            if seed.evaluation:
-                seen = f"evaluation {seed.evaluation['return_mean']:,.0f}"
-            if seed.hints:
-                seen += "  ! " + ", ".join(hint.name for hint in seed.hints)
-            if seed.problem:
-                seen = seed.problem.splitlines()[0]
-            self._progress.update(self._tasks[seed.seed], completed=min(seed.env_steps, self._steps), seen=seen)
-            if self._progress.disable and seed.evaluation and seed.evaluation != self._said.get(seed.seed):
-                line = f"seed {seed.seed:<4} {seed.evaluation['env_steps']:>9,} steps  {seen}"
+    def show(self, runs: list[Standing]) -> None:
+        """Bring every line up to date; of many runs only those that are being trained have one."""
+        for run in runs:
+            name = _name(run, self._noun)
+            if run.path not in self._tasks:
+                self._tasks[run.path] = self._progress.add_task(name, total=self._steps, seen="")
+            seen = "" if run.running else "waiting"
+            if run.evaluation:
+                seen = f"evaluation {run.evaluation['return_mean']:,.0f}"
+            if run.hints:
+                seen += "  ! " + ", ".join(hint.name for hint in run.hints)
+            if run.problem:
+                seen = run.problem.splitlines()[0]
+            shown = len(runs) <= _MOST_LINES or run.running or bool(run.problem)
+            steps = min(run.env_steps, self._steps)
+            self._progress.update(self._tasks[run.path], completed=steps, seen=seen, visible=shown)
+            if self._progress.disable and run.evaluation and run.evaluation != self._said.get(run.path):
+                line = f"{name:<9} {run.evaluation['env_steps']:>9,} steps  {seen}"
                 print(line, file=sys.stderr, flush=True)
-                self._said[seed.seed] = seed.evaluation
+                self._said[run.path] = run.evaluation
 
 
-def _closing(seeds: list[Seed]) -> str:
+def _closing(seeds: list[Standing]) -> str:
     lines = []
     for seed in seeds:
         if seed.problem:

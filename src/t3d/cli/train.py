@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from t3d.cli.environment import EnvArguments
-from t3d.cli.parsing import counted, decisive, parse
+from t3d.cli.parsing import counted, decisive, is_given, parse
+from t3d.cli.track import beside
 from t3d.config import Config, refuse_before_it_learns
-from t3d.errors import Failed, printable
+from t3d.errors import ConfigRefused, Failed, printable
 
 if TYPE_CHECKING:
     from t3d.runs.session import Session
@@ -27,19 +28,24 @@ class Arguments(EnvArguments):
     env: tyro.conf.Positional[str]
     """A registered id, module:Name (an id that it registers, a class, or a function), or path/to/file.py:Name."""
     preset: str | None = None
-    """Named set of options; the environment's own if left out."""
+    """Named set of options, or a file.toml of them; the environment's own if left out."""
     out: Path | None = None
     """The run folder; runs/ENV/PRESET-sSEED if left out."""
     seeds: int | None = None
     """Train so many seeds, from --seed on, in processes of their own; the folder is their parent."""
     jobs: int | None = None
     """How many of them at a time; as many as this process may use cores if left out."""
+    on: str = "local"
+    """Where seeds are trained: local, in processes of this machine; ray, a cluster that is started on it; or
+    ray:HOST:PORT, one that runs, and that this machine is one of. Both need the extra ray."""
     resume: Literal["no", "auto"] = "no"
     """auto: continue the run in that folder if there is one; a finished one prints its result."""
     video: bool = True
     """Film the best policy at the end, and the last one where it is another; never of hardware."""
     video_frames: int = 300
     """Frames of each video, at most."""
+    track: Literal["wandb", "mlflow"] | None = None
+    """Send its numbers to Weights & Biases or MLflow, from a process of its own, as `t3d track` does."""
     config: Config = field(default_factory=Config)
     """Options of the run."""
 
@@ -56,7 +62,7 @@ def main(arguments: list[str]) -> None:
     parsed = parse(Arguments, "train", arguments, dataclasses.replace(given, config=chosen.config))
     choice = chosen._replace(config=parsed.config)
     parsed.config.check_together()
-    if not _is_given("--random-steps", arguments):
+    if not is_given("--random-steps", arguments):
         refuse_before_it_learns(parsed.config)
 
     from t3d.machine import usable_cores
@@ -65,19 +71,44 @@ def main(arguments: list[str]) -> None:
     for name in ("video_frames", "seeds", "jobs"):
         if (count := getattr(parsed, name)) is not None:
             api.refuse_below_one(name, count)
+    if parsed.track is not None:
+        from t3d.tracking.follow import refuse_without
+
+        refuse_without(parsed.track)
+    refuse_impossible_place(parsed.on, parsed.seeds is not None, choice.config)
     if parsed.seeds is not None:
         from t3d.cli import seeds
 
-        jobs = parsed.jobs or (1 if choice.config.hardware else min(parsed.seeds, usable_cores()))
+        here = 1 if choice.config.hardware else usable_cores()
+        jobs = min(parsed.seeds, parsed.jobs or (here if parsed.on == "local" else parsed.seeds))
         frames = parsed.video_frames if parsed.video and not choice.config.hardware else None
-        seeds.main(env, choice, parsed.seeds, jobs, parsed.out, frames, parsed.resume == "auto")
+        resume = parsed.resume == "auto"
+        seeds.main(env, choice, parsed.seeds, jobs, parsed.out, frames, resume, parsed.track, parsed.on)
         return
     session = Session(env, choice, parsed.out, resume=parsed.resume == "auto")
-    run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
+    with beside(session.path, parsed.track):
+        run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
 
 
-def _is_given(flag: str, arguments: list[str]) -> bool:
-    return any(word.partition("=")[0].replace("_", "-") == flag for word in arguments)
+def refuse_impossible_place(on: str, several: bool, config: Config) -> None:
+    """Refuse a place to train on that there is not, or that is none for such runs.
+
+    Raises:
+        ConfigRefused: it is one.
+    """
+    if on == "local":
+        return
+    from t3d.execution.cluster import address_of
+
+    address_of(on)
+    if not several or config.hardware or config.device not in ("cpu", "cuda"):
+        raise ConfigRefused(
+            "a cluster trains several runs, wherever it has room",
+            got=f"on = {on}, hardware = {config.hardware}, device = {config.device}"
+            + ("" if several else ", and one run"),
+            expected="--seeds N, no hardware, --device cpu or cuda",
+            do="leave --on out, or give --seeds 1",
+        )
 
 
 def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:

@@ -1,7 +1,8 @@
 """Hyper-parameters as data: named sets of options, and which environment gets which.
 
 `environments.toml` says what is known of environments (their preset, and facts about them that hold under any
-preset); every other `.toml` file here is a preset. Precedence: defaults < environment's facts < preset < what
+preset); every other `.toml` file here is a preset, and those in `spaces` are
+search spaces for `t3d tune`. Precedence: defaults < environment's facts < preset < what
 hardware needs < flags.
 """
 
@@ -11,6 +12,7 @@ import fnmatch
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from t3d.config import Config
@@ -20,6 +22,7 @@ from t3d.errors import ConfigRefused
 DEFAULT = "td3"
 # Of algorithms that need options of their own, where nobody names a preset.
 _OF_ALGORITHM = {"td7": "td7"}
+_MAX_BYTES = 1 << 20
 
 
 class Choice(NamedTuple):
@@ -43,23 +46,29 @@ def choose(
 
     Args:
         env: the environment. With arguments or wrappers it is not the task that its preset is for; facts still hold.
-        preset: a preset's name; None takes the environment's.
+        preset: a preset's name, or a file of options, as `t3d tune` writes them; None takes the environment's.
         values: option name to value, laid over everything.
         hardware: it is one physical device.
 
     Raises:
-        ConfigRefused: no preset of that name, or an impossible option.
+        ConfigRefused: no preset of that name, a file that is none, or an impossible option.
     """
     known = _environment(env.name)
     if not env.is_plain:
         known.pop("preset", None)
     of_algorithm = _OF_ALGORITHM.get((values or {}).get("algorithm", ""))
     name = preset or of_algorithm or known.get("preset", DEFAULT)
-    if name not in names():
-        raise ConfigRefused("there is no such preset", got=name, expected=", ".join(names()))
+    if name.endswith(".toml"):
+        options, name = _read_file(Path(name)), Path(name).stem
+    elif name in names():
+        options = _read(f"{name}.toml")
+    else:
+        raise ConfigRefused(
+            "there is no such preset", got=name, expected=", ".join(names()), do="name one of them, or a file.toml"
+        )
     own = f"chosen for {env.name}" if "preset" in known else "the default"
     own = "of the algorithm" if of_algorithm else own
-    config = Config().with_values(known.get("facts", {})).with_values(_read(f"{name}.toml"))
+    config = Config().with_values(known.get("facts", {})).with_values(options)
     if hardware:
         config = config.with_values({"hardware": True, "eval_env": "same", "on_resume": "reset"})
     return Choice(name, config.with_values(values or {}), "as asked" if preset else own)
@@ -73,7 +82,42 @@ def _environment(env: str) -> dict[str, Any]:
     return {}
 
 
+def spaces() -> list[str]:
+    """Return the names of all search spaces."""
+    files = [file.name for file in resources.files(__package__).joinpath("spaces").iterdir()]
+    return sorted(file.removesuffix(".toml") for file in files if file.endswith(".toml"))
+
+
+def read_space(name: str) -> dict[str, Any]:
+    """Return a search space, as its file says: one of `spaces()`, or the user's own file.
+
+    Raises:
+        ConfigRefused: there is none of that name, or the file cannot be read.
+    """
+    if name in spaces():
+        return _read(f"spaces/{name}.toml")
+    if name.endswith(".toml"):
+        return _read_file(Path(name))
+    raise ConfigRefused(
+        "there is no such search space", got=name, expected=", ".join(spaces()), do="name one of them, or a file.toml"
+    )
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"more than {_MAX_BYTES:,} bytes")
+        return _parsed(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigRefused(
+            "this file cannot be read", got=f"{path}: {error}", expected="a TOML file of options", do="mend it"
+        ) from error
+
+
 def _read(file: str) -> dict[str, Any]:
-    values = tomllib.loads(resources.files(__package__).joinpath(file).read_text("utf-8"))
+    return _parsed(resources.files(__package__).joinpath(file).read_text("utf-8"))
+
+
+def _parsed(text: str) -> dict[str, Any]:
     # TOML has arrays, options have tuples.
-    return {k: tuple(v) if k == "hidden" else v for k, v in values.items()}
+    return {k: tuple(v) if k == "hidden" and isinstance(v, list) else v for k, v in tomllib.loads(text).items()}

@@ -75,6 +75,7 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
         "groups": counted,
         "verdicts": [wording.learned(entry) for entry in counted],
         "comparisons": [entry for entry in report.numbers["comparisons"] if entry.get("env") == env],
+        "best_of": [wording.best_of(entry) for entry in report.numbers["best_of"] if entry["env"] == env],
         "nearest": _nearest(counted[0]),
         "events": events,
         "notes": [note for entry in counted for note in entry["notes"]],

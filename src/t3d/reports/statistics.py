@@ -6,6 +6,7 @@ independent of their seed, so they are averaged before they come here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -185,6 +186,38 @@ def pooled_improvement(parts: list[Interval]) -> Interval:
     below = np.sqrt(sum((part.value - (part.low or 0.0)) ** 2 for part in parts)) / len(parts)
     above = np.sqrt(sum(((part.high or 0.0) - part.value) ** 2 for part in parts)) / len(parts)
     return Interval(value, float(max(0, value - below)), float(min(1, value + above)))
+
+
+class Optimism(NamedTuple):
+    """How far the best of several groups' mean lies above its true mean, on average, for being picked as the best."""
+
+    as_seen: float  # if the groups' true means were those that were seen
+    if_equal: float  # if all true means were equal: all of the lead is luck then
+
+
+def optimism(groups: Sequence[ArrayLike], *, resamples: int = RESAMPLES) -> Optimism | None:
+    """Return by how much the best mean of some groups flatters, simulated from the seeds' spread within them.
+
+    Studies of as many groups and seeds are drawn again and again: each seed is its group's true mean and a deviation
+    drawn from those of all seeds from their groups' means, widened by n / (n - 1) in the variance, as deviations from
+    a mean of n seeds are too small. In each study the best group is picked, and its mean held against its true one.
+
+    Args:
+        groups: (n,) each, one number a seed.
+        resamples: how many studies are drawn.
+
+    Returns:
+        None for a single group, and where no group has two seeds.
+    """
+    values = [np.asarray(group, np.float64) for group in groups]
+    spread = [(v - v.mean()) * np.sqrt(len(v) / (len(v) - 1)) for v in values if len(v) > 1]
+    if len(values) < 2 or not spread:
+        return None
+    deviations, draw = np.concatenate(spread), np.random.default_rng(BOOTSTRAP_SEED)
+    errors = np.array([deviations[draw.integers(len(deviations), size=(resamples, len(v)))].mean(1) for v in values])
+    means = np.array([v.mean() for v in values])[:, None]
+    picked = (means + errors).argmax(axis=0)
+    return Optimism(float(errors[picked, np.arange(resamples)].mean()), float(errors.max(axis=0).mean()))
 
 
 def area(env_steps: ArrayLike, returns: ArrayLike) -> Floats:

@@ -33,6 +33,7 @@ def summarize(groups: Sequence[Group]) -> dict[str, Any]:
         },
         "groups": [_group(group) for group in groups],
         "comparisons": _comparisons(groups),
+        "best_of": _best_of(groups),
     }
 
 
@@ -162,6 +163,31 @@ def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:
         if len(pairs) > 1
     ]
     return compared + pooled
+
+
+def _best_of(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Return of each environment with several groups which did best, and by how much its mean flatters."""
+    entries: list[dict[str, Any]] = []
+    for env in dict.fromkeys(group.env for group in groups):
+        alike = [group for group in groups if group.env == env and group.measured == groups[0].measured]
+        common = set.intersection(*(set(group.env_steps) for group in alike)) if len(alike) > 1 else set()
+        if not common:
+            continue
+        step = max(common)
+        ends = [group.returns[:, group.env_steps.index(step)] for group in alike]
+        means = [float(end.mean()) for end in ends]
+        seen = statistics.optimism(ends)
+        entries.append(
+            {
+                "env": env,
+                "of": len(alike),
+                "env_steps": step,
+                "best": alike[means.index(max(means))].label,
+                "mean": max(means),
+                "optimism": seen and seen._asdict(),
+            }
+        )
+    return entries
 
 
 def coverage(seeds: int) -> dict[str, Any] | None:

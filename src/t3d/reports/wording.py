@@ -84,6 +84,22 @@ def learned(group: dict[str, Any]) -> tuple[str, str]:
     return "It is not clear that it learned.", f"{way} {sure}"
 
 
+def best_of(entry: dict[str, Any]) -> str:
+    """Say which of several groups did best, and how much of that is luck.
+
+    Args:
+        entry: one of `summarize(...)["best_of"]`.
+    """
+    text = f"{entry['best']}, the best of {entry['of']}, with a mean of {number(entry['mean'])}"
+    seen = entry["optimism"]
+    if seen is None:
+        return f"{text}. With one seed each nothing can be said of how much of that is luck."
+    return (
+        f"{text}. The best of {entry['of']} flatters: by {number(seen['as_seen'])} on average if the groups differ as "
+        f"they seem to, by {number(seen['if_equal'])} if they do not differ at all (simulated from the seeds' spread)."
+    )
+
+
 def trust(coverage: dict[str, Any] | None) -> str:
     """Say what the intervals are worth for the number of seeds shown."""
     if coverage is None:

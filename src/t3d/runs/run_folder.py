@@ -33,6 +33,7 @@ WRITTEN = (
     "video",
     "export",
     "tensorboard",
+    "tracking",
     "report.html",
     "explain.html",
 )

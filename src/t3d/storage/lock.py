@@ -7,12 +7,16 @@ import os
 import socket
 import stat
 import sys
+import time
 from pathlib import Path
+
+import psutil
 
 from t3d.errors import RunRefused
 
 # The system knows that this process holds a lock, but would let the same process take it twice.
 _held: set[Path] = set()
+_WAIT_S = 0.02
 
 
 class Lock:
@@ -67,6 +71,45 @@ class Lock:
                 os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = None
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether somebody seems to hold a run folder, without a try at its lock, which would be in somebody's way.
+
+    The file says so, and whoever was killed could not change that: where its process was of this machine, it must live.
+    """
+    try:
+        with (folder / "lock").open(encoding="utf-8", errors="replace") as file:
+            words = file.read(200).split()
+    except OSError:
+        return False
+    if len(words) != len(("process", "number", "on", "host")) or not words[1].isdigit():
+        return False
+    return words[3] != socket.gethostname() or psutil.pid_exists(int(words[1]))
+
+
+class Turn:
+    """A file that one process at a time has, while others wait; whoever is killed has it no longer.
+
+    Args:
+        path: the file, made if need be; held open as long as this lives.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+
+    def acquire(self) -> bool:
+        """Return once it is this process's."""
+        while True:
+            try:
+                _lock(self._file)
+                return True
+            except OSError:
+                time.sleep(_WAIT_S)
+
+    def release(self) -> None:
+        """Let go of it."""
+        _unlock(self._file)
 
 
 class OpenFolder:
@@ -128,9 +171,17 @@ if sys.platform == "win32":
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         os.lseek(file, 0, os.SEEK_SET)
 
+    def _unlock(file: int) -> None:
+        os.lseek(file, 1 << 20, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+        os.lseek(file, 0, os.SEEK_SET)
+
 else:
     import fcntl
 
     def _lock(file: int) -> None:
         # Not flock: that belongs to the open file, which a forked worker would keep after its parent's death.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(file: int) -> None:
+        fcntl.lockf(file, fcntl.LOCK_UN)

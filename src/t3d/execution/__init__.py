@@ -1,0 +1,1 @@
+"""Many runs: what is to be trained, as jobs, and the processes that train them."""

@@ -1,0 +1,1 @@
+"""Many configurations: a grid of them, or a search."""
