@@ -214,6 +214,11 @@ ELSEWHERE = {
     "t3d.runs.tensorboard": {"EventFileWriter"},  # no part of what a run is resumed from
     "t3d.environments.silence": {"os.open"},  # /dev/null
     "t3d.reports.html": {"out.parent.mkdir", "beside.unlink", "beside.open"},  # no part of a run, and made anew at will
+    "t3d.execution.cluster": {
+        "tempfile.TemporaryDirectory",
+        "token.touch",
+        "token.write_text",
+    },  # gone with the command
     "t3d.export.folder": {"tempfile.TemporaryDirectory"},  # where a check compiles
     "t3d.runs.explanation": {"tempfile.TemporaryDirectory"},  # a film that goes into the page
     "t3d.environments.worker_pool": {"os.ftruncate"},  # memory without a name

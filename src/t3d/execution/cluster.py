@@ -10,11 +10,10 @@ import os
 import platform
 import re
 import secrets
-import shutil
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,13 +70,12 @@ class Cluster:
 
     def _leave_nothing(self, *files: Path) -> None:
         for file in (*files, *self._stops):
-            file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                disk.remove(file)
 
     def _started(self, left: ExitStack) -> Any:
         # Ray would keep its own token where others may read it. It reads these when it is imported.
-        secret = Path(tempfile.mkdtemp(prefix="t3d-"))  # for this user alone
-        left.callback(shutil.rmtree, secret)
-        token = secret / "token"
+        token = Path(left.enter_context(tempfile.TemporaryDirectory(prefix="t3d-"))) / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32))
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
@@ -180,13 +178,14 @@ class Task:
 
     def start(self) -> None:
         """Hand it to the cluster, which begins it where and when there is room."""
-        Path(self._order.stop).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            disk.remove(Path(self._order.stop))
         self._ended, self._future = None, self._train.remote(self._order)
 
     def stop(self) -> None:
         """Ask it to save its state and leave."""
         if self.running:
-            Path(self._order.stop).touch()
+            disk.replace(Path(self._order.stop), b"")
 
     @property
     def running(self) -> bool:
