@@ -182,6 +182,15 @@ def test_the_page_of_many_groups_begins_with_the_best(folder):
     assert '<p class="lead">td3, lr 0.3, the best of 3, with a mean of 20.5.' in text
 
 
+def test_of_more_groups_than_are_compared_the_best_stands_first(folder):
+    for k, lr in enumerate((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)):
+        write_run(folder / f"{k}", {100: 0.0, 200: 10.0 * k}, lr=lr)
+    text = page.render(page.gather([folder]))
+    places = [text.index(f"</i>td3, lr 0.{k}<") for k in (7, 6, 5, 4, 3, 2, 1)]
+    assert places == sorted(places)
+    assert "against <b>" not in text
+
+
 def test_the_axes_are_the_options_of_a_run():
     assert set(grid.AXES) - {"preset"} == {*vars(Config()), *vars(Config().td3)} - {"td3"}
 
