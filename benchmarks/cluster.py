@@ -106,8 +106,8 @@ def as_table(result: dict[str, Any]) -> str:
             "|---|---:|---:|---:|",
             *rows,
             "",
-            f"A look at {many['runs']:,} runs takes {1e3 * many['look_s']:.0f} ms of processor time where each has written "
-            f"a row since the last one, and {1e3 * many['idle_look_s']:.0f} ms where none has. {machine['processor']}, "
+            f"A look at {many['runs']:,} runs takes {1e3 * many['look_s']:.0f} ms of processor time where each has "
+            f"written a row since the last one, and {1e3 * many['idle_look_s']:.0f} ms where none has. {machine['processor']}, "
             f"{machine['cores']} cores; [`benchmarks/cluster.py`](../benchmarks/cluster.py) measures it anew.",
             "",
         ]
