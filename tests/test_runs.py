@@ -352,7 +352,7 @@ def test_an_environments_facts_hold_under_any_preset():
     assert run_folder.read_config(Path("run")).config.fresh_envs
 
 
-COMMANDS = ["train", "evaluate", "video", "check"]
+COMMANDS = ["train", "evaluate", "video", "check", "sweep", "tune", "track"]
 HELP = """
 import io, sys
 from contextlib import redirect_stdout

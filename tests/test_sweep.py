@@ -20,7 +20,7 @@ from t3d.errors import ConfigRefused
 from t3d.execution import jobs, processes
 from t3d.reports import page, wording
 from t3d.reports.statistics import optimism
-from t3d.tuning import grid
+from t3d.tuning import axes, grid
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
 FLAGS = ["--steps", "300", "--eval-every", "100", "--eval-episodes", "1", "--random-steps", "50", "--batch-size", "16"]
@@ -35,17 +35,16 @@ def folder(tmp_path, monkeypatch):
 
 
 def axes_of(text):
-    axes, rest = grid.split(text.split(), ["env", "seeds", "out", "yes", "jobs", "env_arg"])
-    return axes, rest
+    return axes.split(text.split(), ["env", "seeds", "out", "yes", "jobs", "env_arg"])
 
 
 def test_commas_separate_values_and_lists_are_json():
-    axes, rest = axes_of(
+    named, rest = axes_of(
         "Pendulum-v1 --lr 1e-4,3e-4 --tau=0.005 --hidden [256,256],[400,300] --seeds 3 --out x --preset td3,course "
         "--buffer-size 1e5,200_000 --normalize-obs --no-fresh-envs --layer-norm none,both --max-episode-steps None,5"
     )
     assert rest == ["Pendulum-v1", "--seeds", "3", "--out", "x"]
-    assert axes == {
+    assert named == {
         "lr": [1e-4, 3e-4], "tau": [0.005], "hidden": [(256, 256), (400, 300)], "preset": ["td3", "course"],
         "buffer_size": [100_000, 200_000], "normalize_obs": [True], "fresh_envs": [False],
         "layer_norm": ["none", "both"], "max_episode_steps": [None, 5],
@@ -71,8 +70,8 @@ def test_what_is_no_axis_is_refused(text, said):
         axes_of(text)
 
 
-def combined(**axes):
-    return grid.combine(axes, lambda preset, values: presets.choose(EnvSpec("HalfCheetah-v5"), preset, values))
+def combined(**named):
+    return grid.combine(named, lambda preset, values: presets.choose(EnvSpec("HalfCheetah-v5"), preset, values))
 
 
 def test_every_combination_stands_once_and_equal_ones_are_counted():
@@ -182,8 +181,17 @@ def test_the_page_of_many_groups_begins_with_the_best(folder):
     assert '<p class="lead">td3, lr 0.3, the best of 3, with a mean of 20.5.' in text
 
 
+def test_of_more_groups_than_are_compared_the_best_stands_first(folder):
+    for k, lr in enumerate((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)):
+        write_run(folder / f"{k}", {100: 0.0, 200: 10.0 * k}, lr=lr)
+    text = page.render(page.gather([folder]))
+    places = [text.index(f"</i>td3, lr 0.{k}<") for k in (7, 6, 5, 4, 3, 2, 1)]
+    assert places == sorted(places)
+    assert "against <b>" not in text
+
+
 def test_the_axes_are_the_options_of_a_run():
-    assert set(grid.AXES) - {"preset"} == {*vars(Config()), *vars(Config().td3)} - {"td3"}
+    assert set(axes.AXES) - {"preset"} == {*vars(Config()), *vars(Config().td3)} - {"td3"}
 
 
 @pytest.mark.slow

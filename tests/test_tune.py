@@ -369,6 +369,12 @@ def test_a_study_is_refused_before_anything_runs(folder, capsys):
     assert not (folder / "study").exists()
 
 
+def test_without_optuna_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigRefused, match=r"pip install 't3d\[tune\]'"):
+        study.refuse_without_optuna()
+
+
 @pytest.mark.slow
 def test_killed_ten_times_a_study_comes_to_its_end(folder):
     command = [*T3D, "tune", f"{OWN}:Walk", *FLAGS, "--steps", "1500", "--trials", "6", "--confirm", "2"]

@@ -15,6 +15,7 @@ import tyro
 from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import counted, parse
 from t3d.errors import ConfigRefused
+from t3d.tuning.axes import split
 
 MOST_RUNS = 1_000  # without --yes
 
@@ -44,10 +45,8 @@ class Arguments(EnvArguments):
 
 def main(arguments: list[str]) -> None:
     """Train the grid, showing progress on stderr, and print where the report is."""
-    from t3d.tuning import grid
-
     own = [field.name for field in dataclasses.fields(Arguments)]
-    axes, rest = grid.split(arguments, own)
+    axes, rest = split(arguments, own)
     args = parse(Arguments, "sweep", rest)
 
     from t3d import api
@@ -55,6 +54,7 @@ def main(arguments: list[str]) -> None:
     from t3d.cli.train import refuse_impossible_place
     from t3d.machine import usable_cores
     from t3d.reports import write_report
+    from t3d.tuning import grid
 
     env = args.spec(args.env)
     for name in ("seeds", "jobs"):
@@ -74,9 +74,10 @@ def main(arguments: list[str]) -> None:
             do="name fewer values, or add --yes",
         )
     parent = args.out or Path("runs") / env.folder / f"sweep-{_hash(axes)}"
+    hardware = any(point.choice.config.hardware for point in combined.points)
     for point in combined.points:
         refuse_impossible_place(args.on, True, point.choice.config)
-    jobs = min(args.jobs or (usable_cores() if args.on == "local" else runs), runs)
+    jobs = min(args.jobs or (1 if hardware else usable_cores() if args.on == "local" else runs), runs)
     planned = api.plan_grid(env, combined, args.seeds, jobs if args.on == "local" else 1, parent)
     print(_opening(env.title, combined, args.seeds, jobs, parent), file=sys.stderr)
     with Lines(max(point.choice.config.steps for point in combined.points), "run") as lines:

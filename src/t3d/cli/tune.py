@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
             )
     record = study.describe(env, chosen.preset, config, searched, args.seeds)
     folder = args.out or Path("runs") / env.folder / f"tune-{_hash(record)}"
-    jobs = args.jobs or usable_cores()
+    jobs = args.jobs or (1 if config.hardware else usable_cores())
     refuse_impossible_place(args.on, True, config)
     api.plan_study(env, config, jobs if args.on == "local" else 1, folder)
     print(

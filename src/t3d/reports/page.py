@@ -15,6 +15,8 @@ from t3d.reports import charts, html, summary, videos, wording
 from t3d.reports.grouping import Group, group_runs
 from t3d.reports.read_runs import Run, find
 
+MOST_COMPARED = 6  # groups of an environment
+
 
 class Report(NamedTuple):
     """A report before it is written anywhere."""
@@ -65,6 +67,9 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
     """Return what the template shows of one environment, but its videos: these share a page's room."""
     groups = [group for group in report.groups if group.env == env]
     counted = [entry for entry in report.numbers["groups"] if entry["env"] == env]
+    if len(groups) > MOST_COMPARED:  # too many to be held against the first: the best stands first
+        order = sorted(range(len(groups)), key=lambda k: -counted[k]["scores"]["final"]["mean"]["value"])
+        groups, counted = [groups[k] for k in order], [counted[k] for k in order]
     rows = [(run.seed, row) for run in report.runs if run.env == env for row in run.rows["event"]]
     events = [{"seed": seed, **row} for seed, row in rows if not row.get("lost")]  # of a gap the run's notes tell
     trained_by = [str(group.runs[0].options["algorithm"]) for group in groups]
@@ -74,7 +79,9 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
         "measured": list(dict.fromkeys(group.measured for group in groups)),
         "groups": counted,
         "verdicts": [wording.learned(entry) for entry in counted],
-        "comparisons": [entry for entry in report.numbers["comparisons"] if entry.get("env") == env],
+        "comparisons": [
+            entry for entry in report.numbers["comparisons"] if entry.get("env") == env and len(groups) <= MOST_COMPARED
+        ],
         "best_of": [wording.best_of(entry) for entry in report.numbers["best_of"] if entry["env"] == env],
         "nearest": _nearest(counted[0]),
         "events": events,
