@@ -110,7 +110,7 @@ def test_folders_say_what_differs_and_seeds_go_round():
     ]
 
 
-def in_this_process(planned, at_once, show):
+def in_this_process(planned, at_once, show, on="local"):
     ended = []
     for job in planned:
         jobs.train_run(job)

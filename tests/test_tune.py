@@ -330,10 +330,9 @@ def test_stopped_and_failed_trials_stand_on_the_page(folder):
     assert "<rect width=" in page, "importances"
 
 
-def test_a_run_that_is_killed_without_end_ends_the_study(folder, monkeypatch):
-    monkeypatch.setattr(players, "Child", Dying)
+def test_a_run_that_is_killed_without_end_ends_the_study(folder):
     said = []
-    mine = players.Players(1, said.append)
+    mine = players.Players(1, said.append, Dying)
     mine.start((4, 0), msgspec.json.decode('{"out": "x"}', type=dict))
     with pytest.raises(Failed, match="cannot go on"):
         for _ in range(9):
