@@ -16,27 +16,35 @@ from t3d.errors import Failed
 from t3d.formats import Row
 from t3d.presets import Choice
 from t3d.reports import write_report
-from t3d.runs.seeds import Seed
+from t3d.runs.seeds import Job, Seed
+from t3d.td3 import TD3
 
 
 def main(
     env: EnvSpec,
     choice: Choice,
-    seeds: int,
+    plan: tuple[Path, list[Job]],
     jobs: int,
-    out: Path | None,
     video_frames: int | None,
-    resume: bool = False,
+    algorithm: type[TD3] | None = None,
 ) -> None:
     """Train the seeds, or go on with them; print a line for each, and film the one in their middle, or none without
     frames.
 
+    Args:
+        env: which environment.
+        choice: preset and configuration.
+        plan: the parent folder and a job for each seed, as `api.plan_seeds` gave them.
+        jobs: how many at a time.
+        video_frames: of each film, at most so many.
+        algorithm: a caller's.
+
     Raises:
         Failed: not every seed has ended; the others are complete.
     """
-    parent, planned = api.plan_seeds(env, choice, seeds, jobs, out, resume=resume)
+    parent, planned = plan
     print(
-        f"{env.title}, preset {choice.preset} ({choice.reason}): {counted(seeds, 'seed')}, {jobs} at a time, "
+        f"{env.title}, preset {choice.preset} ({choice.reason}): {counted(len(planned), 'seed')}, {jobs} at a time, "
         f"{counted(planned[0].config['threads'], 'thread')} each\nfolder {parent}",
         file=sys.stderr,
     )
@@ -52,7 +60,7 @@ def main(
     print(f"folder      {parent}")
     if video_frames is not None:
         print("filming the best and the last policy of the seed nearest the median ...", file=sys.stderr)
-        video, problem = api.film_middle_seed(env, ended, frames=video_frames)
+        video, problem = api.film_middle_seed(env, ended, frames=video_frames, algorithm=algorithm)
         if video:
             print(f"video       {video}")
         if problem:

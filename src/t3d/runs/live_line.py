@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 
 from rich.console import Console, RenderableType
@@ -15,7 +15,10 @@ from rich.text import Text
 
 from t3d.diagnosis.hints import Hint, hints
 from t3d.formats import Row
+from t3d.runs.seeds import Seed
 from t3d.runs.session import Session
+
+_LEAST_S = 1.0  # between two lines of one seed
 
 
 class _Live(Progress):
@@ -100,3 +103,19 @@ def _plain(row: Row) -> str:
 
 def _full(row: Row, hint: Hint) -> str:
     return f"{row['env_steps']:>9,} steps  {hint.name}: {hint}"
+
+
+class SeedLines:
+    """Print a line at an evaluation of each of several seeds, at most one a second for each."""
+
+    def __init__(self) -> None:
+        self._said: dict[int, tuple[float, Row | None]] = {}
+
+    def show(self, seeds: Sequence[Seed]) -> None:
+        """Print what is new."""
+        for seed in seeds:
+            said_s, row = self._said.get(seed.seed, (-math.inf, None))
+            late = time.monotonic() - said_s >= _LEAST_S or not seed.running
+            if seed.evaluation and seed.evaluation != row and late:
+                print(f"seed {seed.seed:<4}{_plain(seed.evaluation)}", file=sys.stderr, flush=True)
+                self._said[seed.seed] = time.monotonic(), seed.evaluation

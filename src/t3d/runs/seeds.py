@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from t3d.address import address_of
 from t3d.config import Config
 from t3d.diagnosis.hints import Hint, hints
 from t3d.env_spec import EnvSpec
@@ -26,6 +27,8 @@ from t3d.presets import Choice
 from t3d.runs import run_folder
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
+from t3d.td3 import TD3
+from t3d.variants.sources import class_at
 
 _LOOK_S = 0.2
 _LAST_WORDS = 2_000
@@ -39,6 +42,8 @@ class Job(NamedTuple):
     preset: str
     config: dict[str, Any]  # fields of `Config`
     out: str
+    algorithm: str = ""  # address of a caller's class; empty takes the one that the configuration names
+    algorithm_changed: bool = False  # it may be written otherwise than what has trained
 
 
 def train_run(job: Job) -> None:
@@ -48,12 +53,30 @@ def train_run(job: Job) -> None:
         Refused, Failed, Stopped: as `Session` says.
     """
     choice = Choice(job.preset, msgspec.convert(job.config, Config), "as asked")
-    with closing(Session(EnvSpec.from_json(job.env), choice, Path(job.out), resume=True).run()) as rows:
+    own = class_at(job.algorithm) if job.algorithm else None
+    session = Session(
+        EnvSpec.from_json(job.env),
+        choice,
+        Path(job.out),
+        resume=True,
+        algorithm=own,
+        algorithm_changed=job.algorithm_changed,
+    )
+    with closing(session.run()) as rows:
         for _ in rows:
             pass
 
 
-def jobs_of(env: EnvSpec, choice: Choice, seeds: int, out: Path | None, *, resume: bool) -> tuple[Path, list[Job]]:
+def jobs_of(
+    env: EnvSpec,
+    choice: Choice,
+    seeds: int,
+    out: Path | None,
+    *,
+    resume: bool,
+    algorithm: type[TD3] | None = None,
+    algorithm_changed: bool = False,
+) -> tuple[Path, list[Job]]:
     """Return the parent folder and a job for each seed, from the configuration's own seed on.
 
     Args:
@@ -62,11 +85,15 @@ def jobs_of(env: EnvSpec, choice: Choice, seeds: int, out: Path | None, *, resum
         seeds: how many.
         out: the parent folder; None takes runs/<env>/<preset>-n<seeds>, with a counter behind it if that is taken.
         resume: go on with the runs that are there; else the folder is made.
+        algorithm: a caller's class, which the process of a seed must find by its address.
+        algorithm_changed: it may be written otherwise than what has trained.
 
     Raises:
+        ConfigRefused: another process finds the environment, or the algorithm, nowhere.
         RunRefused: the folder holds a single run; or others, and they are not to be gone on with.
     """
     env.refuse_unnamed("the process of a seed", "train one seed here")
+    own = "" if algorithm is None else address_of(algorithm)
     parent = out or Path("runs") / env.folder / f"{choice.preset}-n{seeds}"
     if (parent / "config.json").exists() or any(parent.glob("checkpoints/*/manifest.json")):
         raise RunRefused("this folder holds a single run", got=str(parent), do="give another --out")
@@ -76,7 +103,14 @@ def jobs_of(env: EnvSpec, choice: Choice, seeds: int, out: Path | None, *, resum
     first = choice.config.seed
     configs = [dataclasses.replace(choice.config, seed=first + k, threads=threads) for k in range(seeds)]
     return parent, [
-        Job(env.as_json(), choice.preset, dataclasses.asdict(config), str(parent / f"s{config.seed}"))
+        Job(
+            env.as_json(),
+            choice.preset,
+            dataclasses.asdict(config),
+            str(parent / f"s{config.seed}"),
+            own,
+            algorithm_changed,
+        )
         for config in configs
     ]
 
