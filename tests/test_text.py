@@ -27,8 +27,9 @@ ROOMS = {
     "diagnosis": 3, "engines": 3, "environments": 3, "export": 3, "variants": 3,
     "training": 4,
     "runs": 5, "reports": 5,
-    "api": 6, "bench": 6,
-    "cli": 7, "__main__": 7,
+    "results": 6, "bench": 6,
+    "api": 7,
+    "cli": 8, "__main__": 8,
 }  # fmt: skip
 
 
