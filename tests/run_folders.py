@@ -55,6 +55,7 @@ def write_run(
         wrappers=(),
         preset=preset,
         algorithm="TD3",
+        sources=(),
         obs=(ObsPart(shape=(4,)),),
         period_s=None,
         config=config,

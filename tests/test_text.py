@@ -28,7 +28,7 @@ ROOMS = {
     "training": 4,
     "runs": 5, "reports": 5,
     "execution": 6, "tracking": 6,
-    "tuning": 7,
+    "tuning": 7, "results": 7,
     "api": 8, "bench": 8,
     "cli": 9, "__main__": 9,
 }  # fmt: skip

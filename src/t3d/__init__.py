@@ -14,13 +14,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t3d.api import Run, iterate, train
+    from t3d.api import iterate, train
     from t3d.config import Config, TD3Config
     from t3d.errors import Failed, Refused, T3DError
     from t3d.networks import Actor, Critic
     from t3d.policy.policy import Policy, load
     from t3d.replay import Batch, Replay
     from t3d.reports.records import read
+    from t3d.results import Run, Seeds
     from t3d.spaces import Spaces
     from t3d.td3 import TD3
     from t3d.training.evaluation import Evaluation, evaluate
@@ -37,6 +38,7 @@ __all__ = [
     "Refused",
     "Replay",
     "Run",
+    "Seeds",
     "Spaces",
     "T3DError",
     "TD3Config",
@@ -57,7 +59,8 @@ _HOME = {
     "Policy": "policy.policy",
     "Refused": "errors",
     "Replay": "replay",
-    "Run": "api",
+    "Run": "results",
+    "Seeds": "results",
     "Spaces": "spaces",
     "T3DError": "errors",
     "TD3": "td3",

@@ -20,6 +20,7 @@ from t3d.errors import ConfigRefused, EnvRefused
 
 FILE_AND_NAME = re.compile(r"(?P<file>.+\.py):(?P<name>[\w.]+)")
 _importing: list[str] = []  # scripts that are being imported for what they define
+_PREFIX = "t3d_file_"  # of the names of modules that are files
 
 
 def address_of(thing: Callable[..., Any]) -> str:
@@ -30,7 +31,7 @@ def address_of(thing: Callable[..., Any]) -> str:
     """
     where, name = getattr(thing, "__module__", None) or "", getattr(thing, "__qualname__", "")
     module = sys.modules.get(where)
-    if where == "__main__":
+    if where == "__main__" or where.startswith(_PREFIX):
         where = str(Path(getattr(module, "__file__", None) or "").resolve())
     found = within(module, name) if name else None
     if found is not thing or (module is sys.modules.get("__main__") and not where.endswith(".py")):
@@ -73,7 +74,7 @@ def _module_in(file: str) -> ModuleType:
     path = Path(file).resolve()
     if not path.is_file():
         raise EnvRefused("there is no such file", got=str(path), do="check the path before the colon")
-    spec = importlib.util.spec_from_file_location(f"t3d_file_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{_PREFIX}{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -106,7 +107,7 @@ def refuse_while_imported() -> None:
     """
     if _importing:
         raise ConfigRefused(
-            "this script would train again in every process that imports it for its environment",
+            "this script would train again in every process that imports it for what it defines",
             got=_importing[-1],
             do='put the call of t3d.train under if __name__ == "__main__":',
         )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 from t3d import presets
 from t3d.address import refuse_while_imported
 from t3d.config import Config, refuse_before_it_learns
 from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.make import is_hardware, spaces_in
-from t3d.errors import ConfigRefused, VideoFailed
+from t3d.errors import ConfigRefused, Failed
 from t3d.execution.jobs import Job, jobs_of, refuse_as_parent
 from t3d.execution.places import train_jobs
-from t3d.execution.processes import Standing
+from t3d.execution.seed_lines import SeedLines
+from t3d.machine import usable_cores
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
+from t3d.results import Run, Seeds, film_middle_seed, finish
 from t3d.runs import explanation
 from t3d.runs.exports import export_policy
 from t3d.runs.live_line import watch
@@ -30,54 +32,37 @@ from t3d.runs.policies import (
 )
 from t3d.runs.rows import Rows
 from t3d.runs.session import Session
+from t3d.runs.signals import end_scripts_in_a_sentence
 from t3d.td3 import TD3
-from t3d.training.evaluation import Evaluation
 from t3d.training.limits import refuse_too_large
 from t3d.tuning.grid import Grid
 from t3d.tuning.grid import jobs_of as grid_jobs
 from t3d.tuning.tune import tune
-from t3d.variants.contract import kind_of
+from t3d.variants.contract import algorithm_of, kind_of
 
-__all__ = ["evaluate_run", "export_policy", "film_policies", "film_run", "refuse_below_one", "train_jobs", "tune"]
+__all__ = [
+    "Run",
+    "Seeds",
+    "evaluate_run",
+    "export_policy",
+    "film_middle_seed",
+    "film_policies",
+    "film_run",
+    "finish",
+    "refuse_below_one",
+    "train_jobs",
+    "tune",
+]
 
 _LEAST_S = 1.0  # between two lines of progress, where a notebook would keep them all
 
 
-class Run(NamedTuple):
-    """A finished run."""
-
-    path: Path  # its folder
-    best: Evaluation | None  # the best evaluation of the run; None if there was none (eval_every = never)
-    best_env_steps: int  # when that was
-    best_is_untrained: bool  # no update had been made by then
-    last: Evaluation | None  # the evaluation at its end
-    report: Path  # the page about it
-    video: Path | None  # of the best policy; None if none was asked for or none could be drawn
-    video_problem: VideoFailed | None  # why it, or that of the last policy beside it, could not be drawn
-
-    def __str__(self) -> str:
-        """Return what it came to, a line each."""
-        lines = ["evaluation  none, as asked (eval_every never): the last policy counts"]
-        if self.last is not None and self.best is not None:
-            episodes = len(self.last.returns)
-            over = f"{episodes:,} episode{'' if episodes == 1 else 's'}"
-            untrained = ", untrained" if self.best_is_untrained else ""
-            lines = [
-                f"evaluation  return {self.last.return_mean:,.1f} ± {self.last.return_std:,.1f} over {over}"
-                f" (best {self.best.return_mean:,.1f}, after {self.best_env_steps:,} steps{untrained})"
-            ]
-        lines += [f"folder      {self.path}", f"report      {self.report}"]
-        if self.video:
-            lines.append(f"video       {self.video}")
-        if self.video_problem:
-            lines.append(f"no video    {self.video_problem.one_line()}")
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        """Return the same: it is what a notebook shows."""
-        return str(self)
-
-
+@overload
+def train(env: str | Callable[..., Any] | EnvSpec, *, seeds: None = None, **arguments: Any) -> Run: ...
+@overload
+def train(
+    env: str | Callable[..., Any] | EnvSpec, *, seeds: int, jobs: int | None = None, **arguments: Any
+) -> Seeds: ...
 def train(
     env: str | Callable[..., Any] | EnvSpec,
     *,
@@ -87,11 +72,14 @@ def train(
     out: str | Path | None = None,
     resume: Literal["no", "auto"] = "no",
     algorithm: str | type[TD3] | None = None,
+    algorithm_changed: bool = False,
+    seeds: int | None = None,
+    jobs: int | None = None,
     video: bool = True,
     video_frames: int = 300,
     quiet: bool = False,
     **options: Any,
-) -> Run:
+) -> Run | Seeds:
     """Train a policy and keep everything in a run folder: what the command `t3d train` does.
 
     How far it is stands on stderr: in one line that changes in a terminal, elsewhere in a line at an evaluation, at
@@ -108,6 +96,11 @@ def train(
         resume: auto continues the run in that folder, if there is one.
         algorithm: td3 or td7; or a class of your own derived from one of them, which runs on the engine eager. None
             takes the preset's.
+        algorithm_changed: that class may be written otherwise than what has trained the run that is continued, which
+            is not exact from there on.
+        seeds: train so many, from `seed` on, in processes of their own; the folder is then their parent, and nothing
+            is filmed.
+        jobs: how many of them at a time; None takes as many as this process may use cores.
         video: film the best policy at the end, and the last one where it is another; never of hardware.
         video_frames: of each, at most so many.
         quiet: say nothing of how far it is.
@@ -119,7 +112,10 @@ def train(
         Stopped: a signal asked for it; what was learned is saved. It is a KeyboardInterrupt.
     """
     refuse_below_one("video_frames", video_frames)
-    session = _begin(env, env_kwargs, wrappers, preset, out, resume, algorithm, options)
+    begun = _choose(env, env_kwargs, wrappers, preset, out, resume, algorithm, options, algorithm_changed)
+    if seeds is not None:
+        return _train_seeds(begun, seeds, jobs, quiet=quiet)
+    session = begun.session()
     if quiet:
         with Rows(session) as rows:
             for _ in rows:
@@ -138,6 +134,7 @@ def iterate(
     out: str | Path | None = None,
     resume: Literal["no", "auto"] = "no",
     algorithm: str | type[TD3] | None = None,
+    algorithm_changed: bool = False,
     **options: Any,
 ) -> Rows:
     """Train, handing out each row of metrics.jsonl as it is written: the same run as `train`'s, to the bit.
@@ -150,10 +147,57 @@ def iterate(
     Raises:
         Refused: before anything began. What reading the rows can raise, `Rows` says.
     """
-    return Rows(_begin(env, env_kwargs, wrappers, preset, out, resume, algorithm, options))
+    begun = _choose(env, env_kwargs, wrappers, preset, out, resume, algorithm, options, algorithm_changed)
+    return Rows(begun.session())
 
 
-def _begin(
+class _Begun(NamedTuple):
+    """What was asked for, and may begin."""
+
+    env: EnvSpec
+    choice: presets.Choice
+    out: Path | None
+    resume: bool
+    algorithm: type[TD3] | None
+    algorithm_changed: bool
+
+    def session(self) -> Session:
+        """Return the session of a run that begins, or goes on."""
+        return Session(
+            self.env,
+            self.choice,
+            self.out,
+            resume=self.resume,
+            algorithm=self.algorithm,
+            algorithm_changed=self.algorithm_changed,
+        )
+
+
+def _train_seeds(begun: _Begun, seeds: int, jobs: int | None, *, quiet: bool) -> Seeds:
+    for name, count in (("seeds", seeds), ("jobs", jobs or 1)):
+        refuse_below_one(name, count)
+    at_once = jobs or (1 if begun.choice.config.hardware else min(seeds, usable_cores()))
+    parent, planned = plan_seeds(
+        begun.env,
+        begun.choice,
+        seeds,
+        at_once,
+        begun.out,
+        resume=begun.resume,
+        algorithm=begun.algorithm,
+        algorithm_changed=begun.algorithm_changed,
+    )
+    ended = train_jobs(planned, at_once, (lambda _: None) if quiet else SeedLines().show)
+    if failed := [seed for seed in ended if seed.problem]:
+        raise Failed(
+            f"{len(failed)} of {len(ended)} seeds did not reach the end",
+            got="; ".join(f"seed {seed.seed}: {seed.problem}" for seed in failed),
+            do=f'the same call with out="{parent}" and resume="auto" goes on with them',
+        )
+    return Seeds(parent, tuple(ended), write_report([parent]))
+
+
+def _choose(
     env: str | Callable[..., Any] | EnvSpec,
     env_kwargs: Mapping[str, Any] | None,
     wrappers: Sequence[str],
@@ -162,8 +206,10 @@ def _begin(
     resume: str,
     algorithm: str | type[TD3] | None,
     options: dict[str, Any],
-) -> Session:
-    """Return the session of a run that begins, or goes on. Arguments as for `train`."""
+    algorithm_changed: bool,
+) -> _Begun:
+    """Return what is to be trained, refused if it is impossible. Arguments as for `train`."""
+    end_scripts_in_a_sentence()
     refuse_unknown_resume(resume)
     refuse_while_imported()
     spec = spec_of(env, env_kwargs, wrappers)
@@ -173,7 +219,7 @@ def _begin(
     choice = choose(spec, preset, options)
     if "random_steps" not in options:
         refuse_before_it_learns(choice.config)
-    return Session(spec, choice, Path(out) if out else None, resume=resume == "auto", algorithm=own)
+    return _Begun(spec, choice, Path(out) if out else None, resume == "auto", own, algorithm_changed)
 
 
 def choose(env: EnvSpec, preset: str | None = None, options: Mapping[str, Any] | None = None) -> presets.Choice:
@@ -187,13 +233,22 @@ def choose(env: EnvSpec, preset: str | None = None, options: Mapping[str, Any] |
     return presets.choose(env, preset, options, hardware=is_hardware(env) if hardware is None else bool(hardware))
 
 
-def resume(run: Path, *, env: EnvSpec | None = None, steps: int | None = None) -> Session:
+def resume(
+    run: Path,
+    *,
+    env: EnvSpec | None = None,
+    steps: int | None = None,
+    algorithm: type[TD3] | None = None,
+    algorithm_changed: bool = False,
+) -> Session:
     """Return the session that continues a run from its newest checkpoint; a finished one has nothing left to do.
 
     Args:
         run: the run folder.
         env: the environment; None takes the recorded one, if an installed suite registers it.
         steps: go on for longer than was planned; None goes on to what was.
+        algorithm: as for `train`, where it is a class of the caller's.
+        algorithm_changed: as for `train`.
 
     Raises:
         RunRefused: it is not a run folder, or nothing in it can be continued.
@@ -201,7 +256,15 @@ def resume(run: Path, *, env: EnvSpec | None = None, steps: int | None = None) -
     info = recorded_in(run)
     config = info.config if steps is None else info.config.with_values({"steps": steps})
     choice = presets.Choice(info.preset, config, "as recorded")
-    return Session(environment_of(info, env), choice, run, resume=True, recorded=info)
+    return Session(
+        environment_of(info, env),
+        choice,
+        run,
+        resume=True,
+        recorded=info,
+        algorithm=algorithm,
+        algorithm_changed=algorithm_changed,
+    )
 
 
 def explain_run(
@@ -212,6 +275,7 @@ def explain_run(
     env: EnvSpec | None = None,
     out: Path | None = None,
     video_frames: int = 300,
+    algorithm: type[TD3] | None = None,
 ) -> tuple[Path, tuple[str, ...]]:
     """Write one page that takes a batch of a run through steps 4 to 15, and shows an episode as its critics saw it.
 
@@ -224,6 +288,7 @@ def explain_run(
         env: the environment, where that is not an installed suite's id alone; None then goes without an episode.
         out: the page; None takes explain.html in the run folder.
         video_frames: of the film, at most so many.
+        algorithm: the class that trained it, where that is the caller's own.
 
     Returns:
         The page, and what a reader must know.
@@ -239,12 +304,20 @@ def explain_run(
     from t3d.reports.explain import render
     from t3d.reports.html import write
 
-    explained = explanation.gather(run, at, batch, env, video_frames)
+    explained = explanation.gather(run, at, batch, env, video_frames, algorithm or TD3)
     return write(render(explained), out or run / "explain.html"), explained.notes
 
 
 def plan_seeds(
-    env: EnvSpec, choice: presets.Choice, seeds: int, jobs: int, out: Path | None = None, *, resume: bool = False
+    env: EnvSpec,
+    choice: presets.Choice,
+    seeds: int,
+    jobs: int,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    algorithm: type[TD3] | None = None,
+    algorithm_changed: bool = False,
 ) -> tuple[Path, list[Job]]:
     """Return the parent folder and the jobs that train several seeds of one configuration, the environment looked at.
 
@@ -255,19 +328,24 @@ def plan_seeds(
         jobs: how many will be trained at a time: their replay memories must fit together.
         out: the parent folder; None takes runs/<env>/<preset>-n<seeds>.
         resume: go on with the runs that are there; else the folder is made.
+        algorithm: as for `train`, where it is a class of the caller's.
+        algorithm_changed: as for `train`.
 
     Raises:
         Refused: what the first of them would be refused for.
     """
     choice.config.check_together()
+    algorithm_of(choice.config, algorithm)
     slot_bytes = slot_dtype(spaces_in(env)).itemsize
     refuse_too_large(
         "the replay memory", jobs * choice.config.buffer_size * slot_bytes, "lower --buffer-size or --jobs"
     )
-    return jobs_of(env, choice, seeds, out, resume=resume)
+    return jobs_of(env, choice, seeds, out, resume=resume, algorithm=algorithm, algorithm_changed=algorithm_changed)
 
 
-def plan_grid(env: EnvSpec, grid: Grid, seeds: int, jobs: int, parent: Path) -> list[Job]:
+def plan_grid(
+    env: EnvSpec, grid: Grid, seeds: int, jobs: int, parent: Path, algorithm: type[TD3] | None = None
+) -> list[Job]:
     """Return the jobs that train some seeds of every configuration of a grid, the environment looked at.
 
     Args:
@@ -276,6 +354,7 @@ def plan_grid(env: EnvSpec, grid: Grid, seeds: int, jobs: int, parent: Path) -> 
         seeds: of each, from its own on.
         jobs: how many will be trained at a time: their replay memories must fit together.
         parent: the folder of the runs; what is there goes on.
+        algorithm: as for `train`, where it is a class of the caller's.
 
     Raises:
         Refused: what one of them would be refused for.
@@ -283,7 +362,7 @@ def plan_grid(env: EnvSpec, grid: Grid, seeds: int, jobs: int, parent: Path) -> 
     slot_bytes = slot_dtype(spaces_in(env)).itemsize
     largest = max(point.choice.config.buffer_size for point in grid.points)
     refuse_too_large("the replay memory", jobs * largest * slot_bytes, "lower --buffer-size or --jobs")
-    return grid_jobs(env, grid, seeds, parent)
+    return grid_jobs(env, grid, seeds, parent, algorithm)
 
 
 def plan_study(env: EnvSpec, config: Config, jobs: int, folder: Path) -> None:
@@ -307,22 +386,6 @@ def best_of_grid(paths: Sequence[Path]) -> str:
     return "\n".join(f"best        {best_of(entry)}" for entry in numbers["best_of"])
 
 
-def film_middle_seed(env: EnvSpec, seeds: list[Standing], *, frames: int) -> tuple[Path | None, VideoFailed | None]:
-    """Film, as `film_policies` does, the seed that a report shows: the one nearest the median by its last evaluation.
-
-    Args:
-        env: the environment.
-        seeds: all of them have ended.
-        frames: of each policy, at most so many.
-    """
-    # SciPy, which the reports use, takes a second to import.
-    from t3d.reports.videos import nearest_the_median
-
-    evaluations = [seed.evaluation for seed in seeds if seed.evaluation is not None]
-    middle = nearest_the_median([row["return_mean"] for row in evaluations])[0] if evaluations else 0
-    return film_policies(seeds[middle].path, frames=frames, env=env, anew=True)
-
-
 def refuse_unknown_resume(resume: str) -> None:
     """Refuse another word than no and auto.
 
@@ -331,32 +394,3 @@ def refuse_unknown_resume(resume: str) -> None:
     """
     if resume not in ("no", "auto"):
         raise ConfigRefused("resume is impossible", got=f"resume = {resume}", expected="no or auto")
-
-
-def finish(session: Session, *, video: bool, video_frames: int) -> Run:
-    """Film the policies of a session that has run to its end, write its report, and sum the run up.
-
-    A machine that cannot draw has still trained: the reason stands in the result, nothing is raised.
-
-    Raises:
-        Stopped: a signal asked for it while it was being filmed; the run itself is complete.
-        RunRefused: the report cannot be written; the run itself is complete.
-    """
-    progress = session.progress
-    filmed, problem = None, None
-    if video and not session.config.hardware:
-        filmed, problem = film_policies(
-            session.path,
-            frames=video_frames,
-            env=session.env,
-            anew=not session.had_ended,
-            algorithm=session.algorithm,
-        )
-    report = session.path / "report.html"
-    films = [file.stat().st_mtime for file in (session.path / "video").glob("*.mp4")]
-    # Of a run that had ended before it is kept: it may have been made to compare this run with others.
-    if not (session.had_ended and report.is_file() and max(films, default=0.0) <= report.stat().st_mtime):
-        report = write_report([session.path])
-    untrained = progress.best is not None and session.config.updates_at(progress.best_env_steps) == 0
-    best, at, last = progress.best, progress.best_env_steps, progress.last
-    return Run(session.path, best, at, untrained, last, report, filmed, problem)

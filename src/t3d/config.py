@@ -131,7 +131,8 @@ class Config:
     steps: _Positive = 1_000_000
     """Env steps to train for, over all environments together."""
     algorithm: _Algorithm = "td3"
-    """td3, the 15 steps; or td7, by its author: learned embeddings, prioritised batches, a checkpointed policy."""
+    """td3, the 15 steps; td7, by its author: learned embeddings, prioritised batches, a checkpointed policy; or
+    path/to/file.py:Name or module:Name of a class of your own that is derived from one of them."""
     seed: _Count = 0
     """Everything random in the run follows from this number."""
     n_envs: _Positive = 1

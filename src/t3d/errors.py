@@ -136,3 +136,14 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signal: str, exit_code: int) -> None:
         super().__init__(f"stopped by {signal}")
         self.exit_code = exit_code
+        self.saved_in = ""  # the run folder, once the state is there
+
+    def sentence(self) -> str:
+        """Return what a script that was stopped has to say."""
+        saved = (
+            f'; everything is saved in {self.saved_in}, and resume="auto" goes on from there' if self.saved_in else ""
+        )
+        return printable(f"t3d: {self}{saved}")
+
+    def _render_traceback_(self) -> list[str]:  # a notebook shows this in the place of a traceback
+        return [self.sentence()]

@@ -34,6 +34,7 @@ Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Text = Annotated[str, Meta(max_length=5_000)]
+Source = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64}|unknown)\Z")]
 ClassName = Annotated[str, Meta(pattern=r"\A[\w.<>]{1,200}\Z")]
 Period = Annotated[float, Meta(gt=0)] | None  # s of an env step in the environment's own time, where that is known
 ObsParts = Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1_000)]
@@ -90,6 +91,9 @@ class RunRecord(Record, frozen=True, kw_only=True):
     wrappers: tuple[Text, ...]
     preset: Text
     algorithm: ClassName  # as `contract.name_of` gave it
+    # Checksums of what a caller's algorithm was written in, as `sources.source_of` gave them: several where it was
+    # changed, the newest last; none of t3d's own.
+    sources: Annotated[tuple[Source, ...], Meta(max_length=1_000)]
     obs: ObsParts
     period_s: Period
     config: Config

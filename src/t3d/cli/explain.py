@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from t3d.cli.algorithm import class_given
 from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import parse
 from t3d.errors import printable
@@ -30,6 +31,8 @@ class Arguments(EnvArguments):
     """The page; explain.html in the run folder if left out."""
     video_frames: int = 300
     """Frames of the film, at most."""
+    algorithm: str | None = None
+    """path/to/file.py:Name or module:Name of the run's algorithm, where that is a class of your own."""
     env: str | None = None
     """The environment, where it is not an installed suite's id alone: nothing that is code is taken from a file."""
 
@@ -45,6 +48,7 @@ def main(arguments: list[str]) -> None:
         at=args.at,
         batch=args.batch,
         env=args.given(args.env),
+        algorithm=class_given(args.algorithm),
         out=args.out,
         video_frames=args.video_frames,
     )

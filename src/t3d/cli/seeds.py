@@ -19,6 +19,7 @@ from t3d.execution.processes import Standing
 from t3d.formats import Row
 from t3d.presets import Choice
 from t3d.reports import write_report
+from t3d.td3 import TD3
 
 _MOST_LINES = 20
 
@@ -26,42 +27,52 @@ _MOST_LINES = 20
 def main(
     env: EnvSpec,
     choice: Choice,
-    seeds: int,
+    plan: tuple[Path, list[Job]],
     jobs: int,
-    out: Path | None,
     video_frames: int | None,
-    resume: bool = False,
+    algorithm: type[TD3] | None = None,
     track: str | None = None,
     on: str = "local",
 ) -> None:
     """Train the seeds, or go on with them; print a line for each, and film the one in their middle, or none without
     frames.
 
+    Args:
+        env: which environment.
+        choice: preset and configuration.
+        plan: the parent folder and a job for each seed, as `api.plan_seeds` gave them.
+        jobs: how many at a time.
+        video_frames: of each film, at most so many.
+        algorithm: a caller's.
+        track: a tracker that follows them.
+        on: where they are trained.
+
     Raises:
         Failed: not every seed has ended; the others are complete.
     """
-    parent, planned = api.plan_seeds(env, choice, seeds, jobs if on == "local" else 1, out, resume=resume)
+    parent, planned = plan
     where = "" if on == "local" else f", on {on}"
     print(
-        f"{env.title}, preset {choice.preset} ({choice.reason}): {counted(seeds, 'seed')}, {jobs} at a time{where}, "
+        f"{env.title}, preset {choice.preset} ({choice.reason}): {counted(len(planned), 'seed')}, "
+        f"{jobs} at a time{where}, "
         f"{counted(planned[0].config['threads'], 'thread')} each\nfolder {parent}",
         file=sys.stderr,
     )
     with beside(parent, track):
-        _train(env, choice.config.steps, parent, planned, jobs, video_frames, on)
+        with Lines(choice.config.steps) as lines:
+            ended = api.train_jobs(planned, jobs, lines.show, on)
+        _tell(env, parent, ended, video_frames, algorithm)
 
 
-def _train(
-    env: EnvSpec, steps: int, parent: Path, planned: list[Job], jobs: int, video_frames: int | None, on: str
+def _tell(
+    env: EnvSpec, parent: Path, ended: list[Standing], video_frames: int | None, algorithm: type[TD3] | None
 ) -> None:
-    with Lines(steps) as lines:
-        ended = api.train_jobs(planned, jobs, lines.show, on)
     print(_closing(ended))
     refuse_unfinished(ended, "seed", "the same command with --resume auto goes on with them")
     print(f"folder      {parent}")
     if video_frames is not None:
         print("filming the best and the last policy of the seed nearest the median ...", file=sys.stderr)
-        video, problem = api.film_middle_seed(env, ended, frames=video_frames)
+        video, problem = api.film_middle_seed(env, ended, frames=video_frames, algorithm=algorithm)
         if video:
             print(f"video       {video}")
         if problem:

@@ -8,13 +8,17 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from t3d.cli.algorithm import own_in
 from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import counted, parse
 from t3d.errors import ConfigRefused
+
+if TYPE_CHECKING:
+    from t3d.td3 import TD3
 from t3d.tuning.axes import split
 
 MOST_RUNS = 1_000  # without --yes
@@ -45,6 +49,7 @@ class Arguments(EnvArguments):
 
 def main(arguments: list[str]) -> None:
     """Train the grid, showing progress on stderr, and print where the report is."""
+    algorithm, arguments = own_in(arguments)
     own = [field.name for field in dataclasses.fields(Arguments)]
     axes, rest = split(arguments, own)
     args = parse(Arguments, "sweep", rest)
@@ -73,12 +78,12 @@ def main(arguments: list[str]) -> None:
             expected=f"at most {MOST_RUNS:,} runs",
             do="name fewer values, or add --yes",
         )
-    parent = args.out or Path("runs") / env.folder / f"sweep-{_hash(axes)}"
+    parent = args.out or Path("runs") / env.folder / f"sweep-{_hash(axes, algorithm)}"
     hardware = any(point.choice.config.hardware for point in combined.points)
     for point in combined.points:
         refuse_impossible_place(args.on, True, point.choice.config)
     jobs = min(args.jobs or (1 if hardware else usable_cores() if args.on == "local" else runs), runs)
-    planned = api.plan_grid(env, combined, args.seeds, jobs if args.on == "local" else 1, parent)
+    planned = api.plan_grid(env, combined, args.seeds, jobs if args.on == "local" else 1, parent, algorithm)
     print(_opening(env.title, combined, args.seeds, jobs, parent), file=sys.stderr)
     with Lines(max(point.choice.config.steps for point in combined.points), "run") as lines:
         ended = api.train_jobs(planned, jobs, lines.show, args.on)
@@ -98,6 +103,6 @@ def _opening(env: str, combined: Any, seeds: int, jobs: int, parent: Path) -> st
     )
 
 
-def _hash(axes: dict[str, list[Any]]) -> str:
+def _hash(axes: dict[str, list[Any]], algorithm: type[TD3] | None) -> str:
     """Return what names a grid: equal for the same values in any order of the flags, whatever number of seeds."""
-    return hashlib.sha256(json.dumps(axes, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps([axes, algorithm and algorithm.__name__], sort_keys=True).encode()).hexdigest()[:8]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from t3d.cli.algorithm import own_in
 from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import counted, decisive, is_given, parse
 from t3d.cli.track import beside
@@ -40,6 +41,8 @@ class Arguments(EnvArguments):
     ray:HOST:PORT, one that runs, and that this machine is one of. Both need the extra ray."""
     resume: Literal["no", "auto"] = "no"
     """auto: continue the run in that folder if there is one; a finished one prints its result."""
+    algorithm_changed: bool = False
+    """With --resume auto: the class may be written otherwise than what has trained; the run is not exact from there."""
     video: bool = True
     """Film the best policy at the end, and the last one where it is another; never of hardware."""
     video_frames: int = 300
@@ -53,6 +56,7 @@ class Arguments(EnvArguments):
 def main(arguments: list[str]) -> None:
     """Train, showing progress on stderr and the result on stdout."""
     # The flags' defaults depend on the environment and the preset, so these two are read first.
+    own, arguments = own_in(arguments)
     given = parse(Arguments, "train", arguments)
     env = given.spec(given.env)
 
@@ -82,10 +86,26 @@ def main(arguments: list[str]) -> None:
         here = 1 if choice.config.hardware else usable_cores()
         jobs = min(parsed.seeds, parsed.jobs or (here if parsed.on == "local" else parsed.seeds))
         frames = parsed.video_frames if parsed.video and not choice.config.hardware else None
-        resume = parsed.resume == "auto"
-        seeds.main(env, choice, parsed.seeds, jobs, parsed.out, frames, resume, parsed.track, parsed.on)
+        planned = api.plan_seeds(
+            env,
+            choice,
+            parsed.seeds,
+            jobs if parsed.on == "local" else 1,
+            parsed.out,
+            resume=parsed.resume == "auto",
+            algorithm=own,
+            algorithm_changed=parsed.algorithm_changed,
+        )
+        seeds.main(env, choice, planned, jobs, frames, own, parsed.track, parsed.on)
         return
-    session = Session(env, choice, parsed.out, resume=parsed.resume == "auto")
+    session = Session(
+        env,
+        choice,
+        parsed.out,
+        resume=parsed.resume == "auto",
+        algorithm=own,
+        algorithm_changed=parsed.algorithm_changed,
+    )
     with beside(session.path, parsed.track):
         run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
 
@@ -154,11 +174,15 @@ def _opening(session: Session) -> str:
 
 
 def _stopped(session: Session) -> str:
+    from t3d.address import address_of
     from t3d.runs.run_folder import policy_path
+    from t3d.variants.contract import OURS
 
     last = policy_path(session.path, "last")
     kept = f"its last policy is {last}" if last.is_file() else f"its numbers are in {session.path}"
-    go_on = f"t3d resume {shlex.quote(str(session.path))} {session.env.command_words}".rstrip()
+    own = [] if session.algorithm in OURS.values() else ["--algorithm", address_of(session.algorithm)]
+    parts = "t3d resume", shlex.quote(str(session.path)), session.env.command_words, shlex.join(own)
+    go_on = " ".join(part for part in parts if part)
     if not session.env.is_named:
         go_on = 't3d.train(the same function, resume="auto", out=the same folder)'
     return f"stopped after {session.trainer.env_steps:,} env steps; {kept}\nto go on: {go_on}"

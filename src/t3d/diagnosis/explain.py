@@ -167,9 +167,9 @@ def judge(agent: TD3, episode: health.Trajectory) -> Judged:
         episode: observations as the networks take them.
     """
     gamma, steps = agent.config.gamma, len(episode.reward)
-    q1, q2 = agent.critic(_tensor(agent, episode.obs), _tensor(agent, episode.action))  # (T,), (T,)
+    q1, q2 = _twins(agent, _tensor(agent, episode.obs), _tensor(agent, episode.action))  # (T,), (T,)
     final_obs = _tensor(agent, episode.final_obs[None])  # (1, S)
-    final_q = float(torch.minimum(*agent.critic(final_obs, agent.actor(final_obs))))
+    final_q = float(torch.minimum(*_twins(agent, final_obs, agent.policy_net()(final_obs))))
     word = np.zeros(steps) if episode.terminated else gamma ** np.arange(steps, 0, -1.0)
     obtained = health.obtained_from(episode.reward, gamma)
     return Judged(
@@ -181,6 +181,12 @@ def judge(agent: TD3, episode: health.Trajectory) -> Judged:
         word=word.astype(np.float32),
         terminated=episode.terminated,
     )
+
+
+def _twins(agent: TD3, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the first critic says, and the last: the same where a changed algorithm has but one."""
+    said = agent.critic_net()(obs, action)
+    return said[0], said[-1]
 
 
 def _tensor(agent: TD3, values: NDArray[np.float32]) -> Tensor:
@@ -213,8 +219,8 @@ def plane_of(
     obs = np.column_stack([np.cos(points[:, 0]), np.sin(points[:, 0]), points[:, 1]]) if angle else points
     tensor = _tensor(agent, seen(obs.astype(np.float32)))
     with torch.no_grad():
-        action = agent.actor(tensor)
-        q = torch.minimum(*agent.critic(tensor, action))
+        action = agent.policy_net()(tensor)
+        q = torch.minimum(*_twins(agent, tensor, action))
     first = "angle, of observations 1 and 2" if angle else "observation 1"
     return Plane(
         names=(first, f"observation {3 if angle else 2}"),

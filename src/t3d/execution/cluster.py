@@ -223,7 +223,7 @@ def _in_words(error: Exception) -> str:
 
 def _files_of(job: Job) -> tuple[node.Sent, ...]:
     """Return the files of code that a job names."""
-    names = [job.env["name"], *job.env["wrappers"]]
+    names = [job.env["name"], *job.env["wrappers"], job.algorithm]
     paths = dict.fromkeys(name.rpartition(":")[0] for name in names if FILE_AND_NAME.fullmatch(name))
     return tuple(node.Sent(path, Path(path).read_text("utf-8")) for path in paths)
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from t3d.address import address_of
 from t3d.config import Config
 from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused, SaveFailed, T3DError
@@ -23,6 +24,8 @@ from t3d.presets import Choice
 from t3d.runs import run_folder
 from t3d.runs.session import Session
 from t3d.storage.lock import Lock
+from t3d.td3 import TD3
+from t3d.variants.sources import class_at
 
 LEAVES_S = 30  # after SIGTERM; saving takes seconds, a step of an environment perhaps as many
 NOT_SAVED = 74  # exit code of a process whose run is well, and its disk is not
@@ -35,6 +38,8 @@ class Job(NamedTuple):
     preset: str
     config: dict[str, Any]  # fields of `Config`
     out: str
+    algorithm: str = ""  # address of a caller's class; empty takes the one that the configuration names
+    algorithm_changed: bool = False  # it may be written otherwise than what has trained
 
     @property
     def seed(self) -> int:
@@ -42,7 +47,14 @@ class Job(NamedTuple):
         return int(self.config["seed"])
 
 
-def job_of(env: EnvSpec, choice: Choice, seed: int, out: Path) -> Job:
+def job_of(
+    env: EnvSpec,
+    choice: Choice,
+    seed: int,
+    out: Path,
+    algorithm: type[TD3] | None = None,
+    algorithm_changed: bool = False,
+) -> Job:
     """Return the job that trains one seed of a configuration, beside others.
 
     Args:
@@ -50,10 +62,16 @@ def job_of(env: EnvSpec, choice: Choice, seed: int, out: Path) -> Job:
         choice: preset and configuration; threads left to chance become one, as the runs share the cores.
         seed: in the place of the configuration's own.
         out: the run folder.
+        algorithm: a caller's class, which the process of a run must find by its address.
+        algorithm_changed: it may be written otherwise than what has trained.
+
+    Raises:
+        ConfigRefused: another process finds the algorithm nowhere.
     """
+    own = "" if algorithm is None else address_of(algorithm)
     threads = 1 if choice.config.threads == "auto" else choice.config.threads
     config = dataclasses.replace(choice.config, seed=seed, threads=threads)
-    return Job(env.as_json(), choice.preset, dataclasses.asdict(config), str(out))
+    return Job(env.as_json(), choice.preset, dataclasses.asdict(config), str(out), own, algorithm_changed)
 
 
 def train_run(job: Job) -> None:
@@ -64,7 +82,15 @@ def train_run(job: Job) -> None:
     """
     choice = Choice(job.preset, msgspec.convert(job.config, Config), "as asked")
     _wait_for(Path(job.out))
-    with closing(Session(EnvSpec.from_json(job.env), choice, Path(job.out), resume=True).run()) as rows:
+    session = Session(
+        EnvSpec.from_json(job.env),
+        choice,
+        Path(job.out),
+        resume=True,
+        algorithm=class_at(job.algorithm) if job.algorithm else None,
+        algorithm_changed=job.algorithm_changed,
+    )
+    with closing(session.run()) as rows:
         for _ in rows:
             pass
 
@@ -80,7 +106,16 @@ def _wait_for(folder: Path) -> None:
             time.sleep(0.2)
 
 
-def jobs_of(env: EnvSpec, choice: Choice, seeds: int, out: Path | None, *, resume: bool) -> tuple[Path, list[Job]]:
+def jobs_of(
+    env: EnvSpec,
+    choice: Choice,
+    seeds: int,
+    out: Path | None,
+    *,
+    resume: bool,
+    algorithm: type[TD3] | None = None,
+    algorithm_changed: bool = False,
+) -> tuple[Path, list[Job]]:
     """Return the parent folder and a job for each seed, from the configuration's own seed on.
 
     Args:
@@ -89,16 +124,24 @@ def jobs_of(env: EnvSpec, choice: Choice, seeds: int, out: Path | None, *, resum
         seeds: how many.
         out: the parent folder; None takes runs/<env>/<preset>-n<seeds>, with a counter behind it if that is taken.
         resume: go on with the runs that are there; else the folder is made.
+        algorithm: as for `job_of`.
+        algorithm_changed: as for `job_of`.
 
     Raises:
+        ConfigRefused: another process finds the environment, or the algorithm, nowhere.
         RunRefused: the folder holds a single run; or others, and they are not to be gone on with.
     """
+    if algorithm is not None:
+        address_of(algorithm)  # refused before a folder is made
     parent = out or Path("runs") / env.folder / f"{choice.preset}-n{seeds}"
     refuse_as_parent(env, parent)
     if not resume:
         parent = run_folder.create(parent, counted=out is None)
     first = choice.config.seed
-    return parent, [job_of(env, choice, seed, parent / f"s{seed}") for seed in range(first, first + seeds)]
+    return parent, [
+        job_of(env, choice, seed, parent / f"s{seed}", algorithm, algorithm_changed)
+        for seed in range(first, first + seeds)
+    ]
 
 
 def refuse_as_parent(env: EnvSpec, parent: Path) -> None:

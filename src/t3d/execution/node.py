@@ -119,13 +119,13 @@ def _closed(child: Child) -> Iterator[None]:
 def placed(order: Order) -> Job:
     """Return the order's job for this node: code that is not here is written into the folder of the command."""
     env = order.job.env
-    names = [env["name"], *env["wrappers"]]
+    names = [env["name"], *env["wrappers"], order.job.algorithm]
     for file in order.files:
         here = _placed(file, Path(order.parent))
         names = [
             f"{here}:{name.rpartition(':')[2]}" if name.rpartition(":")[0] == file.path else name for name in names
         ]
-    return order.job._replace(env={**env, "name": names[0], "wrappers": names[1:]})
+    return order.job._replace(env={**env, "name": names[0], "wrappers": names[1:-1]}, algorithm=names[-1])
 
 
 def _placed(file: Sent, parent: Path) -> str:

@@ -167,6 +167,7 @@ def read(folder: Path) -> Run:
     del options["td3"]
     if record.algorithm != record.config.algorithm.upper():  # a class of somebody's own
         options["algorithm"] = record.algorithm
+        options["source"] = " then ".join(source[:8] for source in record.sources)
     return Run(
         path=folder,
         spec=record.spec,

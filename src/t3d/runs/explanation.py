@@ -15,6 +15,7 @@ from t3d.env_spec import EnvSpec
 from t3d.environments.make import close, make
 from t3d.environments.process_state import ProcessState
 from t3d.errors import EnvFailed, EnvRefused, RunRefused, T3DError, VideoFailed
+from t3d.policy.architectures import ARCHITECTURES
 from t3d.policy.files import encode
 from t3d.policy.policy import Policy
 from t3d.runs import run_folder
@@ -22,11 +23,14 @@ from t3d.runs.policies import environment_of
 from t3d.runs.signals import Signals
 from t3d.runs.snapshot import Snapshot, open_run
 from t3d.runs.video import film, pace_of
+from t3d.td3 import TD3
 from t3d.training import evaluation
 from t3d.training.randomness import explain_generator
 
 
-def gather(run: Path, at: int | None, batch: int, env: EnvSpec | None, frames: int) -> Explained:
+def gather(
+    run: Path, at: int | None, batch: int, env: EnvSpec | None, frames: int, algorithm: type[TD3] = TD3
+) -> Explained:
     """Return everything that the page shows.
 
     Args:
@@ -35,13 +39,19 @@ def gather(run: Path, at: int | None, batch: int, env: EnvSpec | None, frames: i
         batch: which batch: another number is another draw.
         env: the environment, where that is not an installed suite's id alone; None then goes without an episode.
         frames: of the film, at most so many.
+        algorithm: the class that trained it, TD3 or a caller's.
 
     Raises:
         RunRefused, ConfigRefused: as `snapshot.open_run`; or another environment than the run's was given.
         Stopped: a signal asked for it.
     """
-    snapshot = open_run(run, at)
+    snapshot = open_run(run, at, algorithm)
     notes = list(snapshot.notes)
+    if algorithm is not TD3:
+        notes.append(
+            f"{algorithm.__name__} is not TD3 itself, and takes its own way through the steps: the page tells TD3's, "
+            "without numbers of a batch. What its critics and its actor say in an episode is its own."
+        )
     if not len(snapshot.replay):
         notes.append("Its replay memory is gone, so there is no batch to take through the steps.")
     if not snapshot.agent.updates:
@@ -75,7 +85,7 @@ def gather(run: Path, at: int | None, batch: int, env: EnvSpec | None, frames: i
 def _batch(snapshot: Snapshot, number: int) -> tuple[Update | None, list[Followed]]:
     """Return a batch on its way, drawn by a stream of its own, and which of its transitions are followed."""
     replay, config = snapshot.replay, snapshot.record.config
-    if not len(replay):
+    if not len(replay) or type(snapshot.agent) is not TD3:
         return None, []
     rng = explain_generator(config.seed, snapshot.env_steps, number)
     index = replay.draw(rng, config.batch_size)
@@ -104,10 +114,15 @@ def _episode(snapshot: Snapshot, env: EnvSpec | None) -> tuple[EnvSpec | None, T
             envs.close()
             return spec, None, "No episode was played: this environment's spaces are not those of the training."
         with Signals() as signals:
-            evaluation.play(Policy(*snapshot.policy).act, envs, 1, signals.stop_here, played)
+            evaluation.play(Policy(*snapshot.policy, _own(snapshot)).act, envs, 1, signals.stop_here, played)
     except (EnvRefused, EnvFailed) as error:
         return spec, None, _without("No episode was played", error)
     return spec, played[0], ""
+
+
+def _own(snapshot: Snapshot) -> type[TD3] | None:
+    """Return the class that must build the network that plays; None where any process knows it."""
+    return None if snapshot.info.architecture in ARCHITECTURES else type(snapshot.agent)
 
 
 def _film(snapshot: Snapshot, spec: EnvSpec, frames: int) -> tuple[Film | None, str]:
@@ -117,7 +132,15 @@ def _film(snapshot: Snapshot, spec: EnvSpec, frames: int) -> tuple[Film | None, 
         run_folder.write_policy(policy, encode(*snapshot.policy))
         try:
             seed = snapshot.record.config.seed
-            film(spec, policy, out, seed=seed, frames=frames, between=signals.stop_here)
+            film(
+                spec,
+                policy,
+                out,
+                seed=seed,
+                frames=frames,
+                between=signals.stop_here,
+                algorithm=_own(snapshot),
+            )
             with ProcessState(spec.title):
                 made = make(spec)
                 pace = pace_of(made)

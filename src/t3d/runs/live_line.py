@@ -72,7 +72,7 @@ def watch(session: Session, least_s: float = 0.0) -> None:
                 episode = f"episode {row['return']:,.0f}"
             elif row["kind"] == "evaluation":
                 evaluation = f"eval {row['return_mean']:,.0f}"
-                unsaid = _plain(row)
+                unsaid = plain(row)
                 if progress.disable and time.monotonic() - said_s >= least_s:
                     print(unsaid, file=sys.stderr, flush=True)
                     said_s, unsaid = time.monotonic(), ""
@@ -90,7 +90,8 @@ def watch(session: Session, least_s: float = 0.0) -> None:
             print(unsaid, file=sys.stderr, flush=True)
 
 
-def _plain(row: Row) -> str:
+def plain(row: Row) -> str:
+    """Return an evaluation in a line."""
     policy = f", {row['policy']} policy" if "policy" in row else ""
     return (
         f"{row['env_steps']:>9,} steps  {row['wall_s']:>8,.0f} s  "

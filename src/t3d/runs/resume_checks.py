@@ -13,6 +13,7 @@ from t3d.runs.metrics import last_env_steps
 from t3d.td3 import TD3
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import OURS, name_of
+from t3d.variants.sources import UNKNOWN, source_of
 
 
 def refuse_another_algorithm(path: Path, recorded: RunRecord, algorithm: type[TD3]) -> None:
@@ -24,13 +25,46 @@ def refuse_another_algorithm(path: Path, recorded: RunRecord, algorithm: type[TD
     now = name_of(algorithm)
     if now == recorded.algorithm:
         return
-    give = f'give the class: t3d.train(..., algorithm={recorded.algorithm}, out=..., resume="auto")'
+    give = f"give the class: --algorithm FILE.py:{recorded.algorithm}; in Python, algorithm={recorded.algorithm}"
     raise RunRefused(
         "the run in this folder was trained by another algorithm",
         got=f"{path}: it was {recorded.algorithm}, now {now}",
         do=("leave algorithm out" if recorded.algorithm in map(name_of, OURS.values()) else give)
         + "; or begin a new run in another folder",
     )
+
+
+def sources_now(path: Path, recorded: RunRecord, algorithm: type[TD3], *, changed: bool) -> tuple[str, ...]:
+    """Return the checksums of what has trained a run, once it goes on with this algorithm.
+
+    Args:
+        path: the run folder.
+        recorded: what its config.json says.
+        algorithm: what trains now; of the name that is recorded.
+        changed: another source than the last is meant.
+
+    Raises:
+        RunRefused: it is another, and not meant.
+    """
+    now = source_of(algorithm)
+    if not now or now == recorded.sources[-1]:
+        return recorded.sources
+    if not changed:
+        raise RunRefused(
+            "the algorithm's source is not what trained this run",
+            got=f"{path}: {algorithm.__name__} was {recorded.sources[-1][:12]}, is {now[:12]}",
+            do="bring the file back as it was; or go on with it as it is, --algorithm-changed (in Python, "
+            "algorithm_changed=True), which marks the run as not exact; or begin a new one with another --out",
+        )
+    return (*recorded.sources, now)
+
+
+def changed_sources(record: RunRecord) -> list[str]:
+    """Return what is not as it was when the run began, if its algorithm's source was changed or nobody can tell."""
+    if UNKNOWN in record.sources:
+        return ["the algorithm stands in no file, so nobody can tell whether it is as it was"]
+    steps = " then ".join(source[:12] for source in record.sources)
+    return [f"the algorithm's source was changed: {steps}"] if len(record.sources) > 1 else []
 
 
 def refuse_changes(path: Path, recorded: RunRecord, env: EnvSpec, config: Config) -> None:

@@ -22,6 +22,7 @@ from t3d.storage import checked_files, disk
 from t3d.training.evaluation import Act
 from t3d.training.trainer import Trainer
 from t3d.variants.contract import name_of
+from t3d.variants.sources import source_of
 
 # What a run writes, beside its lock; config.json first: without it there is no run.
 WRITTEN = (
@@ -135,6 +136,7 @@ def record_of(env: EnvSpec, preset: str, config: Config, trainer: Trainer) -> Ru
         wrappers=env.wrappers,
         preset=preset,
         algorithm=algorithm,
+        sources=(source,) if (source := source_of(type(trainer.agent))) else (),
         obs=trainer.envs.spaces.obs,
         period_s=trainer.envs.period_s,
         config=config,

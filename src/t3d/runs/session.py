@@ -14,7 +14,7 @@ from t3d.diagnosis import actions
 from t3d.diagnosis.actions import ActionTrace
 from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Episode
-from t3d.errors import Diverged, EnvFailed, EnvRefused, RunRefused, SaveFailed
+from t3d.errors import Diverged, EnvFailed, EnvRefused, RunRefused, SaveFailed, Stopped
 from t3d.formats import Row, RunRecord
 from t3d.presets import Choice
 from t3d.runs.progress import RunProgress
@@ -39,6 +39,7 @@ class Session:
         resume: continue the run that is there, if one is.
         algorithm: a subclass of the one that the configuration names, that changes it; None takes that one.
         recorded: what the config.json of the run to continue says, if whoever calls has read it.
+        algorithm_changed: the run to continue may have been trained by another text of the algorithm.
 
     Raises:
         Refused: before anything is written.
@@ -53,13 +54,16 @@ class Session:
         resume: bool = False,
         algorithm: type[TD3] | None = None,
         recorded: RunRecord | None = None,
+        algorithm_changed: bool = False,
     ) -> None:
         self.env = env
         self.choice, self.config = choice, choice.config
         store = None
         try:
             self.algorithm = algorithm_of(self.config, algorithm)
-            store = Store.find(env, choice, out, self.algorithm, recorded) if resume else None
+            store = None
+            if resume:
+                store = Store.find(env, choice, out, self.algorithm, recorded, algorithm_changed=algorithm_changed)
             self.trainer = Trainer(env, self.config, self.algorithm)
             self._refuse_hardware_unasked()
             self.progress = RunProgress()
@@ -134,6 +138,8 @@ class Session:
                 yield from self._end(signals)
         except (KeyboardInterrupt, GeneratorExit) as error:
             self._stop(str(error) or "interrupted")
+            if isinstance(error, Stopped):
+                error.saved_in = str(self.path)
             raise
         except EnvFailed as error:
             recognised = self._recognised(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -15,6 +16,22 @@ from t3d.errors import Stopped
 _log = logging.getLogger("t3d")
 _STOP = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
 _SAVE = "SIGUSR1"
+
+
+def end_scripts_in_a_sentence() -> None:
+    """Let a script that is stopped by a signal while it trains end in one sentence, and with the signal's code."""
+    if getattr(sys.excepthook, "__module__", "") == __name__:
+        return
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, Stopped):
+            before(kind, error, trace)
+            return
+        print(error.sentence(), file=sys.stderr)
+        raise SystemExit(error.exit_code)
+
+    sys.excepthook = hook
 
 
 class Signals:

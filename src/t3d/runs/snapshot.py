@@ -22,12 +22,13 @@ from t3d.runs import checkpoints, run_folder
 from t3d.runs.checkpoints import Checkpoints
 from t3d.runs.policies import recorded_in
 from t3d.runs.replay_log import ReplayLog
+from t3d.runs.resume_checks import refuse_another_algorithm
 from t3d.runs.store import NONSENSE, SPARE_STATE_BYTES
 from t3d.storage.checked_files import read_policy_header
 from t3d.td3 import TD3
 from t3d.training.limits import least_state_bytes, refuse_too_large
 from t3d.training.trainer import slots_needed
-from t3d.variants.contract import name_of
+from t3d.variants.sources import source_of
 
 _log = logging.getLogger("t3d")
 _TRIES = 3  # a run that goes on may remove the checkpoint that is being read
@@ -66,25 +67,27 @@ class Snapshot:
         return np.concatenate([of_env["obs"] for of_env in rows])
 
 
-def open_run(run: Path, at: int | None = None) -> Snapshot:
+def open_run(run: Path, at: int | None = None, algorithm: type[TD3] = TD3) -> Snapshot:
     """Return a run as a checkpoint holds it.
 
     Args:
         run: the run folder.
         at: env steps of the checkpoint; None takes the newest.
+        algorithm: the class that trained it: TD3, or a caller's that is derived from it.
 
     Raises:
         RunRefused: it is not a run folder, has no such checkpoint, or that is damaged.
-        ConfigRefused: its algorithm is not TD3 itself, or its memory would not fit into this machine's.
+        ConfigRefused: it was trained by another algorithm, or by td7; or its memory would not fit into this machine's.
     """
     record = recorded_in(run)
-    if record.algorithm != name_of(TD3):
+    if record.config.algorithm != "td3":
         raise ConfigRefused(
-            "only TD3 itself can be explained step by step",
+            "only TD3, or a class derived from it, can be explained",
             got=f"{run}: algorithm {record.algorithm}",
-            expected=f"algorithm {name_of(TD3)}: another one's update takes other ways",
+            expected="algorithm TD3: another one's update takes other ways",
             do=f"t3d report {run}",
         )
+    refuse_another_algorithm(run, record, algorithm)
     config, info = record.config, _policy_info(run, record)
     slots_bytes = config.buffer_size * slot_dtype(info.spaces).itemsize
     refuse_too_large("the replay memory", slots_bytes, "look at the run on the machine that trains it")
@@ -93,7 +96,7 @@ def open_run(run: Path, at: int | None = None) -> Snapshot:
         found = Checkpoints(run / "checkpoints")
         path, manifest = _chosen(run, found.find(_any), at)
         try:
-            return _restored(run, record, info, path, manifest, list(found.problems.values()))
+            return _restored(run, record, info, path, manifest, list(found.problems.values()), algorithm)
         except (RunRefused, OSError) as error:
             if path.is_dir() or not left:
                 raise error if isinstance(error, RunRefused) else _unreadable(error) from error
@@ -143,12 +146,18 @@ def _chosen(run: Path, readable: list[tuple[Path, Manifest]], at: int | None) ->
 
 
 def _restored(
-    run: Path, record: RunRecord, info: PolicyInfo, path: Path, manifest: Manifest, problems: list[str]
+    run: Path,
+    record: RunRecord,
+    info: PolicyInfo,
+    path: Path,
+    manifest: Manifest,
+    problems: list[str],
+    algorithm: type[TD3],
 ) -> Snapshot:
     config, spaces, trainer = record.config, info.spaces, manifest.trainer
     if manifest.run != record.run or len(trainer.written) != config.n_envs:
         raise RunRefused("a checkpoint is not of this run", got=f"{path}: run {manifest.run}", expected=record.run)
-    agent = TD3(spaces, config.td3, np.random.default_rng(0))
+    agent = algorithm(spaces, config.td3, np.random.default_rng(0))
     normalizer = Normalizer(spaces.obs_size) if config.normalize_obs else None
     expected = {name: tensor.numpy() for name, tensor in agent.tensors().items()}
     expected |= normalizer.state() if normalizer else {}
@@ -172,6 +181,8 @@ def _restored(
         raise RunRefused("a checkpoint says what cannot be", got=f"{path}: {error!r}"[:1000]) from error
     notes = [f"A checkpoint cannot be used: {problem}." for problem in problems]
     notes += [f"It is looked at without a part of its memory: {log.lost}."] * bool(log.lost)
+    if record.sources and source_of(algorithm) != record.sources[-1]:
+        notes.append("The algorithm's source is not what trained this run: the page shows what it does as it is now.")
     steps = trainer.envs.env_steps
     info = structs.replace(info, env_steps=steps, return_mean=None)
     return Snapshot(run, record, steps, agent, replay, normalizer, info, tuple(notes))

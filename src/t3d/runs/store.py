@@ -23,10 +23,12 @@ from t3d.runs.metrics import Metrics
 from t3d.runs.progress import RunProgress
 from t3d.runs.replay_log import ReplayLog
 from t3d.runs.resume_checks import (
+    changed_sources,
     other_machine,
     refuse_another_algorithm,
     refuse_changes,
     refuse_if_checkpoints_are_gone,
+    sources_now,
     steps_between,
 )
 from t3d.storage import disk
@@ -112,6 +114,7 @@ class Store:
         out: Path | None,
         algorithm: type[TD3] = TD3,
         recorded: RunRecord | None = None,
+        algorithm_changed: bool = False,
     ) -> Self | None:
         """Open the folder of a run that can be continued; None if there is none, or one without a checkpoint.
 
@@ -121,10 +124,10 @@ class Store:
             out: the folder; None takes the usual one.
             algorithm: what trains.
             recorded: what config.json says, if whoever calls has read it.
+            algorithm_changed: what trains may be written otherwise than what has trained.
 
         Raises:
-            RunRefused: it holds something else, a run with other options or of another algorithm, or is held by
-                another process.
+            RunRefused: it holds something else, a run of other options or another algorithm, or is held by a process.
         """
         path = out or run_folder.usual(env, choice.preset, choice.config.seed)
         if recorded is None:
@@ -137,7 +140,8 @@ class Store:
         refuse_another_algorithm(path, recorded, algorithm)
         refuse_changes(path, recorded, env, choice.config)
         config = replace(recorded.config, steps=choice.config.steps)  # it may go on for longer
-        store = cls(path, structs.replace(recorded, config=config))
+        sources = sources_now(path, recorded, algorithm, changed=algorithm_changed)
+        store = cls(path, structs.replace(recorded, config=config, sources=sources))
         try:
             # Before networks are built and memory is taken: these files may be a stranger's.
             if store._find_checkpoints():
@@ -345,7 +349,7 @@ class Store:
                 do="copy the run again",
             )
         self._number = manifest.number + 1
-        not_exact += [log.lost] * bool(log.lost) + other_machine(self._record, trainer)
+        not_exact += [log.lost] * bool(log.lost) + other_machine(self._record, trainer) + changed_sources(self._record)
         progress.not_exact += [what for what in not_exact if what not in progress.not_exact]
 
     def _tidy(self, path: Path, trainer: Trainer, progress: RunProgress) -> None:

@@ -13,6 +13,7 @@ from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
 from t3d.execution.jobs import Job, job_of, refuse_as_parent
 from t3d.presets import Choice
+from t3d.td3 import TD3
 
 _MOST_NAME = 80  # characters of a folder's name, without its seed; longer ones are numbered
 
@@ -67,7 +68,7 @@ def _exact(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def jobs_of(env: EnvSpec, grid: Grid, seeds: int, parent: Path) -> list[Job]:
+def jobs_of(env: EnvSpec, grid: Grid, seeds: int, parent: Path, algorithm: type[TD3] | None = None) -> list[Job]:
     """Return a job for each seed of each configuration, seed by seed: whoever stops early has some of each.
 
     Raises:
@@ -79,7 +80,7 @@ def jobs_of(env: EnvSpec, grid: Grid, seeds: int, parent: Path) -> list[Job]:
     if max(map(len, names)) > _MOST_NAME or len(set(names)) < len(names):
         names = [f"configuration-{number}" for number in range(len(names))]
     return [
-        job_of(env, point.choice, seed, parent / f"{name}-s{seed}")
+        job_of(env, point.choice, seed, parent / f"{name}-s{seed}", algorithm)
         for k in range(seeds)
         for point, name in zip(grid.points, names, strict=True)
         for seed in [point.choice.config.seed + k]
