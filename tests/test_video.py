@@ -48,7 +48,7 @@ def drawn_here():
 def trained_here(monkeypatch):
     """Let `--seeds` train in this process; tests/test_seeds.py has the processes."""
 
-    def train_jobs(jobs, at_once, show):
+    def train_jobs(jobs, at_once, show, on):
         for job in jobs:
             train_run(job)
         ended = [processes.Child(job).look() for job in jobs]
