@@ -34,6 +34,7 @@ class Lap(TD3):
     prioritized = True
 
     def update_critic(self, batch: t3d.Batch[Tensor], target_q: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Steps 10 to 12, with Huber's loss."""
         q1, q2 = self.critic(batch.obs, batch.action)  # (B,), (B,)
         loss = (huber(q1 - target_q) + huber(q2 - target_q)).mean()  # ()
         self.critic_optimizer.zero_grad()
@@ -46,6 +47,7 @@ class Copies(TD3):
     """Copy the targets every 250 updates in place of steps 14 and 15 (TD7)."""
 
     def update_targets(self) -> None:
+        """Copy, now and then."""
         if self.updates % COPY_EVERY == 0:
             copy_weights(self.actor_target, self.actor)
             copy_weights(self.critic_target, self.critic)
@@ -60,18 +62,21 @@ class Clamp(TD3):
         self.clamp = self.extremes.flip(0)
 
     def target_q(self, batch: t3d.Batch[Tensor], noise: Tensor) -> Tensor:
+        """Steps 5 to 9, and the clamp."""
         target_q = super().target_q(batch, noise).clamp(*self.clamp.tolist())
         self.extremes[0] = torch.minimum(self.extremes[0], target_q.min())
         self.extremes[1] = torch.maximum(self.extremes[1], target_q.max())
         return target_q
 
     def update(self, batch: Any, noise: Array, td_error: bool = False) -> UpdateInfo:
+        """Update, and now and then let the clamp follow what was seen."""
         info = super().update(batch, noise, td_error)
         if self.updates % COPY_EVERY == 0:
             self.clamp.copy_(self.extremes)
         return info
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return what is learned: TD3's, the extremes seen and what targets are held to."""
         return super().tensors() | {"extremes": self.extremes, "clamp": self.clamp}
 
 
