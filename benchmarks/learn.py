@@ -86,6 +86,7 @@ STUDIES = {
 }
 # The screen of cheap changes to plain TD3 at half the batch: groups first, taken apart where one helps. With seeds of
 # their own, since what is kept by them is confirmed by others.
+SCREEN = "screen"  # its studies' goal
 SCREENED = {
     "plain": "",
     "norm": "norm",
@@ -103,7 +104,7 @@ for _name, _levers in SCREENED.items():
             _env,
             100_000,
             3,
-            "screen",
+            SCREEN,
             options={"batch-size": "128"} | ({"levers": _levers} if _levers else {}),
             script="benchmarks/levers.py" if _levers else None,
             first_seed=100,

@@ -51,9 +51,13 @@ Ant, five seeds each, beside the published returns: save it and open it in a bro
 """
 
 
-def studies(*, peers: bool = False) -> list[Study]:
-    """Return every study of t3d that has results, or of its peers; in the order of their names."""
-    found = [_result(name, study) for name, study in sorted(learn.STUDIES.items()) if bool(study.peer) == peers]
+def studies(*, peers: bool = False, screened: bool = False) -> list[Study]:
+    """Return every study of t3d that has results, or of its peers, or of the screen; in the order of their names."""
+    found = [
+        _result(name, study)
+        for name, study in sorted(learn.STUDIES.items())
+        if bool(study.peer) == peers and (study.goal == learn.SCREEN) == screened
+    ]
     return [study for study in found if study["runs"]]
 
 
@@ -62,15 +66,23 @@ def _result(name: str, study: Any) -> Study:
     runs = [json.loads(path.read_text("utf-8")) for path in files]
     finals = [run["final"] for run in runs]
     value = (statistics.mean(finals) if study.statistic == "mean" else min(finals)) if finals else 0.0
+    is_whole = study.at_least is not None and len(finals) >= study.seeds
     return {
         **asdict(study),
         "study": name,
         "seeds": len(runs),
         "runs": runs,
-        "final_mean": statistics.mean(finals) if finals else 0.0,
-        "final_std_over_seeds": statistics.stdev(finals) if len(finals) > 1 else 0.0,
-        "reached": None if study.at_least is None else value >= study.at_least,
+        "over_seeds": _over_seeds(finals),
+        "is_whole": is_whole,
+        "reached": value >= study.at_least if is_whole and study.at_least is not None else None,
     }
+
+
+def _over_seeds(values: list[float], digits: int = 1) -> str:
+    """Return mean ± spread; without a spread, and saying so, of less than two."""
+    if len(values) < 2:
+        return "".join(f"{value:,.{digits}f} (1 seed)" for value in values)
+    return f"{statistics.mean(values):,.{digits}f} ± {statistics.stdev(values):,.{digits}f}"
 
 
 def page() -> str:
@@ -78,6 +90,7 @@ def page() -> str:
     found = studies()
     parts = [_HEAD, "![Learning curves, one line a seed](figures/learning.svg)\n", _summary(found), _compared(found)]
     parts += [scores.section(found), _peers(found, studies(peers=True)), _promises(found)]
+    parts.append(scores.screen(studies(screened=True)))
     return "\n".join([*parts, *(_section(study) for study in studies())])
 
 
@@ -88,10 +101,10 @@ def readme_table() -> str:
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {s['env']} | {s['steps']:,} | {s['seeds']} | {s['final_mean']:,.0f} ± {s['final_std_over_seeds']:,.0f} "
+        f"| {s['env']} | {s['steps']:,} | {s['seeds']} | {_over_seeds([run['final'] for run in s['runs']], 0)} "
         f"| {_minutes(s)} |"
         for s in studies()
-        if s["at_least"] is not None
+        if s["is_whole"]
     ]
     return "\n".join(lines) + "\n"
 
@@ -103,8 +116,7 @@ def _minutes(study: Study) -> str:
 def _summary(found: list[Study]) -> str:
     lines = ["| study | environment | goal | final over seeds | reached |", "|---|---|---|---|---|"]
     lines += [
-        f"| [{s['study']}](#{s['study']}) | {s['env']} | {s['goal']} "
-        f"| {s['final_mean']:,.1f} ± {s['final_std_over_seeds']:,.1f} | {_REACHED[s['reached']]} |"
+        f"| [{s['study']}](#{s['study']}) | {s['env']} | {s['goal']} | {s['over_seeds']} | {_REACHED[s['reached']]} |"
         for s in found
     ]
     return "\n".join(lines) + "\n"
@@ -113,7 +125,8 @@ def _summary(found: list[Study]) -> str:
 def _compared(found: list[Study]) -> str:
     """Return what the studies that are there for comparison say beside the plain one of their environment."""
     plain = {(study["env"], study["steps"]): study for study in found if not _changes(study)}
-    others = [study for study in found if _changes(study) and (study["env"], study["steps"]) in plain]
+    several = [study for study in found if len(study["runs"]) > 1]
+    others = [study for study in several if _changes(study) and (study["env"], study["steps"]) in plain]
     if not others:
         return ""
     lines = [
@@ -158,7 +171,7 @@ def _peers(found: list[Study], peers: list[Study]) -> str:
         finals = [[run["final"] for run in study["runs"]] for study in (base, peer)]
         mean = compare(*finals).mean
         cells = [
-            f"{s['final_mean']:,.0f} ± {s['final_std_over_seeds']:,.0f} ({len(s['runs'])} seeds)" for s in (base, peer)
+            f"{_over_seeds([run['final'] for run in s['runs']], 0)} ({len(s['runs'])} seeds)" for s in (base, peer)
         ]
         around = f"{mean.value:+,.0f} ({mean.low:+,.0f} to {mean.high:+,.0f})"
         lines.append(f"| {peer['env']} | {' | '.join(cells)} | {around} | {_detectable(*finals):,.0f} or more |")
@@ -252,10 +265,11 @@ def _section(study: Study) -> str:
         f"| {run['wall_s']:,.0f} s |"
         for run in study["runs"]
     )
-    td3 = config["td3"]
+    td3, count = config["td3"], len(study["runs"])
+    seeds = f"{count} seed{'s' * (count > 1)}"
     return f"""## {study["study"]}
 
-{study["env"]}, {study["steps"]:,} env steps, {len(study["runs"])} seeds, preset `{first["preset"]}`: hidden layers
+{study["env"]}, {study["steps"]:,} env steps, {seeds}, preset `{first["preset"]}`: hidden layers
 {td3["hidden"]}, learning rate {td3["lr"]}, batch {config["batch_size"]}, gamma {td3["gamma"]},
 {config["random_steps"]:,} random steps, engine {engine["name"]} on {engine["threads"]} thread(s), two runs at a time.
 Machine: {machine["processor"]}, {machine["cores"]} cores, Python {machine["python"]}; {versions}.
@@ -264,7 +278,7 @@ Machine: {machine["processor"]}, {machine["cores"]} cores, Python {machine["pyth
 |---|---|---|---|
 {rows}
 
-Goal: {study["goal"]}. Over seeds: final {study["final_mean"]:,.1f} ± {study["final_std_over_seeds"]:,.1f}.
+Goal: {study["goal"]}. Over seeds: final {study["over_seeds"]}.
 
 ```
 python benchmarks/learn.py {study["study"]}

@@ -66,3 +66,29 @@ def _rows(method: str, studies: dict[str, Study]) -> list[str]:
             if len(parts) == len(ROBOTS):
                 rows.append(f"| {method}, {env_steps:,}{name} | {' | '.join(cells)} | {statistics.mean(parts):.2f} |")
     return rows
+
+
+def screen(found: list[Study]) -> str:
+    """Return what has been seen of changes to plain TD3 at half the batch, before any is kept."""
+    if not found:
+        return ""
+    names = {
+        study["study"].split("-")[1]: " ".join(study["options"].get("levers", "nothing").split()) for study in found
+    }
+    robots = sorted({study["env"] for study in found})
+    lines = ["| changed | " + " | ".join(robots) + " |", "|---|" + "---|" * len(robots)]
+    for name, levers in names.items():
+        mine = {study["env"]: study for study in found if study["study"].split("-")[1] == name}
+        lines.append(f"| {levers} | " + " | ".join(_area(mine[env]) if env in mine else "" for env in robots) + " |")
+    return (
+        "## the screen\n\n"
+        "Cheap changes to plain TD3 at batch 128, 100,000 steps, seeds from 100 on, which nothing else uses: the mean\n"
+        "return of all evaluations, mean and spread over seeds (their number). Three seeds decide what is tried with\n"
+        "more, and nothing else.\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _area(study: Study) -> str:
+    areas = [statistics.fmean(seen for _, seen in run["curve"]) for run in study["runs"]]
+    spread = f" ± {statistics.stdev(areas):,.0f}" if len(areas) > 1 else ""
+    return f"{statistics.fmean(areas):,.0f}{spread} ({len(areas)})"
