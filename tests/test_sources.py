@@ -2,6 +2,8 @@
 
 import json
 import linecache
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -186,3 +188,21 @@ def test_what_the_record_says_of_sources_is_held_to_its_form(folder):
         from t3d.runs.run_folder import read_config
 
         read_config(folder / "run")
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_about_changing_it(folder):
+    page = (ROOT / "docs" / "change-the-algorithm.md").read_text("utf-8")
+    (folder / "cautious.py").write_text(re.search(r"<!-- file: .* -->\n```python\n(.*?)```", page, re.DOTALL)[1])
+    commands = re.search(r"<!-- run: train -->\n```\n(.*?)```", page, re.DOTALL)[1]
+    short = commands.replace("--seeds 5", "--seeds 2 --steps 300 --random-steps 100 --eval-episodes 1 --no-video")
+    assert short != commands
+    tool = folder / "bin" / "t3d"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m t3d "$@"\n')
+    tool.chmod(0o755)
+    variables = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
+    child = subprocess.run(["sh", "-ex"], input=short, env=variables, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert "Cautious" in (folder / "compared.html").read_text("utf-8")
+    assert (folder / "runs" / "cautious" / "s0" / "explain.html").is_file()
