@@ -196,11 +196,16 @@ def test_the_axes_are_the_options_of_a_run():
 
 @pytest.mark.slow
 def test_killed_in_the_middle_the_same_command_finishes_what_is_left(folder):
-    command = [*T3D, "sweep", f"{OWN}:Walk", *FLAGS, "--steps", "3000", "--lr", "1e-3,1e-4", "--seeds", "2"]
+    command = [*T3D, "sweep", f"{OWN}:Walk", "--steps", "3000", *FLAGS[2:], "--lr", "1e-3,1e-4", "--seeds", "2"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for wait in (6, 8):
+    written = lambda: sum(path.stat().st_size for path in folder.glob("all/*/metrics.jsonl"))  # noqa: E731
+    for kills in (1, 2):
         child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(wait)
+        until = time.monotonic() + 300
+        while written() < 2_000 * kills:
+            assert child.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < until
+            time.sleep(0.05)
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
     said = subprocess.run(command, env=env, capture_output=True, text=True)
