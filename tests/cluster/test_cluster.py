@@ -119,20 +119,20 @@ def command(out, *more, env="Pendulum-v1", seeds=2, on=f"ray:{HEAD}:{PORT}"):
     return [sys.executable, "-m", "t3d", *words]
 
 
-def children(run=""):
-    """Return the processes that train runs."""
+def children(out):
+    """Return the processes that train runs in a folder."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
-            if "t3d.execution.jobs" in words and run in words[-1]:
+            if "t3d.execution.jobs" in words and str(out) in words[-1]:
                 found.append(process)
     return found
 
 
-def workers():
-    """Return the processes of Ray that wait for these."""
-    return [child.parent() for child in children()]
+def workers(out):
+    """Return the processes of Ray whose tasks wait for these: above a child stands the process that keeps it apart."""
+    return [child.parent().parent() for child in children(out)]
 
 
 def env_steps(run):
@@ -161,10 +161,10 @@ def test_a_process_a_worker_and_a_node_are_killed_and_every_run_ends_as_if_nothi
         command(out, seeds=8), env=secret, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as driver:
         wait_for(lambda: env_steps(out / "s0") >= 600)
-        wait_for(lambda: children("s0"))[0].kill()
+        wait_for(lambda: children(out / "s0"))[0].kill()
         wait_for(lambda: env_steps(out / "s1") >= 600)
-        wait_for(workers)[0].kill()
-        wait_for(lambda: len(children()) == 2)
+        wait_for(lambda: workers(out))[0].kill()
+        wait_for(lambda: len(children(out)) == 2)
         kill_node(second)
         said, errors = driver.communicate(timeout=240)
     assert driver.returncode == 0, errors
@@ -182,7 +182,7 @@ def test_ctrl_c_stops_all_saved_and_the_same_command_goes_on(head, secret, tmp_p
         _, errors = driver.communicate(timeout=90)
     assert driver.returncode == 130, errors
     assert "Traceback" not in errors
-    assert not children()
+    assert not children(out)
     again = subprocess.run(command(out, "--resume", "auto"), env=secret, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert outcome(out) == {run: undisturbed[run] for run in ("s0", "s1")}
@@ -195,7 +195,7 @@ def test_children_end_saved_when_the_command_is_killed(head, secret, tmp_path):
     ) as driver:
         wait_for(lambda: env_steps(out / "s0") >= 400)
         driver.kill()
-    wait_for(lambda: not children(), 60)
+    wait_for(lambda: not children(out), 60)
     assert list((out / "s0" / "checkpoints").glob("*/manifest.json"))
 
 
@@ -252,9 +252,9 @@ def test_a_cluster_of_its_own_keeps_its_token_to_itself(tmp_path):
     with subprocess.Popen(
         command(tmp_path / "runs", seeds=1, on="ray"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as driver:
-        (child,) = wait_for(children)
+        (child,) = wait_for(lambda: children(tmp_path))
         assert not [name for name in child.environ() if name.startswith("RAY_")]
-        tokens = list(Path("/tmp").glob("t3d-*/token"))
+        tokens = list(Path("/tmp").glob("t3d-token-*/token"))
         assert [oct(path.stat().st_mode & 0o777) for path in tokens] == ["0o600"]
         text = tokens[0].read_text()
         words = [word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or []]

@@ -75,7 +75,7 @@ class Cluster:
 
     def _started(self, left: ExitStack) -> Any:
         # Ray would keep its own token where others may read it. It reads these when it is imported.
-        token = Path(left.enter_context(tempfile.TemporaryDirectory(prefix="t3d-"))) / "token"
+        token = Path(left.enter_context(tempfile.TemporaryDirectory(prefix="t3d-token-"))) / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32))
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
