@@ -106,7 +106,7 @@ def _episode(snapshot: Snapshot, env: EnvSpec | None) -> tuple[EnvSpec | None, T
         if env is not None:
             raise
         return None, None, _without("No episode was played", error)
-    played: list[Trajectory] = []
+    policy, played = _policy(snapshot), list[Trajectory]()
     try:
         limit = config.max_episode_steps or evaluation.LEAST_PATIENCE
         envs = evaluation.envs_for(spec, config.seed, config.fresh_envs, limit)
@@ -114,10 +114,26 @@ def _episode(snapshot: Snapshot, env: EnvSpec | None) -> tuple[EnvSpec | None, T
             envs.close()
             return spec, None, "No episode was played: this environment's spaces are not those of the training."
         with Signals() as signals:
-            evaluation.play(Policy(*snapshot.policy, _own(snapshot)).act, envs, 1, signals.stop_here, played)
+            evaluation.play(policy.act, envs, 1, signals.stop_here, played)
     except (EnvRefused, EnvFailed) as error:
         return spec, None, _without("No episode was played", error)
     return spec, played[0], ""
+
+
+def _policy(snapshot: Snapshot) -> Policy:
+    """Return the policy that plays.
+
+    Raises:
+        RunRefused: it is of a network that neither this process nor the class given knows.
+    """
+    try:
+        return Policy(*snapshot.policy, _own(snapshot))
+    except ValueError as error:
+        raise RunRefused(
+            "this run's policy is of another network than the class plays with",
+            got=str(error),
+            do="give --algorithm FILE.py:Name, the class that trained it",
+        ) from error
 
 
 def _own(snapshot: Snapshot) -> type[TD3] | None:
