@@ -75,6 +75,7 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
             frames=video_frames,
             env=session.env,
             anew=not session.had_ended,
+            run_s=session.wall_s,
             algorithm=session.algorithm,
         )
     report = session.path / "report.html"
@@ -103,4 +104,5 @@ def film_middle_seed(
 
     evaluations = [seed.evaluation for seed in seeds if seed.evaluation is not None]
     middle = nearest_the_median([row["return_mean"] for row in evaluations])[0] if evaluations else 0
-    return film_policies(seeds[middle].path, frames=frames, env=env, anew=True, algorithm=algorithm)
+    run_s = max((row["wall_s"] for row in evaluations), default=0.0)
+    return film_policies(seeds[middle].path, frames=frames, env=env, anew=True, run_s=run_s, algorithm=algorithm)
