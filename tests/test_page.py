@@ -202,13 +202,14 @@ def test_published_curves_are_drawn_where_they_overlap(opened, tmp_path):
 @pytest.mark.slow
 def test_health_is_drawn_where_it_was_recorded(opened, tmp_path):
     bare = opened(write_report([write_run(tmp_path / "a", {100: 1.0, 200: 2.0})]))
-    assert bare.page.get_by_role("heading", name="Health").count() == 0
+    assert bare.page.locator("summary", has_text="its health").count() == 0
+    assert bare.page.locator(".answer.unknown", has_text="Too early to say.").count() == 4
     rows = [row("health", step, of="batch", dead_units=step / 100, told="text", none=None) for step in (100, 200)]
     page = opened(write_report([write_run(tmp_path / "b", {100: 1.0, 200: 2.0}, extra=rows)]))
-    assert page.page.get_by_role("heading", name="Health").count() == 1
+    assert page.page.locator("summary", has_text="its health").count() == 1
     assert page.lines("health-0-0") == {"seed 0": ([(100, 1), (200, 2)], False)}
     assert page.page.locator("canvas[id^=health]").count() == 1
-    assert "not what this version of t3d writes" in page.page.locator("ul.hints").inner_text()
+    assert page.page.locator(".answer", has_text="not what this version of t3d writes").count() == 4
     assert page.is_quiet()
 
 
@@ -248,7 +249,7 @@ def test_even_what_slipped_through_would_not_run(opened, tmp_path):
     page = opened(file)
     page.page.locator("#a").click()
     page.page.wait_for_timeout(200)
-    assert page.page.title() == "HalfCheetah-v5 · t3d"
+    assert page.page.title().startswith("HalfCheetah-v5, TD3, preset td3 with ")
     assert all("Content Security Policy" in said for said in page.said)
     assert page.run("fetch('https://example.com').then(() => 'reached', () => 'refused')") == "refused"
 

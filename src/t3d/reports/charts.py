@@ -127,7 +127,7 @@ def small(groups: Sequence[Group], kinds: Sequence[str]) -> list[dict[str, Any]]
                     {
                         "group": index,
                         "seed": run.seed,
-                        "points": _joined([thinned(part, _together(points)) for part in _parts(points, run.gaps)]),
+                        "points": with_gaps(points, run.gaps),
                     }
                     for index, run, points in lines
                     if points
@@ -147,6 +147,11 @@ def _fields(run: Run, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
         names = {name for row in run.rows[kind] for name, value in row.items() if isinstance(value, int | float)}
         quantities = [(kind, name) for name in sorted(names - _NO_QUANTITIES)]
         yield from sorted(quantities, key=lambda entry: order.index(entry) if entry in order else len(order))
+
+
+def with_gaps(points: Points, gaps: Sequence[tuple[int, int]]) -> Line:
+    """Return a line of MOST_POINTS at most, which ends and begins anew where rows are gone."""
+    return _joined([thinned(part, _together(points)) for part in _parts(points, gaps)])
 
 
 def _points(rows: Sequence[Row], name: str) -> Points:
