@@ -249,12 +249,12 @@ def test_one_that_prints_without_end_fills_no_disk(monkeypatch):
 def test_an_environment_without_a_render_is_no_missing_renderer(monkeypatch):
     monkeypatch.delattr(own_envs.Walk, "render")
     with pytest.raises(VideoFailed, match="has no render"):
-        film._rendered(own_envs.Walk())
+        film.rendered(own_envs.Walk())
 
 
 def test_a_render_of_the_users_own_that_fails_is_not_a_missing_renderer(monkeypatch):
     with pytest.raises(VideoFailed, match=r"the environment's render raised(.|\n)*OSError: the camera is unplugged"):
-        film._rendered(odd_envs.Latin1())
+        film.rendered(odd_envs.Latin1())
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from t3d.env_spec import EnvSpec
 from t3d.errors import VideoFailed
 from t3d.execution.processes import Standing
-from t3d.reports import write_report
+from t3d.reports import compares_several, write_report
 from t3d.runs.policies import film_policies
 from t3d.runs.session import Session
 from t3d.td3 import TD3
@@ -80,8 +80,9 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
         )
     report = session.path / "report.html"
     films = [file.stat().st_mtime for file in (session.path / "video").glob("*.mp4")]
-    # Of a run that had ended before it is kept: it may have been made to compare this run with others.
-    if not (session.had_ended and report.is_file() and max(films, default=0.0) <= report.stat().st_mtime):
+    # Of a run that had ended before it is kept, and so is one that somebody has made to compare this run with others.
+    is_kept = session.had_ended and report.is_file() and max(films, default=0.0) <= report.stat().st_mtime
+    if not is_kept and not compares_several(report):
         report = write_report([session.path])
     untrained = progress.best is not None and session.config.updates_at(progress.best_env_steps) == 0
     best, at, last = progress.best, progress.best_env_steps, progress.last

@@ -27,6 +27,13 @@ class Report(NamedTuple):
     runs: list[Run]  # all that were found, those without an evaluation too
 
 
+class Live(NamedTuple):
+    """What a page must know to follow a run that goes on."""
+
+    reload_s: float
+    until: float  # seconds since 1970: from then on the run counts as dead
+
+
 def gather(paths: Sequence[Path], names: Sequence[str] = ()) -> Report:
     """Read, group and count.
 
@@ -50,21 +57,32 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
     return html.write(render(gather(paths)), out or paths[0] / "report.html")
 
 
-def render(report: Report) -> str:
-    """Return the page's text."""
+def render(report: Report, live: Live | None = None) -> str:
+    """Return the page's text.
+
+    Args:
+        report: what is shown.
+        live: the run goes on, and the page follows it.
+    """
     films, left_out = videos.choose(report.groups)
     studies = [_study(report, env, i) for i, env in enumerate(dict.fromkeys(group.env for group in report.groups))]
     for study in studies:
         study["clips"] = [film for film in films if film.env == study["env"]]
         study["notes"] += [note for env, note in left_out if env == study["env"]]
+        groups = [group for group in report.groups if group.env == study["env"]]
+        study["stages"], notes = videos.stages(groups[0], films) if len(groups) == 1 else ([], [])
+        study["notes"] += notes
     return html.render(
         "page.html.j2",
         "page.js",
         ["page.css"],
         studies=studies,
+        runs=len(report.runs),
+        live=live,
+        planned=max(int(run.options["steps"]) for run in report.runs),
         method=report.numbers["method"],
         pooled=[entry for entry in report.numbers["comparisons"] if "envs" in entry],
-        data={"studies": [study["data"] for study in studies]},
+        data={"studies": [study["data"] for study in studies], "live": live and live._asdict()},
     )
 
 

@@ -29,7 +29,7 @@ from t3d.td3 import TD3
 from t3d.training import evaluation
 from t3d.training.evaluation import Evaluation
 
-Which = Literal["best", "last"]
+Which = Literal["best", "last", "start", "quarter", "half"]
 # What the films of how a run learned, the last policy's among them, may take together: of the run's time, or seconds.
 _LEARNING_SHARE, _LEARNING_S = 0.05, 30.0
 

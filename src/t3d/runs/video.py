@@ -35,7 +35,7 @@ _LAST_WORDS, _MOST_WORDS = 20_000, 100_000_000
 # So that a report can show two films as they are, 600 kB for 300 frames, 480 wide, and some small ones side by side.
 _WIDTH, _FRAMES, _FRAME_BYTES = 480, 300, 2_000
 SMALL_WIDTH, SMALL_FRAMES, _SMALL_BYTES = 288, 150, 110_000
-_MOST_FPS = 60
+MOST_FPS = 60
 # How far libx264 compresses, from hardly seen to its limit.
 _CRFS = (20, 26, 32, 38, 44, 51)
 
@@ -149,16 +149,16 @@ def _play(
     act = within_bounds(acting.act, acting.info.spaces, instances.spaces)
     pace = pace_of(env)
     # A film shows at most 60 frames a second, and at least one.
-    every, times = max(1, math.ceil(pace / _MOST_FPS)), max(1, math.ceil(1 / pace))
+    every, times = max(1, math.ceil(pace / MOST_FPS)), max(1, math.ceil(1 / pace))
     try:
         instances.begin_reset(0, seed, anew=False)
-        drawn, steps, over = [_rendered(env)], 0, False
+        drawn, steps, over = [rendered(env)], 0, False
         while len(drawn) * times < frames and not over:
             action = instances.spaces.to_env_units(act(rows.obs.reshape(1, -1)))
             instances.begin_step(0, action.reshape(instances.spaces.action_shape))
             steps, over = steps + 1, bool(rows.terminated[0] or rows.truncated[0])
             if steps % every == 0 or over:
-                drawn.append(_rendered(env))
+                drawn.append(rendered(env))
     except Broken as broken:
         raise VideoFailed(broken.failed.what, **broken.failed.rows) from broken.__cause__
     instances.close()
@@ -171,7 +171,7 @@ def pace_of(env: Env) -> float:
     return float(env.metadata.get("render_fps") or 30)
 
 
-def _rendered(env: Env) -> NDArray[Any]:
+def rendered(env: Env) -> NDArray[Any]:
     """Return a copy of what the environment draws.
 
     Raises:

@@ -155,6 +155,23 @@
     }
   }
 
+  // The last policy's video stands in the page once; beside the others it is shown again.
+  function stages() {
+    for (const video of document.querySelectorAll(".stages video")) {
+      if (video.classList.contains("last")) video.src = video.closest(".study").querySelector(".of-last video").src;
+      if (!calm) video.play().catch(() => {});
+    }
+  }
+
+  // A page whose run goes on reloads itself; one that nobody writes any more does not for ever.
+  function follow({ reload_s: seconds, until }) {
+    setTimeout(() => {
+      if (Date.now() / 1000 < until) return location.reload();
+      const said = document.getElementById("live");
+      said.textContent = said.dataset.ended;
+    }, 1000 * seconds);
+  }
+
   function copying() {
     for (const button of document.querySelectorAll(".copy")) {
       button.addEventListener("click", async () => {
@@ -181,6 +198,8 @@
   data.studies.forEach((study) => curves(study).forEach((dataset) => { if (dataset.off) hidden.add(dataset.key); }));
   all();
   films();
+  stages();
   copying();
+  if (data.live) follow(data.live);
   dark.addEventListener("change", all);
 })();
