@@ -98,12 +98,12 @@ def test_both_policies_of_a_run_play(opened, tmp_path):
     env = f"{Path(__file__).with_name('ill_envs.py')}:SameReward"
     with films_here():
         run = t3d.train(env, steps=240, eval_every=120, out=tmp_path / "run", **SMALL | {"random_steps": 100})
-        assert run.report.read_text("utf-8").count("<video") == 2
+        assert run.report.read_text("utf-8").count("<video") == 2 + 4  # the two policies; and how it learned
         api.film_run(run.path, "last", frames=12, env=EnvSpec(env))  # shorter, to tell them apart
     page = opened(write_report([run.path]))
     for which, step, frames in (("best", 120, 21), ("last", 240, 12)):
         page.page.get_by_role("button", name=f"{which} policy").click()
-        shown = "[...document.querySelectorAll('video')].filter(video => video.offsetParent)"
+        shown = "[...document.querySelectorAll('.clip video')].filter(video => video.offsetParent)"
         assert page.run(f"{shown}.length") == 1
         page.until(f"{shown}[0].currentTime > 0.2")
         assert page.run(f"{shown}[0].error") is None
@@ -111,6 +111,11 @@ def test_both_policies_of_a_run_play(opened, tmp_path):
         assert page.page.locator(".clip figcaption:visible").inner_text() == (
             f"Seed 0: its {which} policy, after {step} steps"
         )
+    said = page.page.locator(".stages figcaption").all_inner_texts()
+    steps = ["0 steps, untrained", "60 steps, untrained", "120 steps, return 10.0", "240 steps, return 10.0"]
+    assert [text.splitlines()[1] for text in said] == steps
+    page.until("[...document.querySelectorAll('.stages video')].every(video => video.currentTime > 0.2)")
+    assert page.run("document.querySelector('.stages .last').duration") == pytest.approx(12 / 30, abs=0.02)
     assert page.is_quiet()
 
 

@@ -23,6 +23,7 @@ from t3d.storage.lock import Lock
 
 CURVE = {100: 1.0, 200: 2.0}
 XVFB = shutil.which("Xvfb")
+GOLDEN = Path(__file__).parent / "data" / "golden-3" / "finished"
 OWN = str(Path(__file__).with_name("own_envs.py"))
 
 
@@ -129,7 +130,7 @@ def test_it_reloads_itself_while_the_run_lives_and_not_for_ever(folder, tmp_path
         page.write_text(render(report, Live(0.2, time.time() + 600)))
         opened = Page(browser, page)
         page.write_text(render(report))
-        opened.until("document.getElementById('live') === null")
+        opened.page.locator("#live").wait_for(state="detached")
         loaded = len(opened.asked)
         opened.page.wait_for_timeout(500)
         assert len(opened.asked) == loaded, "a finished run's page does not"
@@ -207,9 +208,22 @@ def test_before_the_first_evaluation_the_policy_of_the_start_plays(walked, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("screen")
+def test_the_window_does_not_take_mujocos_renderer_away(tmp_path, monkeypatch):
+    import pygame
+
+    monkeypatch.setattr(window, "pace_of", lambda env: 60.0)
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    played = window.watch(tmp_path / "run")
+    for _ in range(2):  # the first frame was drawn before there was a window
+        next(played)
+        assert pygame.surfarray.array3d(pygame.display.get_surface()).max() > 100
+    played.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("screen")
 def test_the_command_plays_in_real_time_until_it_is_told_to_stop(tmp_path):
-    golden = Path(__file__).parent / "data" / "golden-3" / "finished"
-    shutil.copytree(golden, tmp_path / "run")
+    shutil.copytree(GOLDEN, tmp_path / "run")
     command = [sys.executable, "-m", "t3d", "watch", str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
