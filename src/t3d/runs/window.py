@@ -133,7 +133,7 @@ class _Window:
 
     def __init__(self, title: str) -> None:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-        # Accelerated, SDL takes OpenGL's context from MuJoCo's renderer, which then draws black frames or ends in an error.
+        # Accelerated, SDL takes OpenGL's context from MuJoCo's renderer, which then draws black frames, or fails.
         os.environ["SDL_FRAMEBUFFER_ACCELERATION"] = "0"
         try:
             import pygame
