@@ -41,10 +41,9 @@ def test_updates_that_wait_for_an_episodes_end_are_in_them(tmp_path):
     # Episodes of three steps: updates come in bursts, and none is kept in the middle of one.
     options = {"train_at": "episode", "n_envs": 1, "steps": 48, "random_steps": 10}
     small_runs.train(tmp_path / "whole", **options)
-    for until in (12, 24):
-        small_runs.train(tmp_path / f"{until}", until=until, **options)
-        small_runs.train(tmp_path / f"{until}", resume=True, **options)
-        assert kept(tmp_path / f"{until}") == kept(tmp_path / "whole")
+    small_runs.train(tmp_path / "cut", until=24, **options)
+    small_runs.train(tmp_path / "cut", resume=True, **options)
+    assert kept(tmp_path / "cut") == kept(tmp_path / "whole")
 
 
 def test_their_films_are_small_and_end_with_the_time_they_may_take(tmp_path, monkeypatch):

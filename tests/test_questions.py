@@ -179,6 +179,7 @@ def test_the_figure_is_one_column_wide_and_equal_runs_give_equal_bytes(tmp_path,
     assert "give --png a place that can be written to" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; Debian: apt-get install chromium")
 def test_charts_have_a_tint_a_tick_above_the_curve_and_uncut_ends(tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make install")
