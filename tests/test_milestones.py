@@ -10,6 +10,7 @@ from t3d.env_spec import EnvSpec
 from t3d.errors import VideoFailed
 from t3d.formats import MILESTONES
 from t3d.runs import policies
+from t3d.runs.session import Session
 
 
 def kept(folder):
@@ -38,12 +39,20 @@ def test_an_interrupted_run_keeps_the_same_bytes(undisturbed, tmp_path, until):
 
 
 def test_updates_that_wait_for_an_episodes_end_are_in_them(tmp_path):
-    # Episodes of three steps: updates come in bursts, and none is kept in the middle of one.
+    # Episodes of three steps, so a burst of updates begins at step 24, one at a time here.
     options = {"train_at": "episode", "n_envs": 1, "steps": 48, "random_steps": 10}
-    small_runs.train(tmp_path / "whole", **options)
-    small_runs.train(tmp_path / "cut", until=24, **options)
-    small_runs.train(tmp_path / "cut", resume=True, **options)
-    assert kept(tmp_path / "cut") == kept(tmp_path / "whole")
+    session = Session(EnvSpec(small_runs.PROBE), small_runs.choice(**options), tmp_path / "run")
+    trainer, save, saved = session.trainer, session._save, {}
+    trainer.learner.part = 1
+
+    def spy(name):
+        saved.setdefault(name, []).append((trainer.env_steps, trainer.updates_due))
+        save(name)
+
+    session._save = spy
+    for _ in session.run():
+        pass
+    assert [saved[name] for name in ("start", "half")] == [[(0, 0)], [(24, 0)]], "once, with no update left to make"
 
 
 def test_their_films_are_small_and_end_with_the_time_they_may_take(tmp_path, monkeypatch):
