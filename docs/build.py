@@ -32,7 +32,9 @@ from t3d.reports.listing import definition, step
 
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "t3d"
-PAGES_WITH_TABLES = ("cluster", "deploy", "durability", "environments", "performance", "statistics")
+PAGES_WITH_TABLES = (
+    *("cluster", "deploy", "durability", "environments", "names", "not-learning", "performance", "statistics"),
+)
 TABLES = tables.TABLES | performance.TABLES | {"results": results.readme_table}
 
 _BLOCK = re.compile(r"(?P<begin><!-- code: (?P<wanted>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
@@ -42,7 +44,8 @@ _PICTURE = re.compile(r"(?P<begin><!-- picture: (?P<wanted>\w+) -->\n).*?(?P<end
 
 def pages() -> dict[Path, str]:
     """Return every generated page: its path, and the text it should have."""
-    pages = {DOCS / "steps.md": with_code((DOCS / "steps.md").read_text("utf-8")), DOCS / "results.md": results.page()}
+    steps = with_tables(with_code((DOCS / "steps.md").read_text("utf-8")))
+    pages = {DOCS / "steps.md": steps, DOCS / "results.md": results.page()}
     for path in (DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in PAGES_WITH_TABLES)):
         pages[path] = with_tables(path.read_text("utf-8"))
     return pages

@@ -1,14 +1,20 @@
-"""The tables of the README and of docs/, each made from what a script of benchmarks/ measured."""
+"""The tables of the README and of docs/, each made from what a script of benchmarks/ measured, or from the source."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from t3d.diagnosis import hints
+from t3d.reports import charts
+
+DOCS = Path(__file__).resolve().parent
+SOURCE = DOCS.parent / "src" / "t3d"
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 
@@ -115,7 +121,59 @@ def controllers_table() -> str:
     return table
 
 
+def contents_table() -> str:
+    """Return a link to each of the 15 steps, as docs/steps.md heads them."""
+    page = (DOCS / "steps.md").read_text("utf-8")
+    lines = ["| step | |", "|---:|---|"]
+    for number, title in re.findall(r"^### Step (\d+): (.+)$", page, re.MULTILINE):
+        kept = re.sub(r"[^a-z0-9 -]", "", f"step {number}: {title}".lower())
+        lines.append(f"| {number} | [{title}](#{kept.replace(' ', '-')}) |")
+    return "\n".join(lines) + "\n"
+
+
+# A number's name in code, its sign in the figure and the formulas of docs/steps.md, its row in metrics.jsonl.
+_NAMES = [
+    ("q1", "Q1", "update", "q1"),
+    ("q2", "Q2", "update", "q2"),
+    ("target_q", "Qt", "update", "target_q"),
+    ("loss in update_critic", "loss, step 11", "update", "critic_loss"),
+    ("loss in update_actor", "loss, step 13", "update", "actor_loss"),
+    ("Episode.episode_return", "", "episode", "return"),
+    ("Episode.length", "", "episode", "length"),
+    ("Evaluation.return_mean", "", "evaluation", "return_mean"),
+    ("health.from_batch", "Q1, Q2", "health", "disagreement"),
+    ("health.from_batch", "Q1, Q2", "health", "q_scale"),
+    ("health.from_batch", "Qt1, Qt2", "health", "q1_target_share"),
+    ("health.from_batch", "actor(s)", "health", "saturated_share"),
+    ("health.from_evaluation", "Q1, Q2", "health", "min_q_bias"),
+    ("health.from_evaluation", "", "health", "obtained"),
+]
+
+
+def names_table() -> str:
+    """Return what a number is called in the code, the figure, metrics.jsonl, the report and TensorBoard."""
+    lines = ["| code | figure and formulas | metrics.jsonl | report | TensorBoard |", "|---|---|---|---|---|"]
+    for code, sign, kind, name in _NAMES:
+        curve = "learning curve" if kind == "evaluation" else charts.TITLES.get((kind, name), name.replace("_", " "))
+        lines.append(f"| `{code}` | {sign} | `{kind}`: `{name}` | {curve} | `{kind}/{name}` |")
+    return "\n".join(lines) + "\n"
+
+
+def limits_table() -> str:
+    """Return the limits of hints and verdicts, with their reasons, as the source has them."""
+    source = (SOURCE / "diagnosis" / "hints.py").read_text("utf-8")
+    lines = ["| limit | value | reason |", "|---|---:|---|"]
+    for reason, assigned in re.findall(r"((?:^# .+\n)+)((?:^[A-Z_]+ = .+\n)+)", source, re.MULTILINE):
+        words = " ".join(line.removeprefix("# ") for line in reason.splitlines())
+        names = re.findall(r"^([A-Z_]+) = ", assigned, re.MULTILINE)
+        lines += [f"| `{name}` | {getattr(hints, name):.3g} | {words} |" for name in names]
+    return "\n".join(lines) + "\n"
+
+
 TABLES = {
+    "contents": contents_table,
+    "names": names_table,
+    "limits": limits_table,
     "cluster": cluster_table,
     "controllers": controllers_table,
     "outside": outside_table,

@@ -210,7 +210,7 @@ def test_lines_that_come_too_soon_are_left_out_but_not_the_last(monkeypatch):
     class Seen:
         """A session of five evaluations, 0.4 s apart."""
 
-        config = type("Config", (), {"steps": 5})
+        path, config = Path("run"), type("Config", (), {"steps": 5})
 
         def rows(self, kind):
             return []

@@ -98,12 +98,12 @@ def test_both_policies_of_a_run_play(opened, tmp_path):
     env = f"{Path(__file__).with_name('ill_envs.py')}:SameReward"
     with films_here():
         run = t3d.train(env, steps=240, eval_every=120, out=tmp_path / "run", **SMALL | {"random_steps": 100})
-        assert run.report.read_text("utf-8").count("<video") == 2
+        assert run.report.read_text("utf-8").count("<video") == 2 + 4  # the two policies; and how it learned
         api.film_run(run.path, "last", frames=12, env=EnvSpec(env))  # shorter, to tell them apart
     page = opened(write_report([run.path]))
     for which, step, frames in (("best", 120, 21), ("last", 240, 12)):
         page.page.get_by_role("button", name=f"{which} policy").click()
-        shown = "[...document.querySelectorAll('video')].filter(video => video.offsetParent)"
+        shown = "[...document.querySelectorAll('.clip video')].filter(video => video.offsetParent)"
         assert page.run(f"{shown}.length") == 1
         page.until(f"{shown}[0].currentTime > 0.2")
         assert page.run(f"{shown}[0].error") is None
@@ -111,6 +111,11 @@ def test_both_policies_of_a_run_play(opened, tmp_path):
         assert page.page.locator(".clip figcaption:visible").inner_text() == (
             f"Seed 0: its {which} policy, after {step} steps"
         )
+    said = page.page.locator(".stages figcaption").all_inner_texts()
+    steps = ["0 steps, untrained", "60 steps, untrained", "120 steps, return 10.0", "240 steps, return 10.0"]
+    assert [text.splitlines()[1] for text in said] == steps
+    page.until("[...document.querySelectorAll('.stages video')].every(video => video.currentTime > 0.2)")
+    assert page.run("document.querySelector('.stages .last').duration") == pytest.approx(12 / 30, abs=0.02)
     assert page.is_quiet()
 
 
@@ -202,13 +207,14 @@ def test_published_curves_are_drawn_where_they_overlap(opened, tmp_path):
 @pytest.mark.slow
 def test_health_is_drawn_where_it_was_recorded(opened, tmp_path):
     bare = opened(write_report([write_run(tmp_path / "a", {100: 1.0, 200: 2.0})]))
-    assert bare.page.get_by_role("heading", name="Health").count() == 0
+    assert bare.page.locator("summary", has_text="its health").count() == 0
+    assert bare.page.locator(".answer.unknown", has_text="Too early to say.").count() == 4
     rows = [row("health", step, of="batch", dead_units=step / 100, told="text", none=None) for step in (100, 200)]
     page = opened(write_report([write_run(tmp_path / "b", {100: 1.0, 200: 2.0}, extra=rows)]))
-    assert page.page.get_by_role("heading", name="Health").count() == 1
+    assert page.page.locator("summary", has_text="its health").count() == 1
     assert page.lines("health-0-0") == {"seed 0": ([(100, 1), (200, 2)], False)}
     assert page.page.locator("canvas[id^=health]").count() == 1
-    assert "not what this version of t3d writes" in page.page.locator("ul.hints").inner_text()
+    assert page.page.locator(".answer", has_text="not what this version of t3d writes").count() == 4
     assert page.is_quiet()
 
 
@@ -248,7 +254,7 @@ def test_even_what_slipped_through_would_not_run(opened, tmp_path):
     page = opened(file)
     page.page.locator("#a").click()
     page.page.wait_for_timeout(200)
-    assert page.page.title() == "HalfCheetah-v5 · t3d"
+    assert page.page.title().startswith("HalfCheetah-v5, TD3, preset td3 with ")
     assert all("Content Security Policy" in said for said in page.said)
     assert page.run("fetch('https://example.com').then(() => 'reached', () => 'refused')") == "refused"
 

@@ -344,7 +344,7 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("")
     assert run(["report", str(write_run(tmp_path / "a", {100: 1.0})), "--out", str(file / "page.html")]) == 2
-    assert "the page cannot be written" in capsys.readouterr().err
+    assert "page.html cannot be written" in capsys.readouterr().err
 
 
 def test_a_command_from_a_strangers_folder_is_quoted(tmp_path):

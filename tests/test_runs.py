@@ -19,6 +19,7 @@ from t3d.cli.train import run_to_the_end
 from t3d.config import Config
 from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
+from t3d.formats import MILESTONES
 from t3d.runs import run_folder
 from t3d.runs.session import Session
 from t3d.training.trainer import Trainer
@@ -90,7 +91,7 @@ def trained(tmp_path_factory):
 def test_the_folder_is_what_the_design_says(trained):
     always = {"config.json", "metrics.jsonl", "policy", "tensorboard", "checkpoints", "replay", "lock"}
     assert {path.name for path in trained.iterdir()} == always | {"report.html"}
-    assert {path.name for path in (trained / "policy").iterdir()} == {"best.safetensors", "last.safetensors"}
+    assert {path.stem for path in (trained / "policy").iterdir()} == {"best", "last", *MILESTONES}
 
 
 def test_config_json_is_enough_to_repeat_the_run(trained, folder):

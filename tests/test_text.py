@@ -167,6 +167,7 @@ def test_reports_know_nothing_of_training():
         "t3d.diagnosis.actions",
         "t3d.diagnosis.explained",
         "t3d.diagnosis.hints",
+        "t3d.diagnosis.questions",
         "t3d.presets",
     }
     assert not {name.split(".")[0] for file in files for name in imports(file)} & {"torch", "gymnasium", "safetensors"}

@@ -39,6 +39,8 @@ ClassName = Annotated[str, Meta(pattern=r"\A[\w.<>]{1,200}\Z")]
 Period = Annotated[float, Meta(gt=0)] | None  # s of an env step in the environment's own time, where that is known
 ObsParts = Annotated[tuple[ObsPart, ...], Meta(min_length=1, max_length=1_000)]
 MAX_WEIGHTS = 1 << 28  # a gigabyte
+# Policies that are kept on the way, by the share of the planned steps.
+MILESTONES = {"start": 0.0, "quarter": 0.25, "half": 0.5}
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from t3d.env_spec import EnvSpec
 from t3d.errors import VideoFailed
 from t3d.execution.processes import Standing
-from t3d.reports import write_report
+from t3d.reports import compares_several, write_report
 from t3d.runs.policies import film_policies
 from t3d.runs.session import Session
 from t3d.td3 import TD3
@@ -75,12 +75,14 @@ def finish(session: Session, *, video: bool, video_frames: int) -> Run:
             frames=video_frames,
             env=session.env,
             anew=not session.had_ended,
+            run_s=session.wall_s,
             algorithm=session.algorithm,
         )
     report = session.path / "report.html"
     films = [file.stat().st_mtime for file in (session.path / "video").glob("*.mp4")]
-    # Of a run that had ended before it is kept: it may have been made to compare this run with others.
-    if not (session.had_ended and report.is_file() and max(films, default=0.0) <= report.stat().st_mtime):
+    # Of a run that had ended before it is kept, and so is one that somebody has made to compare this run with others.
+    is_kept = session.had_ended and report.is_file() and max(films, default=0.0) <= report.stat().st_mtime
+    if not is_kept and not compares_several(report):
         report = write_report([session.path])
     untrained = progress.best is not None and session.config.updates_at(progress.best_env_steps) == 0
     best, at, last = progress.best, progress.best_env_steps, progress.last
@@ -103,4 +105,5 @@ def film_middle_seed(
 
     evaluations = [seed.evaluation for seed in seeds if seed.evaluation is not None]
     middle = nearest_the_median([row["return_mean"] for row in evaluations])[0] if evaluations else 0
-    return film_policies(seeds[middle].path, frames=frames, env=env, anew=True, algorithm=algorithm)
+    run_s = max((row["wall_s"] for row in evaluations), default=0.0)
+    return film_policies(seeds[middle].path, frames=frames, env=env, anew=True, run_s=run_s, algorithm=algorithm)

@@ -21,6 +21,7 @@ _COMMANDS = {
     "resume": "continue a run from its newest checkpoint",
     "evaluate": "play a trained policy and count its returns",
     "video": "film a trained policy",
+    "watch": "watch a run's newest policy play, in a window",
     "export": "write a policy as a controller for other programs: ONNX, C, NumPy",
     "report": "put curves, intervals, published returns and the video of runs on one page",
     "explain": "take a batch of a run through the steps of TD3, on one page",

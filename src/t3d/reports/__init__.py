@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,3 +24,17 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     from t3d.reports.page import write
 
     return write(paths, out)
+
+
+_HEAD_BYTES = 2_000
+_RUNS = re.compile(rb'<meta name="t3d-runs" content="(\d+)">')
+
+
+def compares_several(page: Path) -> bool:
+    """Return whether a file is a report of several runs, as somebody has asked for it."""
+    try:
+        with page.open("rb") as file:
+            found = _RUNS.search(file.read(_HEAD_BYTES))
+    except OSError:
+        return False
+    return found is not None and int(found[1]) > 1

@@ -14,7 +14,7 @@ from t3d.reports.wording import number
 # More points than this are not seen; evaluations are never thinned.
 MOST_POINTS = 300
 _REFERENCES_SHOWN = 2
-_TITLES = {
+TITLES = {
     ("episode", "return"): "training return",
     ("episode", "length"): "episode length",
     ("update", "critic_loss"): "critic loss",
@@ -121,13 +121,13 @@ def small(groups: Sequence[Group], kinds: Sequence[str]) -> list[dict[str, Any]]
         averaged = max(_together(points) for _, _, points in lines)
         charts.append(
             {
-                "title": _TITLES.get((kind, name), name.replace("_", " ")),
+                "title": TITLES.get((kind, name), name.replace("_", " ")),
                 "averaged": averaged,
                 "lines": [
                     {
                         "group": index,
                         "seed": run.seed,
-                        "points": _joined([thinned(part, _together(points)) for part in _parts(points, run.gaps)]),
+                        "points": with_gaps(points, run.gaps),
                     }
                     for index, run, points in lines
                     if points
@@ -142,11 +142,16 @@ _NO_QUANTITIES = {"env_steps", "wall_s", "updates", "env", "obs_scale_at"}
 
 
 def _fields(run: Run, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
-    order = list(_TITLES)
+    order = list(TITLES)
     for kind in kinds:
         names = {name for row in run.rows[kind] for name, value in row.items() if isinstance(value, int | float)}
         quantities = [(kind, name) for name in sorted(names - _NO_QUANTITIES)]
         yield from sorted(quantities, key=lambda entry: order.index(entry) if entry in order else len(order))
+
+
+def with_gaps(points: Points, gaps: Sequence[tuple[int, int]]) -> Line:
+    """Return a line of MOST_POINTS at most, which ends and begins anew where rows are gone."""
+    return _joined([thinned(part, _together(points)) for part in _parts(points, gaps)])
 
 
 def _points(rows: Sequence[Row], name: str) -> Points:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t3d.config import IDLE
-from t3d.errors import RunRefused
+from t3d.errors import ConfigRefused, RunRefused
 from t3d.reports.read_runs import SPANS, Run
 
 if TYPE_CHECKING:  # SciPy takes a second to import
@@ -61,6 +61,24 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             do="wait for the first evaluation",
         )
     return evaluated
+
+
+def name_groups(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
+    """Give groups other labels, in the order in which they are shown; of one label in several environments one name.
+
+    Raises:
+        ConfigRefused: there are more or fewer names than labels, or two are the same.
+    """
+    found = list(dict.fromkeys(group.label for group in groups))
+    if len(set(names)) != len(found) or len(names) != len(found):
+        raise ConfigRefused(
+            "a name for each group is needed, and no two the same",
+            got=f"--label {' '.join(map(repr, names))}",
+            expected=f"{len(found)} names, for: {'; '.join(found)}",
+            do="give them in this order, behind one --label",
+        )
+    named = dict(zip(found, names, strict=True))
+    return [replace(group, label=named[group.label]) for group in groups]
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -150,8 +168,9 @@ def _differing(run: Run, others: Sequence[Run]) -> dict[str, Any]:
 
 
 def _label(run: Run, differing: dict[str, Any]) -> str:
-    return ", ".join([run.preset, *(f"{name} {_shown(value)}" for name, value in differing.items())])
+    return ", ".join([run.preset, *(f"{name} {shown(value)}" for name, value in differing.items())])
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Write an option's value."""
     return "-".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -42,11 +42,11 @@ def render(template: str, script: str, styles: Sequence[str], **shown: Any) -> s
     )
 
 
-def write(text: str, out: Path) -> Path:
-    """Write a page, by rename. Return where.
+def write(content: str | bytes, out: Path, flag: str = "--out") -> Path:
+    """Write a page, or a figure, by rename. Return where.
 
     Raises:
-        RunRefused: it cannot be written.
+        RunRefused: it cannot be written. The message names the flag that says where.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,11 +54,11 @@ def write(text: str, out: Path) -> Path:
         # A link of this name in a stranger's folder must not be written through.
         beside.unlink(missing_ok=True)
         with beside.open("xb") as file:
-            file.write(text.encode(errors="replace"))
+            file.write(content if isinstance(content, bytes) else content.encode(errors="replace"))
         beside.replace(out)
     except OSError as error:
         raise RunRefused(
-            "the page cannot be written", got=str(error), do="give --out a place that can be written to"
+            f"{out.name} cannot be written", got=str(error), do=f"give {flag} a place that can be written to"
         ) from error
     return out
 

@@ -11,8 +11,9 @@ from msgspec import structs
 
 from t3d.config import ALGORITHMS
 from t3d.diagnosis import actions, hints
-from t3d.reports import charts, html, summary, videos, wording
-from t3d.reports.grouping import Group, group_runs
+from t3d.diagnosis.questions import QUESTIONS
+from t3d.reports import charts, html, questions, summary, videos, wording
+from t3d.reports.grouping import Group, group_runs, name_groups
 from t3d.reports.read_runs import Run, find
 
 MOST_COMPARED = 6  # groups of an environment
@@ -26,17 +27,28 @@ class Report(NamedTuple):
     runs: list[Run]  # all that were found, those without an evaluation too
 
 
-def gather(paths: Sequence[Path]) -> Report:
+class Live(NamedTuple):
+    """What a page must know to follow a run that goes on."""
+
+    reload_s: float
+    until: float  # seconds since 1970: from then on the run counts as dead
+
+
+def gather(paths: Sequence[Path], names: Sequence[str] = ()) -> Report:
     """Read, group and count.
 
     Args:
         paths: run folders, or parents of run folders.
+        names: what the groups are called, in their order; none leaves them the names that follow from their options.
 
     Raises:
         RunRefused: a folder is no run, cannot be read, or holds no evaluation yet.
+        ConfigRefused: there are not as many names as groups.
     """
     runs = find(paths)
     groups = group_runs(runs)
+    if names:
+        groups = name_groups(groups, names)
     return Report(groups, summary.summarize(groups), runs)
 
 
@@ -45,21 +57,32 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
     return html.write(render(gather(paths)), out or paths[0] / "report.html")
 
 
-def render(report: Report) -> str:
-    """Return the page's text."""
+def render(report: Report, live: Live | None = None) -> str:
+    """Return the page's text.
+
+    Args:
+        report: what is shown.
+        live: the run goes on, and the page follows it.
+    """
     films, left_out = videos.choose(report.groups)
     studies = [_study(report, env, i) for i, env in enumerate(dict.fromkeys(group.env for group in report.groups))]
     for study in studies:
         study["clips"] = [film for film in films if film.env == study["env"]]
         study["notes"] += [note for env, note in left_out if env == study["env"]]
+        groups = [group for group in report.groups if group.env == study["env"]]
+        study["stages"], notes = videos.stages(groups[0], films) if len(groups) == 1 else ([], [])
+        study["notes"] += notes
     return html.render(
         "page.html.j2",
         "page.js",
         ["page.css"],
         studies=studies,
+        runs=len(report.runs),
+        live=live,
+        planned=max(int(run.options["steps"]) for run in report.runs),
         method=report.numbers["method"],
         pooled=[entry for entry in report.numbers["comparisons"] if "envs" in entry],
-        data={"studies": [study["data"] for study in studies]},
+        data={"studies": [study["data"] for study in studies], "live": live and live._asdict()},
     )
 
 
@@ -73,9 +96,11 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
     rows = [(run.seed, row) for run in report.runs if run.env == env for row in run.rows["event"]]
     events = [{"seed": seed, **row} for seed, row in rows if not row.get("lost")]  # of a gap the run's notes tell
     trained_by = [str(group.runs[0].options["algorithm"]) for group in groups]
+    asked = questions.ask(groups[:MOST_COMPARED])
     return {
         "env": env,
         "algorithms": list(dict.fromkeys(name.upper() if name in ALGORITHMS else name for name in trained_by)),
+        "questions": asked,
         "measured": list(dict.fromkeys(group.measured for group in groups)),
         "groups": counted,
         "verdicts": [wording.learned(entry) for entry in counted],
@@ -99,16 +124,18 @@ def _study(report: Report, env: str, index: int) -> dict[str, Any]:
             "learning": charts.learning(groups, counted),
             "training": charts.small(groups, ("episode", "update")),
             "health": charts.small(groups, ("health",)),
+            "questions": [chart for question in asked for chart in question["charts"]],
         },
     }
 
 
 def _hints(run: Run) -> list[str]:
-    """Return what is wrong with a run by the rows of its health, which may be another version's or made up."""
+    """Return what is wrong with a run and answers no question; rows that are odd are spoken of there."""
+    answering = {name for question in QUESTIONS for name in question.hints}
     try:
-        return [str(hint) for hint in hints.hints(run.rows["health"])]
-    except (KeyError, TypeError, ValueError) as error:
-        return [f"its rows of health are not what this version of t3d writes ({type(error).__name__}: {error})"]
+        return [str(hint) for hint in hints.hints(run.rows["health"]) if hint.name not in answering]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def _moved(run: Run) -> str:

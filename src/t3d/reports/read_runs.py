@@ -13,13 +13,14 @@ from t3d.diagnosis import actions
 from t3d.diagnosis.actions import ActionTrace
 from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused
-from t3d.formats import ROWS, Engine, HalfRow, Machine, Manifest, Row, RowReader, RunRecord
+from t3d.formats import MILESTONES, ROWS, Engine, HalfRow, Machine, Manifest, Row, RowReader, RunRecord
 from t3d.storage import checked_files
 
 # What a report reads.
 _READ = (
-    *("config.json", "metrics.jsonl", "checkpoints", "video", "video/best.mp4", "video/last.mp4"),
-    *("policy", "policy/best.safetensors", "policy/last.safetensors"),
+    *("config.json", "metrics.jsonl", "checkpoints", "video", "policy"),
+    *(f"video/{name}.mp4" for name in ("best", "last", *MILESTONES)),
+    *(f"policy/{name}.safetensors" for name in ("best", "last", *MILESTONES)),
 )
 _MAX_CHECKPOINTS = 1_000
 SPANS = 20

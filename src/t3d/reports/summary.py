@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from t3d.reports import published, statistics
+from t3d.reports import published, statistics, wording
 from t3d.reports.grouping import EVALUATIONS, Group
 from t3d.reports.read_runs import Run
 
@@ -42,6 +42,7 @@ def _group(group: Group) -> dict[str, Any]:
     return {
         "env": group.env,
         "label": group.label,
+        "trained": wording.trained(group.runs[0]),
         "measured": group.measured,
         "differing": group.differing,
         "runs": [

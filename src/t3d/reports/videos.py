@@ -1,4 +1,4 @@
-"""The videos of a report: two at most, as they are."""
+"""The videos of a report, as they are: two at most, and small ones of the policies kept on the way."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from t3d.errors import RunRefused
+from t3d.formats import MILESTONES
 from t3d.reports.grouping import Group
 from t3d.reports.read_runs import Run
+from t3d.reports.wording import number
 from t3d.storage.checked_files import PolicyHeader, read_policy_header
 
 # All videos of a page together, before base64 adds a third.
 BUDGET_BYTES = 1_200_000
 MOST_CLIPS = 2
+_SMALL_BYTES = 130_000  # of each small one
+_WHEN = {"start": "At the start", "quarter": "After a quarter", "half": "Half way"}
 
 
 class Clip(NamedTuple):
@@ -24,6 +28,16 @@ class Clip(NamedTuple):
     label: str
     caption: str
     uri: str
+    run: Path
+    is_last: bool  # whether it shows its run's last policy
+
+
+class Stage(NamedTuple):
+    """A policy of a run as it learned."""
+
+    when: str
+    caption: str
+    uri: str  # empty: the video is that of the last policy, which the page has already
 
 
 def choose(groups: Sequence[Group]) -> tuple[list[Clip], list[tuple[str, str]]]:
@@ -50,8 +64,47 @@ def choose(groups: Sequence[Group]) -> tuple[list[Clip], list[tuple[str, str]]]:
         left -= len(content)
         label = f"{group.label}: {which}" if len(groups) > 1 else f"{which} policy"
         uri = "data:video/mp4;base64," + base64.b64encode(content).decode()
-        clips.append(Clip(group.env, label, _caption(group, run, which), uri))
+        is_last = which == "last" or not (run.path / "video" / "last.mp4").is_file()
+        clips.append(Clip(group.env, label, _caption(group, run, which), uri, run.path, is_last))
     return clips, notes
+
+
+def stages(group: Group, clips: Sequence[Clip]) -> tuple[list[Stage], list[str]]:
+    """Return how a run learned, from its start to its last policy, and a note for each video that is left out.
+
+    Args:
+        group: the only one of its environment.
+        clips: the page's videos.
+
+    Returns:
+        Nothing where the last policy's video is none of them, or no policy on the way was filmed.
+    """
+    last = next((clip for clip in clips if clip.env == group.env and clip.is_last), None)
+    run = next((run for run in group.runs if last and run.path == last.run), None)
+    found: list[Stage] = []
+    notes: list[str] = []
+    for which in MILESTONES if run else ():
+        assert run is not None
+        file = run.path / "video" / f"{which}.mp4"
+        if file.is_file():
+            content, note = _read(file, _SMALL_BYTES)
+            if content is None:
+                notes.append(note)
+            else:
+                uri = "data:video/mp4;base64," + base64.b64encode(content).decode()
+                found.append(Stage(_WHEN[which], _of_stage(run, which), uri))
+    if run and found:
+        found.append(Stage("At the end", _of_stage(run, "last"), ""))
+    return found, notes
+
+
+def _of_stage(run: Run, which: str) -> str:
+    header = _policy_header(run, which)
+    if header is None:
+        return ""
+    info = header.info
+    text = f"{info.env_steps:,} steps" + (", untrained" if run.untrained_at(info.env_steps) else "")
+    return text if info.return_mean is None else f"{text}, return {number(info.return_mean)}"
 
 
 def nearest_the_median(returns: Sequence[float]) -> list[int]:

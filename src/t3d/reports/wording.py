@@ -6,8 +6,8 @@ import shlex
 from typing import Any
 
 from t3d import presets
-from t3d.config import ALGORITHMS, Config
-from t3d.errors import T3DError
+from t3d.config import ALGORITHMS, IDLE, Config
+from t3d.reports.grouping import shown
 from t3d.reports.read_runs import Run
 from t3d.reports.statistics import FEWEST_SEEDS
 
@@ -114,6 +114,22 @@ def trust(coverage: dict[str, Any] | None) -> str:
     return f"{text}; the interquartile mean's held the true one in {middle[0]} to {middle[1]}."
 
 
+def trained(run: Run) -> str:
+    """Say what was trained: the algorithm, the preset, and every option that differs from it.
+
+    Seed, steps, engine and threads are left out: they stand beside it wherever this is shown.
+    """
+    algorithm = str(run.options["algorithm"])
+    text = f"{algorithm.upper() if algorithm in ALGORITHMS else algorithm}, preset {run.preset}"
+    known = _preset(run)
+    if known is None:
+        return f"{text}, which is none of t3d's"
+    aside = {"seed", "steps", "algorithm", "source", *_RAN} | IDLE
+    others = {name: value for name, value in run.options.items() if name not in aside and known.get(name) != value}
+    words = ", ".join(f"{name} {shown(value)}" for name, value in others.items())
+    return f"{text} with {words}" if words else text
+
+
 def command(runs: list[Run]) -> str:
     """Write the commands that repeat some runs of one group; every option that its preset does not set.
 
@@ -126,11 +142,9 @@ def command(runs: list[Run]) -> str:
     if options["algorithm"] not in ALGORITHMS:
         return ""
     options.update({name: getattr(first.engine, key) for name, key in _RAN.items()})
-    try:
-        chosen = presets.choose(first.spec, first.preset).config
-        known, preset = _flat(chosen), ["--preset", first.preset]
-    except T3DError:
-        known, preset = {}, []
+    known = _preset(first)
+    preset = [] if known is None else ["--preset", first.preset]
+    known = known or {}
     words = ["t3d", "train", first.spec.name, *first.spec.flags, *preset]
     for name, value in options.items():
         if name != "seed" and (name not in known or known[name] != value or name in _RAN):
@@ -143,6 +157,12 @@ def command(runs: list[Run]) -> str:
 
 # Option, and where config.json says what it came to.
 _RAN = {"engine": "name", "threads": "threads"}
+
+
+def _preset(run: Run) -> dict[str, Any] | None:
+    """Return every option as a run's preset has it; None if t3d has no preset of that name."""
+    # A stranger's text is compared, and no file is read for it.
+    return _flat(presets.choose(run.spec, run.preset).config) if run.preset in presets.names() else None
 
 
 def _flat(config: Config) -> dict[str, Any]:

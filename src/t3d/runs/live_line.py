@@ -15,6 +15,7 @@ from rich.text import Text
 
 from t3d.diagnosis.hints import Hint, hints
 from t3d.formats import Row
+from t3d.runs.live_report import LiveReport
 from t3d.runs.session import Session
 
 
@@ -61,7 +62,7 @@ def watch(session: Session, least_s: float = 0.0) -> None:
     console = Console(stderr=True)
     progress = _Live(*columns(), console=console, disable=not console.is_terminal)
     progress.session = session
-    with progress, closing(session.run()) as rows:
+    with LiveReport(session.path) as page, progress, closing(session.run()) as rows:
         task = progress.add_task("train", total=session.config.steps, seen="random actions")
         episode = evaluation = wrong = ""
         health = session.rows("health")
@@ -71,6 +72,7 @@ def watch(session: Session, least_s: float = 0.0) -> None:
             if row["kind"] == "episode":
                 episode = f"episode {row['return']:,.0f}"
             elif row["kind"] == "evaluation":
+                page.evaluated()
                 evaluation = f"eval {row['return_mean']:,.0f}"
                 unsaid = plain(row)
                 if progress.disable and time.monotonic() - said_s >= least_s:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import time
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,35 +17,38 @@ from t3d.diagnosis.actions import ActionTrace
 from t3d.env_spec import EnvSpec
 from t3d.environments.make import spaces_in
 from t3d.errors import ConfigRefused, RunRefused, VideoFailed
-from t3d.formats import RunRecord
+from t3d.formats import MILESTONES, RunRecord
 from t3d.policy import files
 from t3d.policy.policy import Policy, load
 from t3d.runs import run_folder
 from t3d.runs.signals import Signals
-from t3d.runs.video import film
+from t3d.runs.video import SMALL_FRAMES, film
 from t3d.spaces import Spaces
 from t3d.storage import disk
 from t3d.td3 import TD3
 from t3d.training import evaluation
 from t3d.training.evaluation import Evaluation
 
-Which = Literal["best", "last"]
+Which = Literal["best", "last", "start", "quarter", "half"]
+# What the films of how a run learned, the last policy's among them, may take together: of the run's time, or seconds.
+_LEARNING_SHARE, _LEARNING_S = 0.05, 30.0
 
 
 def film_policies(
-    run: Path, *, frames: int, env: EnvSpec, anew: bool, algorithm: type[TD3] | None = None
+    run: Path, *, frames: int, env: EnvSpec, anew: bool, run_s: float = 0.0, algorithm: type[TD3] | None = None
 ) -> tuple[Path | None, VideoFailed | None]:
-    """Film the best policy of a run that has ended, and the last one where it is another.
+    """Film the best policy of a run that has ended, the last one where it is another, and those kept on the way.
 
     Args:
         run: the run folder.
         frames: of each, at most so many.
         env: the environment.
-        anew: whether videos that are there show policies of before.
+        anew: whether videos that are there show policies of before; else those kept on the way are left as they are.
+        run_s: how long the run took, in seconds, which bounds what the films of those on the way may take.
         algorithm: as for `policy.load`.
 
     Returns:
-        The best policy's video, or None, and why one of the two could not be drawn, or None.
+        The best policy's video, or None, and why one of them could not be drawn, or None.
 
     Raises:
         Stopped: a signal asked for it.
@@ -57,16 +61,56 @@ def film_policies(
             wanted = ("best",)
             if anew and _video_path(run, "last").is_file():
                 disk.remove(_video_path(run, "last"))
+        begun = time.monotonic()
         for which in wanted:
-            video = _video_path(run, which)
+            begun, video = time.monotonic(), _video_path(run, which)
             if anew or not video.is_file():
                 film_run(run, which, frames=frames, env=env, algorithm=algorithm)
             filmed = filmed or video
+        if anew:
+            until = begun + max(_LEARNING_SHARE * run_s, _LEARNING_S)
+            _film_milestones(run, min(frames, SMALL_FRAMES), env, algorithm, until)
     except VideoFailed as error:
         return filmed, error
     except (RunRefused, OSError) as error:
         return filmed, VideoFailed("the policies cannot be filmed", got=" ".join(str(error).split()))
     return filmed, None
+
+
+def _film_milestones(run: Path, frames: int, env: EnvSpec, algorithm: type[TD3] | None, until: float) -> None:
+    """Film the policies that were kept on the way, small, as many as can be until a time on the monotonic clock.
+
+    Raises:
+        VideoFailed: one could not be drawn, or there was no time for it; no film of before is left of it.
+    """
+    names = [name for name in MILESTONES if run_folder.policy_path(run, name).is_file()]
+    for name in names:
+        if _video_path(run, name).is_file():
+            disk.remove(_video_path(run, name))
+
+    with Signals() as signals:
+
+        def between() -> None:
+            signals.stop_here()
+            if time.monotonic() > until:
+                raise VideoFailed(
+                    "not every film of how it learned was drawn",
+                    got="they took a twentieth of the run's time, or half a minute where that is more",
+                )
+
+        for name in names:
+            between()
+            file = run_folder.policy_path(run, name)
+            film(
+                env,
+                file,
+                _video_path(run, name),
+                seed=recorded_in(run).config.seed,
+                frames=frames,
+                small=True,
+                between=between,
+                algorithm=None if load(file, algorithm).operations else algorithm,
+            )
 
 
 class Played(NamedTuple):

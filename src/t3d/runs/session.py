@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from t3d.diagnosis.actions import ActionTrace
 from t3d.env_spec import EnvSpec
 from t3d.environments.envs import Episode
 from t3d.errors import Diverged, EnvFailed, EnvRefused, RunRefused, SaveFailed, Stopped
-from t3d.formats import Row, RunRecord
+from t3d.formats import MILESTONES, Row, RunRecord
 from t3d.presets import Choice
 from t3d.runs.progress import RunProgress
 from t3d.runs.signals import Signals
@@ -82,6 +83,10 @@ class Session:
         self.had_ended = self.finished  # nothing is left to do
         self._unstable, self._noted = 0, 0  # episodes and notes that the log knows of
         self._cut = False  # an evaluation episode was, which has been said
+        self._milestones: dict[int, list[str]] = {}  # policies to keep on the way, by env steps
+        for name, share in MILESTONES.items():
+            vector_steps = math.ceil(share * self.config.steps / self.config.n_envs)
+            self._milestones.setdefault(vector_steps * self.config.n_envs, []).append(name)
 
     def _refuse_hardware_unasked(self) -> None:
         if self.trainer.envs.is_hardware and not self.config.hardware:
@@ -101,6 +106,11 @@ class Session:
     def finished(self) -> bool:
         """Whether all steps are done, judged and logged."""
         return self._store.ended(self.trainer, self.progress)
+
+    @property
+    def wall_s(self) -> float:
+        """How long the run took until now, in seconds; when it did not run is left out."""
+        return self._store.metrics.wall_s
 
     def rows(self, kind: str) -> list[Row]:
         """Return the rows of metrics.jsonl of a kind, as far as the run is."""
@@ -158,6 +168,9 @@ class Session:
                 yield from self._log_update()
             if self._may_evaluate and self.progress.evaluation_due(env_steps, config.eval_every):
                 yield from self._evaluate(signals)
+            if env_steps in self._milestones and not trainer.in_burst:
+                for name in self._milestones[env_steps]:
+                    self._save(name)
             if signals.take_save() or store.due(env_steps):
                 if config.eval_every == "never":
                     self._save("last")

@@ -32,9 +32,10 @@ from t3d.training.randomness import evaluation_seed
 
 _TIMEOUT_S = 600
 _LAST_WORDS, _MOST_WORDS = 20_000, 100_000_000
-# So that a report can show two films as they are: 600 kB for 300 frames, 480 wide.
+# So that a report can show two films as they are, 600 kB for 300 frames, 480 wide, and some small ones side by side.
 _WIDTH, _FRAMES, _FRAME_BYTES = 480, 300, 2_000
-_MOST_FPS = 60
+SMALL_WIDTH, SMALL_FRAMES, _SMALL_BYTES = 288, 150, 110_000
+MOST_FPS = 60
 # How far libx264 compresses, from hardly seen to its limit.
 _CRFS = (20, 26, 32, 38, 44, 51)
 
@@ -46,6 +47,7 @@ def film(
     *,
     seed: int,
     frames: int,
+    small: bool = False,
     between: Callable[[], None] = lambda: None,
     algorithm: type[TD3] | None = None,
 ) -> None:
@@ -57,6 +59,7 @@ def film(
         out: the mp4 to write.
         seed: the run's seed.
         frames: at most so many, at the environment's own pace.
+        small: to stand beside others.
         between: called some times a second; what it raises ends the filming.
         algorithm: the class that the policy was trained by, where it plays with a network of its own.
 
@@ -80,6 +83,7 @@ def film(
         str(out.absolute()),
         str(seed),
         str(frames),
+        "small" if small else "",
         address,
     ]
     problems = []
@@ -145,16 +149,16 @@ def _play(
     act = within_bounds(acting.act, acting.info.spaces, instances.spaces)
     pace = pace_of(env)
     # A film shows at most 60 frames a second, and at least one.
-    every, times = max(1, math.ceil(pace / _MOST_FPS)), max(1, math.ceil(1 / pace))
+    every, times = max(1, math.ceil(pace / MOST_FPS)), max(1, math.ceil(1 / pace))
     try:
         instances.begin_reset(0, seed, anew=False)
-        drawn, steps, over = [_rendered(env)], 0, False
+        drawn, steps, over = [rendered(env)], 0, False
         while len(drawn) * times < frames and not over:
             action = instances.spaces.to_env_units(act(rows.obs.reshape(1, -1)))
             instances.begin_step(0, action.reshape(instances.spaces.action_shape))
             steps, over = steps + 1, bool(rows.terminated[0] or rows.truncated[0])
             if steps % every == 0 or over:
-                drawn.append(_rendered(env))
+                drawn.append(rendered(env))
     except Broken as broken:
         raise VideoFailed(broken.failed.what, **broken.failed.rows) from broken.__cause__
     instances.close()
@@ -167,7 +171,7 @@ def pace_of(env: Env) -> float:
     return float(env.metadata.get("render_fps") or 30)
 
 
-def _rendered(env: Env) -> NDArray[Any]:
+def rendered(env: Env) -> NDArray[Any]:
     """Return a copy of what the environment draws.
 
     Raises:
@@ -213,25 +217,25 @@ def as_pictures(drawn: list[NDArray[Any]]) -> list[NDArray[np.uint8]]:
     return [np.round(frame * scale).astype(np.uint8) for frame in drawn]
 
 
-def _write(drawn: list[NDArray[np.uint8]], fps: Fraction, out: Path) -> None:
+def _write(drawn: list[NDArray[np.uint8]], fps: Fraction, out: Path, *, small: bool = False) -> None:
     """Write frames as an mp4, compressed so far that it fits a page."""
     beside = out.with_name(out.name + ".new")
-    most_bytes = _FRAME_BYTES * max(_FRAMES, len(drawn))
+    most_bytes = _SMALL_BYTES if small else _FRAME_BYTES * max(_FRAMES, len(drawn))
     for crf in _CRFS:
-        _encode(drawn, fps, crf, beside)
+        _encode(drawn, fps, crf, beside, SMALL_WIDTH if small else _WIDTH)
         if beside.stat().st_size <= most_bytes:
             break
     disk.flush(beside)
     disk.rename(beside, out)
 
 
-def _encode(drawn: list[NDArray[np.uint8]], fps: Fraction, crf: int, path: Path) -> None:
+def _encode(drawn: list[NDArray[np.uint8]], fps: Fraction, crf: int, path: Path, most_wide: int) -> None:
     import av
 
     height, width = drawn[0].shape[:2]
-    if width > _WIDTH:
+    if width > most_wide:
         # H.264's usual pixel format wants even sides.
-        height, width = max(2, round(height * _WIDTH / width / 2) * 2), _WIDTH
+        height, width = max(2, round(height * most_wide / width / 2) * 2), most_wide
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -243,10 +247,10 @@ def _encode(drawn: list[NDArray[np.uint8]], fps: Fraction, crf: int, path: Path)
 
 def main(arguments: list[str]) -> None:
     """Draw and write, in the child process."""
-    env, policy_file, out, seed, frames, address = arguments
+    env, policy_file, out, seed, frames, size, address = arguments
     spec, algorithm = EnvSpec.from_json(json.loads(env)), object_at(address) if address else None
     drawn, fps = _play(spec, policy_file, int(seed), int(frames), algorithm)
-    _write(drawn, fps, Path(out))
+    _write(drawn, fps, Path(out), small=size == "small")
 
 
 if __name__ == "__main__":

@@ -28,18 +28,31 @@ const shared = (() => {
   function line(label, points, stroke, more = {}) {
     return {
       label, data: points, borderColor: stroke, backgroundColor: stroke, borderWidth: 1, pointRadius: points.length === 1 ? 3 : 0,
-      pointHoverRadius: 3, pointHitRadius: 8, borderJoinStyle: "round", ...more,
+      pointHoverRadius: 3, pointHitRadius: 8, borderJoinStyle: "round",
+      clip: 8, // a point or a thick line at the chart's edge is drawn whole
+      ...more,
     };
   }
 
-  // Round ticks inside an axis that ends where its data do; Chart.js would widen the axis to whole ticks.
+  const roundStep = (span, count) => {
+    const least = span / count, power = 10 ** Math.floor(Math.log10(least));
+    return power * [1, 2, 5, 10].find((factor) => factor * power >= least * 0.999);
+  };
+
+  // Round ticks inside an axis.
   function roundTicks(axis, count) {
-    const least = (axis.max - axis.min) / count;
-    if (!(least > 0)) return;
-    const power = 10 ** Math.floor(Math.log10(least));
-    const step = power * [1, 2, 5, 10].find((factor) => factor * power >= least * 0.999);
-    const first = Math.ceil(axis.min / step), last = Math.floor(axis.max / step);
+    if (!(axis.max > axis.min)) return;
+    const step = roundStep(axis.max - axis.min, count);
+    const first = Math.ceil(axis.min / step - 1e-9), last = Math.floor(axis.max / step + 1e-9);
     axis.ticks = Array.from({ length: last - first + 1 }, (_, i) => ({ value: (first + i) * step }));
+  }
+
+  // An axis that begins and ends with a round tick, so that one stands above all that is drawn.
+  function roundEnds(axis, count) {
+    if (!(axis.max > axis.min)) return;
+    const step = roundStep(axis.max - axis.min, count);
+    axis.min = Math.floor(axis.min / step + 1e-9) * step;
+    axis.max = Math.ceil(axis.max / step - 1e-9) * step;
   }
 
   function axis(small, more) {
@@ -76,7 +89,8 @@ const shared = (() => {
         scales: {
           x: axis(more.small, { type: "linear", min: more.min ?? 0, max: more.max, flat: true, ...more.x }),
           y: axis(more.small, {
-            grace: "5%", bounds: "data", afterBuildTicks: (scale) => roundTicks(scale, more.small ? 5 : 7), ...more.y,
+            bounds: "data", afterDataLimits: (scale) => roundEnds(scale, more.small ? 4 : 6),
+            afterBuildTicks: (scale) => roundTicks(scale, more.small ? 4 : 6), ...more.y,
           }),
         },
         plugins: {

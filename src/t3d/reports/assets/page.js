@@ -110,6 +110,36 @@
     });
   }
 
+  // What is healthy, as a tint behind the lines; an end that is null is the chart's own.
+  const healthy = ([low, high]) => ({
+    id: "healthy",
+    beforeDatasetsDraw({ ctx, chartArea, scales }) {
+      if (low === null && high === null) return;
+      const inside = (value) => Math.min(chartArea.bottom, Math.max(chartArea.top, scales.y.getPixelForValue(value)));
+      const top = high === null ? chartArea.top : inside(high), bottom = low === null ? chartArea.bottom : inside(low);
+      ctx.save();
+      ctx.fillStyle = faded(colour("accent"), 0.1);
+      ctx.fillRect(chartArea.left, top, chartArea.width, bottom - top);
+      ctx.restore();
+    },
+  });
+
+  function questions(study) {
+    study.questions.forEach((chart, i) => {
+      const many = study.learning.groups.length > 1;
+      const several = new Set(chart.lines.map((one) => one.name)).size > 1;
+      const datasets = chart.lines.map((run) => {
+        const name = (many ? study.learning.groups[run.group].label + ", " : "") + "seed " + run.seed;
+        return line(several ? `${name} ${run.name}` : name, xy(run.points), faded(series(run.group), chart.lines.length > 2 ? 0.6 : 1), {
+          borderWidth: 1.5, borderDash: run.dashed ? [4, 3] : [],
+        });
+      });
+      const [low, high] = chart.healthy;
+      const y = chart.is_share ? { min: 0, max: 1 } : { suggestedMin: low ?? undefined, suggestedMax: high === null ? undefined : high * 1.1 };
+      draw(`questions-${study.id}-${i}`, datasets, { small: true, max: study.learning.x_max, plugins: [healthy(chart.healthy)], y });
+    });
+  }
+
   function films() {
     for (const film of document.querySelectorAll(".film")) {
       const tabs = [...film.querySelectorAll(".tabs button")], clips = [...film.querySelectorAll(".clip")];
@@ -123,6 +153,23 @@
       tabs.forEach((tab, i) => tab.addEventListener("click", () => choose(i)));
       choose(0);
     }
+  }
+
+  // The last policy's video stands in the page once; beside the others it is shown again.
+  function stages() {
+    for (const video of document.querySelectorAll(".stages video")) {
+      if (video.classList.contains("last")) video.src = video.closest(".study").querySelector(".of-last video").src;
+      if (!calm) video.play().catch(() => {});
+    }
+  }
+
+  // A page whose run goes on reloads itself; one that nobody writes any more does not for ever.
+  function follow({ reload_s: seconds, until }) {
+    setTimeout(() => {
+      if (Date.now() / 1000 < until) return location.reload();
+      const said = document.getElementById("live");
+      said.textContent = said.dataset.ended;
+    }, 1000 * seconds);
   }
 
   function copying() {
@@ -141,6 +188,7 @@
     Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
     for (const study of data.studies) {
       learning(study);
+      questions(study);
       small(study, "training");
       small(study, "health");
     }
@@ -150,6 +198,8 @@
   data.studies.forEach((study) => curves(study).forEach((dataset) => { if (dataset.off) hidden.add(dataset.key); }));
   all();
   films();
+  stages();
   copying();
+  if (data.live) follow(data.live);
   dark.addEventListener("change", all);
 })();
