@@ -21,7 +21,7 @@ import t3d
 from t3d.networks import Critic, mlp
 from t3d.replay import NOTHING, STEP, TERMINATED, Replay
 from t3d.spaces import Spaces
-from t3d.td3 import TD3, Array, UpdateInfo
+from t3d.td3 import TD3, Array, UpdateInfo, bellman, smooth
 from t3d.training import trainer
 from t3d.variants.td7 import COPY_EVERY, WORSE_THAN_ANY, copy_weights, huber
 
@@ -54,16 +54,20 @@ class Copies(TD3):
 
 
 class Clamp(TD3):
-    """Hold step 9's target to the extremes of those up to the last round of 250 updates (TD7)."""
+    """Hold step 8's value to the extremes of the targets up to the last round of 250 updates, at first 0 (TD7)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.extremes = torch.tensor([WORSE_THAN_ANY, -WORSE_THAN_ANY])
-        self.clamp = self.extremes.flip(0)
+        self.clamp = torch.zeros(2)
 
+    @torch.no_grad()
     def target_q(self, batch: t3d.Batch[Tensor], noise: Tensor) -> Tensor:
         """Steps 5 to 9, and the clamp."""
-        target_q = super().target_q(batch, noise).clamp(*self.clamp.tolist())
+        next_action = self.actor_target(batch.next_obs)  # (B, A)
+        next_action = smooth(next_action, noise, self.config.policy_noise, self.config.noise_clip)  # (B, A)
+        next_q = torch.minimum(*self.critic_target(batch.next_obs, next_action)).clamp(*self.clamp.tolist())  # (B,)
+        target_q = bellman(batch.reward, batch.terminated, batch.discount, next_q)  # (B,)
         self.extremes[0] = torch.minimum(self.extremes[0], target_q.min())
         self.extremes[1] = torch.maximum(self.extremes[1], target_q.max())
         return target_q

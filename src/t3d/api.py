@@ -13,9 +13,8 @@ from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.make import is_hardware, spaces_in
 from t3d.errors import ConfigRefused, Failed
 from t3d.execution.jobs import Job, jobs_of, refuse_as_parent
-from t3d.execution.places import train_jobs
+from t3d.execution.places import side_by_side, train_jobs
 from t3d.execution.seed_lines import SeedLines
-from t3d.machine import usable_cores
 from t3d.replay import slot_dtype
 from t3d.reports import write_report
 from t3d.results import Run, Seeds, film_middle_seed, finish
@@ -50,6 +49,7 @@ __all__ = [
     "film_run",
     "finish",
     "refuse_below_one",
+    "side_by_side",
     "train_jobs",
     "tune",
 ]
@@ -176,7 +176,7 @@ class _Begun(NamedTuple):
 def _train_seeds(begun: _Begun, seeds: int, jobs: int | None, *, quiet: bool) -> Seeds:
     for name, count in (("seeds", seeds), ("jobs", jobs or 1)):
         refuse_below_one(name, count)
-    at_once = jobs or (1 if begun.choice.config.hardware else min(seeds, usable_cores()))
+    at_once, _ = side_by_side(jobs, seeds, begun.choice.config, "local")
     parent, planned = plan_seeds(
         begun.env,
         begun.choice,
@@ -187,7 +187,7 @@ def _train_seeds(begun: _Begun, seeds: int, jobs: int | None, *, quiet: bool) ->
         algorithm=begun.algorithm,
         algorithm_changed=begun.algorithm_changed,
     )
-    ended = train_jobs(planned, at_once, (lambda _: None) if quiet else SeedLines().show)
+    ended = train_jobs(planned, at_once, (lambda _: None) if quiet else SeedLines(least_s=_LEAST_S).show)
     if failed := [seed for seed in ended if seed.problem]:
         raise Failed(
             f"{len(failed)} of {len(ended)} seeds did not reach the end",
@@ -325,7 +325,7 @@ def plan_seeds(
         env: which environment.
         choice: preset and configuration; the seeds begin with its own.
         seeds: how many.
-        jobs: how many will be trained at a time: their replay memories must fit together.
+        jobs: how many of them at a time on this machine: their replay memories must fit into it together.
         out: the parent folder; None takes runs/<env>/<preset>-n<seeds>.
         resume: go on with the runs that are there; else the folder is made.
         algorithm: as for `train`, where it is a class of the caller's.
@@ -336,10 +336,7 @@ def plan_seeds(
     """
     choice.config.check_together()
     algorithm_of(choice.config, algorithm)
-    slot_bytes = slot_dtype(spaces_in(env)).itemsize
-    refuse_too_large(
-        "the replay memory", jobs * choice.config.buffer_size * slot_bytes, "lower --buffer-size or --jobs"
-    )
+    _refuse_memory(env, choice.config.buffer_size, jobs)
     return jobs_of(env, choice, seeds, out, resume=resume, algorithm=algorithm, algorithm_changed=algorithm_changed)
 
 
@@ -352,16 +349,14 @@ def plan_grid(
         env: which environment.
         grid: the configurations.
         seeds: of each, from its own on.
-        jobs: how many will be trained at a time: their replay memories must fit together.
+        jobs: how many of them at a time on this machine: their replay memories must fit into it together.
         parent: the folder of the runs; what is there goes on.
         algorithm: as for `train`, where it is a class of the caller's.
 
     Raises:
         Refused: what one of them would be refused for.
     """
-    slot_bytes = slot_dtype(spaces_in(env)).itemsize
-    largest = max(point.choice.config.buffer_size for point in grid.points)
-    refuse_too_large("the replay memory", jobs * largest * slot_bytes, "lower --buffer-size or --jobs")
+    _refuse_memory(env, max(point.choice.config.buffer_size for point in grid.points), jobs)
     return grid_jobs(env, grid, seeds, parent, algorithm)
 
 
@@ -372,8 +367,13 @@ def plan_study(env: EnvSpec, config: Config, jobs: int, folder: Path) -> None:
         Refused: what one of its runs would be refused for.
     """
     refuse_as_parent(env, folder)
+    _refuse_memory(env, config.buffer_size, jobs)
+
+
+def _refuse_memory(env: EnvSpec, buffer_size: int, jobs: int) -> None:
+    """Refuse so many replay memories at once, if this machine cannot hold them; the environment is looked at."""
     slot_bytes = slot_dtype(spaces_in(env)).itemsize
-    refuse_too_large("the replay memory", jobs * config.buffer_size * slot_bytes, "lower --buffer-size or --jobs")
+    refuse_too_large("the replay memory", jobs * buffer_size * slot_bytes, "lower --buffer-size or --jobs")
 
 
 def best_of_grid(paths: Sequence[Path]) -> str:

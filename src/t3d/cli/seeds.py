@@ -16,7 +16,7 @@ from t3d.env_spec import EnvSpec
 from t3d.errors import Failed
 from t3d.execution.jobs import Job
 from t3d.execution.processes import Standing
-from t3d.formats import Row
+from t3d.execution.seed_lines import SeedLines, by_seed, in_words
 from t3d.presets import Choice
 from t3d.reports import write_report
 from t3d.td3 import TD3
@@ -100,7 +100,7 @@ def refuse_unfinished(ended: list[Standing], noun: str, do: str) -> None:
 
 
 def _name(run: Standing, noun: str) -> str:
-    return f"seed {run.seed}" if noun == "seed" else run.path.name
+    return by_seed(run) if noun == "seed" else run.path.name
 
 
 class Lines:
@@ -125,7 +125,7 @@ class Lines:
         self._steps = steps
         self._noun = noun
         self._tasks: dict[Path, TaskID] = {}
-        self._said: dict[Path, Row | None] = {}
+        self._lines = SeedLines(lambda run: _name(run, noun))
 
     def __enter__(self) -> Lines:
         self._progress.start()
@@ -140,20 +140,11 @@ class Lines:
             name = _name(run, self._noun)
             if run.path not in self._tasks:
                 self._tasks[run.path] = self._progress.add_task(name, total=self._steps, seen="")
-            seen = "" if run.running else "waiting"
-            if run.evaluation:
-                seen = f"evaluation {run.evaluation['return_mean']:,.0f}"
-            if run.hints:
-                seen += "  ! " + ", ".join(hint.name for hint in run.hints)
-            if run.problem:
-                seen = run.problem.splitlines()[0]
             shown = len(runs) <= _MOST_LINES or run.running or bool(run.problem)
             steps = min(run.env_steps, self._steps)
-            self._progress.update(self._tasks[run.path], completed=steps, seen=seen, visible=shown)
-            if self._progress.disable and run.evaluation and run.evaluation != self._said.get(run.path):
-                line = f"{name:<9} {run.evaluation['env_steps']:>9,} steps  {seen}"
-                print(line, file=sys.stderr, flush=True)
-                self._said[run.path] = run.evaluation
+            self._progress.update(self._tasks[run.path], completed=steps, seen=in_words(run), visible=shown)
+        if self._progress.disable:
+            self._lines.show(runs)
 
 
 def _closing(seeds: list[Standing]) -> str:

@@ -16,10 +16,10 @@ from t3d.cli.algorithm import own_in
 from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import counted, parse
 from t3d.errors import ConfigRefused
+from t3d.tuning.axes import split
 
 if TYPE_CHECKING:
     from t3d.td3 import TD3
-from t3d.tuning.axes import split
 
 MOST_RUNS = 1_000  # without --yes
 
@@ -56,8 +56,6 @@ def main(arguments: list[str]) -> None:
 
     from t3d import api
     from t3d.cli.seeds import Lines, refuse_unfinished
-    from t3d.cli.train import refuse_impossible_place
-    from t3d.machine import usable_cores
     from t3d.reports import write_report
     from t3d.tuning import grid
 
@@ -79,11 +77,8 @@ def main(arguments: list[str]) -> None:
             do="name fewer values, or add --yes",
         )
     parent = args.out or Path("runs") / env.folder / f"sweep-{_hash(axes, algorithm)}"
-    hardware = any(point.choice.config.hardware for point in combined.points)
-    for point in combined.points:
-        refuse_impossible_place(args.on, True, point.choice.config)
-    jobs = min(args.jobs or (1 if hardware else usable_cores() if args.on == "local" else runs), runs)
-    planned = api.plan_grid(env, combined, args.seeds, jobs if args.on == "local" else 1, parent, algorithm)
+    jobs, here = min(api.side_by_side(args.jobs, runs, point.choice.config, args.on) for point in combined.points)
+    planned = api.plan_grid(env, combined, args.seeds, here, parent, algorithm)
     print(_opening(env.title, combined, args.seeds, jobs, parent), file=sys.stderr)
     with Lines(max(point.choice.config.steps for point in combined.points), "run") as lines:
         ended = api.train_jobs(planned, jobs, lines.show, args.on)

@@ -69,7 +69,6 @@ def main(arguments: list[str]) -> None:
     if not is_given("--random-steps", arguments):
         refuse_before_it_learns(parsed.config)
 
-    from t3d.machine import usable_cores
     from t3d.runs.session import Session
 
     for name in ("video_frames", "seeds", "jobs"):
@@ -79,18 +78,20 @@ def main(arguments: list[str]) -> None:
         from t3d.tracking.follow import refuse_without
 
         refuse_without(parsed.track)
-    refuse_impossible_place(parsed.on, parsed.seeds is not None, choice.config)
+    if parsed.seeds is None and parsed.on != "local":
+        raise ConfigRefused(
+            "a cluster trains seeds, in processes of their own", got=f"on = {parsed.on}", do="give --seeds, or no --on"
+        )
     if parsed.seeds is not None:
         from t3d.cli import seeds
 
-        here = 1 if choice.config.hardware else usable_cores()
-        jobs = min(parsed.seeds, parsed.jobs or (here if parsed.on == "local" else parsed.seeds))
+        jobs, here = api.side_by_side(parsed.jobs, parsed.seeds, choice.config, parsed.on)
         frames = parsed.video_frames if parsed.video and not choice.config.hardware else None
         planned = api.plan_seeds(
             env,
             choice,
             parsed.seeds,
-            jobs if parsed.on == "local" else 1,
+            here,
             parsed.out,
             resume=parsed.resume == "auto",
             algorithm=own,
@@ -108,27 +109,6 @@ def main(arguments: list[str]) -> None:
     )
     with beside(session.path, parsed.track):
         run_to_the_end(session, video=parsed.video, video_frames=parsed.video_frames)
-
-
-def refuse_impossible_place(on: str, several: bool, config: Config) -> None:
-    """Refuse a place to train on that there is not, or that is none for such runs.
-
-    Raises:
-        ConfigRefused: it is one.
-    """
-    if on == "local":
-        return
-    from t3d.execution.cluster import address_of
-
-    address_of(on)
-    if not several or config.hardware or config.device not in ("cpu", "cuda"):
-        raise ConfigRefused(
-            "a cluster trains several runs, wherever it has room",
-            got=f"on = {on}, hardware = {config.hardware}, device = {config.device}"
-            + ("" if several else ", and one run"),
-            expected="--seeds N, no hardware, --device cpu or cuda",
-            do="leave --on out, or give --seeds 1",
-        )
 
 
 def run_to_the_end(session: Session, *, video: bool, video_frames: int) -> None:

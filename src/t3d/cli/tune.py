@@ -54,7 +54,6 @@ def main(arguments: list[str]) -> None:
     env = given.spec(given.env)
 
     from t3d import api
-    from t3d.cli.train import refuse_impossible_place
 
     chosen = api.choose(env, given.preset, decisive(given.config))
     args = parse(Arguments, "tune", arguments, dataclasses.replace(given, config=chosen.config))
@@ -85,9 +84,10 @@ def main(arguments: list[str]) -> None:
             )
     record = study.describe(env, chosen.preset, config, searched, args.seeds)
     folder = args.out or Path("runs") / env.folder / f"tune-{_hash(record)}"
-    jobs = args.jobs or (1 if config.hardware else usable_cores())
-    refuse_impossible_place(args.on, True, config)
-    api.plan_study(env, config, jobs if args.on == "local" else 1, folder)
+    # A draw learns from the trials before it: on a cluster there are no more of them at once than here, if nobody asks.
+    asked = args.jobs or (None if args.on == "local" else usable_cores())
+    jobs, here = api.side_by_side(asked, args.trials * args.seeds, config, args.on)
+    api.plan_study(env, config, here, folder)
     print(
         f"{env.title}, preset {chosen.preset}: {counted(args.trials, 'trial')} of {config.steps:,} steps, "
         f"{len(searched)} options, {jobs} at a time\nfolder {folder}",

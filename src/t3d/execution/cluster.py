@@ -6,6 +6,7 @@ started here asks for a token that this process alone knows.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from t3d.address import FILE_AND_NAME
-from t3d.errors import ConfigRefused, RunRefused
+from t3d.errors import ConfigRefused, RunRefused, message_of
 from t3d.execution import node
 from t3d.execution.jobs import Job
 from t3d.execution.processes import Child, Standing
@@ -29,7 +30,6 @@ from t3d.storage.lock import Lock
 # How often a run is taken up again whose child, worker or node has died.
 _RETRIES = 20
 _OBJECTS_BYTES = 80_000_000  # Ray's least; results are two short texts
-_MINE = re.compile(r"RAY_|CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS")  # variables that Ray sets itself for its processes
 
 
 class Cluster:
@@ -48,6 +48,8 @@ class Cluster:
     def __init__(self, address: str | None, parent: Path, run_bytes: int) -> None:
         self._address, self._parent, self._run_bytes = address, parent.resolve(), run_bytes
         self._mark = secrets.token_hex(8)
+        # Before Ray sets its own: runs have the command's.
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self._stops: list[Path] = []  # files by which runs are asked to stop
 
     def __enter__(self) -> Self:
@@ -127,8 +129,7 @@ class Cluster:
         stop = Path(f"{Path(job.out).resolve()}.stop-{self._mark}")
         self._stops.append(stop)
         job = job._replace(out=str(Path(job.out).resolve()))
-        given = {name: value for name, value in os.environ.items() if not _MINE.match(name)}
-        order = node.Order(job, _files_of(job), given, str(self._parent), self._mark, str(stop))
+        order = node.Order(job, self._sent(job), self._environment, str(self._parent), self._mark, str(stop))
         gpus = int(job.config["device"] != "cpu")
         train = self._ray.remote(
             num_cpus=job.config["threads"],
@@ -138,6 +139,20 @@ class Cluster:
             retry_exceptions=[node.Lost],
         )(node.train)
         return Task(self._ray, train, order)
+
+    def _sent(self, job: Job) -> tuple[node.Sent, ...]:
+        """Copy the files of code that a job names to where all nodes see them."""
+        names = [job.env["name"], *job.env["wrappers"], job.algorithm]
+        sent = []
+        for path in dict.fromkeys(name.rpartition(":")[0] for name in names if FILE_AND_NAME.fullmatch(name)):
+            content = Path(path).read_bytes()
+            sha256 = hashlib.sha256(content).hexdigest()
+            copy = self._parent / "code" / sha256[:16] / Path(path).name
+            if not node.holds(copy, sha256):
+                disk.make_folder(copy.parent)
+                disk.replace(copy, content)
+            sent.append(node.Sent(path, str(copy), sha256))
+        return tuple(sent)
 
 
 def _joined(address: str) -> Any:
@@ -218,14 +233,7 @@ class Task:
 
 def _in_words(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"[:500]
-
-
-def _files_of(job: Job) -> tuple[node.Sent, ...]:
-    """Return the files of code that a job names."""
-    names = [job.env["name"], *job.env["wrappers"], job.algorithm]
-    paths = dict.fromkeys(name.rpartition(":")[0] for name in names if FILE_AND_NAME.fullmatch(name))
-    return tuple(node.Sent(path, Path(path).read_text("utf-8")) for path in paths)
+    return message_of(cause)[-500:]
 
 
 def address_of(on: str) -> str | None:

@@ -81,7 +81,7 @@ def train_run(job: Job) -> None:
         Refused, Failed, Stopped: as `Session` says.
     """
     choice = Choice(job.preset, msgspec.convert(job.config, Config), "as asked")
-    _wait_for(Path(job.out))
+    wait_for(Path(job.out), LEAVES_S)
     session = Session(
         EnvSpec.from_json(job.env),
         choice,
@@ -95,12 +95,12 @@ def train_run(job: Job) -> None:
             pass
 
 
-def _wait_for(folder: Path) -> None:
-    """Wait while a process whose parent was killed saves this run and leaves it, but not for longer than that takes."""
-    until = time.monotonic() + LEAVES_S
-    while (folder / "lock").exists() and time.monotonic() < until:
+def wait_for(run: Path, seconds: float) -> None:
+    """Wait while a process whose parent was killed saves a run and leaves it, but no longer than that."""
+    until = time.monotonic() + seconds
+    while (run / "lock").exists() and time.monotonic() < until:
         try:
-            Lock(folder).close()
+            Lock(run).close()
             return
         except RunRefused:  # if it lasts, the session says so
             time.sleep(0.2)

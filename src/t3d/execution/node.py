@@ -5,36 +5,30 @@ Nothing here knows Ray: `cluster.py` hands these functions to it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import platform
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from t3d.errors import RunRefused, T3DError
-from t3d.execution.jobs import LEAVES_S, Job
+from t3d.errors import RunRefused
+from t3d.execution.jobs import LEAVES_S, Job, wait_for
 from t3d.execution.processes import Child
 from t3d.machine import versions
-from t3d.storage import disk
 from t3d.storage.lock import Lock
 
 _LOOK_S = 1.0  # a look at a file that all nodes share, for each run
 _WAITS_S = 120  # for the lock of a run whose former child may still be saving
+_STOPPED = 143  # as a run that SIGTERM has stopped
 
 
 class Sent(NamedTuple):
-    """A file of code that travels with a job: its own text, not what it imports."""
+    """A file of code that travels with a job: itself, not what it imports."""
 
     path: str  # where it lies on the machine of the command
-    text: str
-
-    @property
-    def sha256(self) -> str:
-        """Its checksum."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+    copy: str  # in the folder that all nodes see
+    sha256: str
 
 
 class Order(NamedTuple):
@@ -87,20 +81,24 @@ def train(order: Order) -> Ended:
 
     Raises:
         Lost: the child was killed.
-        RunRefused: this node does not see the folder; or another process has held the run for two minutes.
+        RunRefused: this node does not see the folder, or not the code that was sent.
     """
     if (sees := look_around(order.parent, order.mark)["folder"]) != "it":
         raise RunRefused("this node does not see the folder of the command", got=f"{order.parent}: {sees}")
-    child = Child(placed(order))
-    _wait_for_lock(Path(order.job.out))
+    wait_for(Path(order.job.out), _WAITS_S)
+    if Path(order.stop).exists():  # while it waited for room
+        return Ended(_STOPPED, "stopped before it began")
+    child, asked = Child(placed(order)), False
     gpu = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ}
-    with _closed(child):
+    try:
         child.start({**order.environment, **gpu}, "t3d.execution.apart")
-        while child.running:
+        while child.running and not asked:
             if asked := Path(order.stop).exists():
                 child.stop()
-                break
-            time.sleep(_LOOK_S)
+            else:
+                time.sleep(_LOOK_S)
+    finally:
+        child.close(time.monotonic() + LEAVES_S)
     standing = child.look()
     assert standing.exit_code is not None
     if standing.exit_code < 0 and not asked:
@@ -108,45 +106,24 @@ def train(order: Order) -> Ended:
     return Ended(standing.exit_code, standing.problem)
 
 
-@contextlib.contextmanager
-def _closed(child: Child) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        child.close(time.monotonic() + LEAVES_S)
-
-
 def placed(order: Order) -> Job:
-    """Return the order's job for this node: code that is not here is written into the folder of the command."""
+    """Return the order's job for this node: code that is not here, or another, is taken from its copy.
+
+    Raises:
+        RunRefused: the copy is not what was sent.
+    """
     env = order.job.env
     names = [env["name"], *env["wrappers"], order.job.algorithm]
     for file in order.files:
-        here = _placed(file, Path(order.parent))
+        here = file.path if holds(Path(file.path), file.sha256) else file.copy
+        if here == file.copy and not holds(Path(here), file.sha256):
+            raise RunRefused("a file of code is not what was sent", got=here, expected=f"SHA-256 {file.sha256}")
         names = [
             f"{here}:{name.rpartition(':')[2]}" if name.rpartition(":")[0] == file.path else name for name in names
         ]
     return order.job._replace(env={**env, "name": names[0], "wrappers": names[1:-1]}, algorithm=names[-1])
 
 
-def _placed(file: Sent, parent: Path) -> str:
-    own = Path(file.path)
-    if own.is_file() and hashlib.sha256(own.read_bytes()).hexdigest() == file.sha256:
-        return file.path
-    copy = parent / "code" / file.sha256[:16] / own.name
-    if not (copy.is_file() and copy.read_bytes() == file.text.encode()):
-        disk.make_folder(copy.parent)
-        disk.replace(copy, file.text.encode())
-    return str(copy)
-
-
-def _wait_for_lock(run: Path) -> None:
-    """Wait until nobody holds a run: the child of a task that died saves it, and lets go."""
-    until = time.monotonic() + _WAITS_S
-    while run.is_dir():
-        try:
-            Lock(run).close()
-            return
-        except T3DError:
-            if time.monotonic() > until:
-                raise
-        time.sleep(_LOOK_S)
+def holds(path: Path, sha256: str) -> bool:
+    """Return whether a file is there and has this checksum."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from t3d.config import Config
 from t3d.env_spec import EnvSpec
 from t3d.environments.make import spaces_in
+from t3d.errors import ConfigRefused
 from t3d.execution import processes
 from t3d.execution.jobs import Job
 from t3d.execution.processes import Child, Runner, Standing
+from t3d.machine import usable_cores
 from t3d.replay import slot_dtype
 
 # What a run takes beside its replay memory: PyTorch, NumPy, an environment.
@@ -38,6 +41,34 @@ def place(on: str, parent: Path, env: EnvSpec, buffer_size: int) -> Iterator[Cal
     run_bytes = _BESIDE_REPLAY_BYTES + buffer_size * slot_dtype(spaces_in(env)).itemsize
     with Cluster(address_of(on), parent, run_bytes) as cluster:
         yield cluster.runner
+
+
+def side_by_side(asked: int | None, runs: int, config: Config, on: str) -> tuple[int, int]:
+    """Return how many runs there shall be at a time, and how many of these on this machine, whose memory they share.
+
+    Args:
+        asked: as many; None takes what the usable cores allow here, and all of them on a cluster.
+        runs: how many there are.
+        config: of one of them.
+        on: as for `place`.
+
+    Raises:
+        ConfigRefused: there is no such place, or it is none for such runs.
+    """
+    if on == "local":
+        here = min(runs, asked or (1 if config.hardware else usable_cores()))
+        return here, here
+    from t3d.execution.cluster import address_of
+
+    address_of(on)
+    if config.hardware or config.device not in ("cpu", "cuda"):
+        raise ConfigRefused(
+            "a cluster trains runs wherever it has room",
+            got=f"on = {on}, hardware = {config.hardware}, device = {config.device}",
+            expected="no hardware, and --device cpu or cuda",
+            do="leave --on out, or change these",
+        )
+    return min(runs, asked or runs), 1
 
 
 def train_jobs(

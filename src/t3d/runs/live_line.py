@@ -74,7 +74,7 @@ def watch(session: Session, least_s: float = 0.0) -> None:
             elif row["kind"] == "evaluation":
                 page.evaluated()
                 evaluation = f"eval {row['return_mean']:,.0f}"
-                unsaid = plain(row)
+                unsaid = _plain(row)
                 if progress.disable and time.monotonic() - said_s >= least_s:
                     print(unsaid, file=sys.stderr, flush=True)
                     said_s, unsaid = time.monotonic(), ""
@@ -92,8 +92,7 @@ def watch(session: Session, least_s: float = 0.0) -> None:
             print(unsaid, file=sys.stderr, flush=True)
 
 
-def plain(row: Row) -> str:
-    """Return an evaluation in a line."""
+def _plain(row: Row) -> str:
     policy = f", {row['policy']} policy" if "policy" in row else ""
     return (
         f"{row['env_steps']:>9,} steps  {row['wall_s']:>8,.0f} s  "

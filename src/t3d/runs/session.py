@@ -62,7 +62,6 @@ class Session:
         store = None
         try:
             self.algorithm = algorithm_of(self.config, algorithm)
-            store = None
             if resume:
                 store = Store.find(env, choice, out, self.algorithm, recorded, algorithm_changed=algorithm_changed)
             self.trainer = Trainer(env, self.config, self.algorithm)
