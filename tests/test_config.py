@@ -332,7 +332,13 @@ def a_line_to_the_same_noise_is_none(folder, monkeypatch):
     )
 
 
+def frames_are_looked_at_as_asked(*_):
+    options = {"frame_size": 32, "frame_color": "rgb", "frame_stack": 2}
+    assert vars(Config(**options).view) == options
+
+
 BEHAVES = {
+    **dict.fromkeys(("frame_size", "frame_color", "frame_stack"), frames_are_looked_at_as_asked),
     "exploration_noise_final": exploration_noise_moves_in_a_line,
     "exploration_noise_steps": a_line_to_the_same_noise_is_none,
     "steps": steps_end_the_run,
@@ -426,6 +432,9 @@ IMPOSSIBLE = {
     "policy_delay": [0, 2.0],
     "fresh_envs": [1, "yes"],
     "max_episode_steps": [0, 2.5],
+    "frame_size": [15, 257, 64.0],
+    "frame_color": ["", "gray"],
+    "frame_stack": [0, 17],
 }
 
 

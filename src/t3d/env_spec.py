@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -13,6 +14,18 @@ from typing import Any
 
 from t3d.address import address_of, in_words
 from t3d.errors import ConfigRefused
+
+
+@dataclass(frozen=True)
+class View:
+    """How a run looks at its environment, as its options say."""
+
+    frame_size: int = 64
+    """Pixels of a frame's side, of an image among the observations."""
+    frame_color: str = "grey"
+    """grey, or rgb."""
+    frame_stack: int = 3
+    """Frames that the networks see at once."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,8 @@ class EnvSpec:
     """module:Name or file.py:Name of functions from environment to environment, the innermost first."""
     maker: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
     """The class or function itself, where the caller has given it."""
+    view: View = field(default=View(), compare=False)
+    """How it is looked at. Not part of which environment it is: a run's options say it."""
 
     @property
     def is_named(self) -> bool:
@@ -78,12 +93,17 @@ class EnvSpec:
 
     def as_json(self) -> dict[str, Any]:
         """Return the arguments that make an equal one in another process."""
-        return {"name": self.name, "kwargs": dict(self.kwargs), "wrappers": list(self.wrappers)}
+        named = {"name": self.name, "kwargs": dict(self.kwargs), "wrappers": list(self.wrappers)}
+        return named | {"view": vars(self.view)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EnvSpec:
         """Return what `as_json` described."""
-        return cls(fields["name"], fields["kwargs"], tuple(fields["wrappers"]))
+        return cls(fields["name"], fields["kwargs"], tuple(fields["wrappers"]), view=View(**fields["view"]))
+
+    def looked_at(self, view: View) -> EnvSpec:
+        """Return the same environment, looked at in another way."""
+        return dataclasses.replace(self, view=view)
 
     def refuse_unnamed(self, what: str, do: str) -> None:
         """Refuse what takes another process, if that cannot make the environment.

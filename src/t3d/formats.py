@@ -109,7 +109,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     @property
     def spec(self) -> EnvSpec:
         """Which environment it was trained in."""
-        return EnvSpec(self.env, self.env_kwargs, self.wrappers)
+        return EnvSpec(self.env, self.env_kwargs, self.wrappers, view=self.config.view)
 
 
 def _linear(*sizes: int) -> int:

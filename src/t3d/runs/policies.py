@@ -305,7 +305,7 @@ def environment_of(recorded: RunRecord, given: EnvSpec | None, *, may_differ: bo
             expected="the environment on the command line",
             do=f"add {spec.command_words} if you trust it",
         )
-    return given or spec
+    return given.looked_at(spec.view) if given else spec
 
 
 def _differences(source: _Source, spaces: Spaces) -> list[str]:

@@ -57,7 +57,7 @@ class Session:
         recorded: RunRecord | None = None,
         algorithm_changed: bool = False,
     ) -> None:
-        self.env = env
+        self.env = env = env.looked_at(choice.config.view)
         self.choice, self.config = choice, choice.config
         store = None
         try:

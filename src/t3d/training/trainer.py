@@ -42,7 +42,7 @@ class Trainer:
         self.config = config
         self.streams = Streams.from_seed(config.seed)
         envs = Envs(
-            env,
+            env.looked_at(config.view),
             config.n_envs,
             partial(episode_seed, config.seed),
             config.fresh_envs,

@@ -51,7 +51,7 @@ class StudyRecord(Record, frozen=True, kw_only=True):
     @property
     def spec(self) -> EnvSpec:
         """Which environment."""
-        return EnvSpec(self.env, self.env_kwargs, self.wrappers)
+        return EnvSpec(self.env, self.env_kwargs, self.wrappers, view=self.config.view)
 
 
 def describe(env: EnvSpec, preset: str, config: Config, space: Space, seeds: int) -> StudyRecord:
