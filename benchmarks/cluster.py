@@ -20,8 +20,8 @@ import psutil
 
 from t3d.execution.jobs import Job
 from t3d.execution.processes import Child
-from t3d.formats import as_line
 from t3d.machine import describe
+from t3d.storage.row_lines import as_line
 
 RESULT = Path(__file__).with_name("results") / "cluster.json"
 RUNS, STEPS = 8, 2_000

@@ -28,9 +28,9 @@ from typing import Any
 import psutil
 import tyro
 
-from t3d.formats import RowReader
 from t3d.machine import describe
 from t3d.runs.checkpoints import Checkpoints, folders
+from t3d.storage.row_lines import RowReader
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 WORKERS = 2

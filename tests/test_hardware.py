@@ -15,9 +15,9 @@ from t3d.cli.main import run as command
 from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.check import check
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused, RunRefused
-from t3d.formats import RowReader
 from t3d.reports import page, read_runs
 from t3d.runs.session import Session
+from t3d.storage.row_lines import RowReader
 
 SMALL = {
     "random_steps": 30, "batch_size": 8, "hidden": (8,), "eval_every": 30, "eval_episodes": 2, "checkpoint_every": 25,

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from t3d.env_spec import View
+from t3d.env_spec import FrameColor, FrameSize, FrameStack, View
 from t3d.errors import ConfigRefused
 
 # A configuration may come from a stranger's file: what is above these limits would only fail later, and dearly.
@@ -57,9 +57,6 @@ _Interval = Annotated[
     Literal["never"] | Annotated[int, Meta(ge=1, le=_MAX_INT)], Meta(description="never, or a whole number, 1 or above")
 ]
 _EvalEnv = Annotated[Literal["new", "same"], Meta(description="new or same")]
-_FrameColor = Annotated[Literal["grey", "rgb"], Meta(description="grey or rgb")]
-_FrameSize = Annotated[int, Meta(ge=16, le=256, description="a whole number, 16 to 256")]
-_FrameStack = Annotated[int, Meta(ge=1, le=16, description="a whole number, 1 to 16")]
 _Climb = Annotated[Literal["mean", "q1"], Meta(description="mean or q1")]
 ALGORITHMS = ("td3", "td7")
 _Algorithm = Annotated[Literal["td3", "td7"], Meta(description="td3 or td7")]
@@ -185,12 +182,12 @@ class Config:
     """Make the environment anew for every episode, for those that carry traces from one into the next."""
     max_episode_steps: _OptionalPositive = None
     """Truncate every episode after so many steps, in training and in evaluations; for environments without a limit."""
-    frame_size: _FrameSize = 64
+    frame_size: FrameSize = 64
     """Pixels of a frame's side: images among the observations are brought to it. Without images it means nothing, nor
     do the next two."""
-    frame_color: _FrameColor = "grey"
+    frame_color: FrameColor = "grey"
     """Whether frames are seen in grey or rgb."""
-    frame_stack: _FrameStack = 3
+    frame_stack: FrameStack = 3
     """Frames that the networks see at once, the newest and those before it: a single one shows no velocity."""
     device: _Device = "cpu"
     """Where the networks live: cpu, or cuda, or cuda:1."""

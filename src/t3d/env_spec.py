@@ -10,21 +10,27 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from t3d.address import address_of, in_words
 from t3d.errors import ConfigRefused
+
+FrameSize = Annotated[int, Meta(ge=16, le=256, description="a whole number, 16 to 256")]
+FrameColor = Annotated[Literal["grey", "rgb"], Meta(description="grey or rgb")]
+FrameStack = Annotated[int, Meta(ge=1, le=16, description="a whole number, 1 to 16")]
 
 
 @dataclass(frozen=True)
 class View:
     """How a run looks at its environment, as its options say."""
 
-    frame_size: int = 64
+    frame_size: FrameSize = 64
     """Pixels of a frame's side, of an image among the observations."""
-    frame_color: str = "grey"
+    frame_color: FrameColor = "grey"
     """grey, or rgb."""
-    frame_stack: int = 3
+    frame_stack: FrameStack = 3
     """Frames that the networks see at once."""
 
 

@@ -12,9 +12,6 @@ import itertools
 import json
 import math
 import re
-import zlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -22,8 +19,8 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from t3d.config import IDLE, Config
-from t3d.env_spec import EnvSpec
-from t3d.errors import printable
+from t3d.env_spec import EnvSpec, View
+from t3d.frames import FEATURES, encoder_weights
 from t3d.spaces import ObsPart, Shape, Spaces
 
 # Of config.json, checkpoints, the replay memory's segments, metrics.jsonl and policies, all together.
@@ -128,6 +125,7 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
     action_shape: Shape
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+    view: View | None  # how images among the observations are looked at
     period_s: Period
     hidden: Annotated[Shape, Meta(min_length=1)]
     layer_norm: bool
@@ -142,23 +140,29 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
         bounds = zip(self.action_low, self.action_high, strict=True)
         if not all(math.isfinite(high - low) and low < high for low, high in bounds):
             raise ValueError("action bounds that are not finite, with low < high")
+        if (self.view is not None) != any(part.dtype == "uint8" for part in self.obs):
+            raise ValueError("images without a way to look at them, or the other way round")
         if self.weights > MAX_WEIGHTS:
             raise ValueError(f"{self.weights:,} weights, at most {MAX_WEIGHTS:,} are read")
 
     @property
     def spaces(self) -> Spaces:
         """What the policy sees and plays."""
-        return Spaces(self.obs, self.action_shape, self.action_low, self.action_high)
+        return Spaces(self.obs, self.action_shape, self.action_low, self.action_high, self.view)
 
     @property
     def weights(self) -> int:
         """How many numbers what plays holds at these sizes, if it is t3d's own."""
-        obs_size, actions, width = self.spaces.obs_size, self.spaces.action_size, self.embedding
+        spaces, actions, width = self.spaces, self.spaces.action_size, self.embedding
+        obs_size = spaces.vector_size
         if self.architecture == "sale":
             encoder = _linear(obs_size, width, width, width)
             first = self.hidden[0]
             return encoder + _linear(obs_size, first) + _linear(first + width, *self.hidden, actions)
-        return _linear(obs_size, *self.hidden, actions) + (2 * sum(self.hidden) if self.layer_norm else 0)
+        encoder = 0
+        if spaces.view is not None:
+            encoder, obs_size = encoder_weights(spaces), FEATURES + obs_size
+        return encoder + _linear(obs_size, *self.hidden, actions) + (2 * sum(self.hidden) if self.layer_norm else 0)
 
 
 class FileState(Record, frozen=True):
@@ -298,7 +302,7 @@ class Manifest(Record, frozen=True, kw_only=True):
 
 Row = dict[str, Any]
 _Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float
-_Values = dict[str, _Number | str | list[_Number] | None]
+Values = dict[str, _Number | str | list[_Number] | None]
 # The actor need not have moved, and an algorithm may have one critic.
 _NOT_ALWAYS: dict[str, Any] = dict.fromkeys(("actor_loss", "q2"), float | None)
 # What a row of each kind has beside env_steps and wall_s; it may have more.
@@ -321,77 +325,3 @@ ROWS = {
     kind: msgspec.defstruct(kind, [("env_steps", Count), ("wall_s", Seconds), *fields.items(), *_MAYBE])
     for kind, fields in _FIELDS.items()
 }
-
-MAX_LINE_BYTES = 1 << 20
-_CRC = b', "crc32": "%08x"}\n'
-_CRC_MARK = _CRC[: _CRC.index(b"%")]
-
-
-def as_line(row: Row, crc: int) -> tuple[bytes, int]:
-    """Return a row as a line of metrics.jsonl, and the checksum up to there.
-
-    Args:
-        row: finite numbers, lists of them, texts or None.
-        crc: the checksum up to the row before; 0 for the first.
-    """
-    row = {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
-    text = json.dumps(row, allow_nan=False)[:-1].encode()
-    crc = zlib.crc32(text, crc)
-    return text + _CRC % crc, crc
-
-
-class HalfRow(ValueError):
-    """The last line lacks its end: it is still being written, or whoever wrote it is gone."""
-
-
-class RowReader:
-    """Read a metrics.jsonl, from its beginning and on whenever there is more.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.position = 0  # behind the last row that was read
-        self.crc = 0
-        self.run = ""  # its id, once the first row was read
-
-    def rows(self, end: int) -> Iterator[Row]:
-        """Yield the rows from where this stands to the byte `end`.
-
-        Raises:
-            HalfRow: the last one has no end.
-            ValueError, RecursionError: a line is not as it was written, or does not follow on the one before.
-            OSError: the file cannot be read.
-        """
-        if self.position >= end:
-            return
-        with self.path.open("rb") as file:
-            file.seek(self.position)
-            while self.position < end:
-                # However long a file of nothing says it is, its first line is refused.
-                line = file.readline(min(MAX_LINE_BYTES, end - self.position))
-                if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
-                    raise HalfRow(f"{len(line):,} bytes without the end of a row")
-                row, crc = _row_from(line, self.crc)
-                if (row["kind"] == "run") != (self.position == 0):
-                    raise ValueError("the first row, and no other, says which run it is of")
-                self.run = self.run or row["run"]
-                self.position, self.crc = self.position + len(line), crc
-                yield row
-
-
-def _row_from(line: bytes, crc: int) -> tuple[Row, int]:
-    text, mark, checksum = line.rpartition(_CRC_MARK)
-    crc = zlib.crc32(text, crc)
-    if mark + checksum != _CRC % crc:
-        raise ValueError(f"not as it was written: {line[:100]!r}")
-    row: Row = msgspec.json.decode(text + b"}", type=_Values)
-    kind = row.get("kind")
-    if not isinstance(kind, str) or kind not in ROWS:
-        raise ValueError(f"a row of no kind: {line[:100]!r}")
-    if not all(map(str.isidentifier, row)):
-        raise ValueError(f"a name that is none: {line[:100]!r}")
-    msgspec.convert(row, ROWS[kind])
-    return row, crc

@@ -1,4 +1,4 @@
-"""What steps 2 and 3 are built of: an actor, a critic with two opinions, both MLPs; and the Adam that moves them.
+"""What steps 2 and 3 are built of: an actor, a critic with two opinions, both MLPs; for images an encoder before them.
 
 Shapes: B rows in a batch, S numbers in an observation, A in an action; E in an embedding, which td7 alone has.
 """
@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from t3d.config import TD3Config
+from t3d.frames import FEATURES, Convolution, convolutions
 from t3d.spaces import Spaces
 
 
@@ -125,6 +128,78 @@ class Critic(nn.Module):
         """Return Q1 (B,) alone, for obs (B, S) and action (B, A)."""
         q1: Tensor = self.q1_body(torch.cat([obs, action], dim=1)).squeeze(1)  # (B,)
         return q1
+
+
+class PixelEncoder(nn.Module):
+    """See: from the pixels of the last K frames to F features, with the observation's vectors behind them.
+
+    Strided convolutions, few and thin, because a CPU pays for every one of them; the features are normalised and
+    bounded, as in Yarats et al. 2021, "Improving Sample Efficiency in Model-Free Reinforcement Learning from Images".
+
+    Args:
+        spaces: how many frames, of which shape; S.
+        rng: the stream its weights are drawn from.
+    """
+
+    def __init__(self, spaces: Spaces, rng: np.random.Generator) -> None:
+        super().__init__()
+        assert spaces.view is not None
+        channels, height, width = spaces.frame_shape
+        self.shape = spaces.view.frame_stack * channels, height, width
+        self.pixels = math.prod(self.shape)
+        layers = convolutions(spaces)
+        self.body = nn.Sequential(*itertools.chain(*((convolution(layer, rng), nn.ReLU()) for layer in layers)))
+        units = layers[-1].outputs * layers[-1].size ** 2
+        self.head = nn.Sequential(linear(units, FEATURES, rng), nn.LayerNorm(FEATURES))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return (B, F + S) for obs (B, K * C * H * W + S): pixels from 0 to 255, then the vectors."""
+        frames = obs[:, : self.pixels].reshape(-1, *self.shape) / 255 - 0.5  # (B, K * C, H, W)
+        units = self.body(frames.contiguous(memory_format=torch.channels_last))
+        features = torch.tanh(self.head(units.flatten(1)))  # (B, F)
+        return torch.cat([features, obs[:, self.pixels :]], dim=1)
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d`, but nothing is drawn from the global generator: its numbers are set right after it is made."""
+
+    def reset_parameters(self) -> None:
+        """Leave the numbers as they are."""
+
+
+def convolution(layer: Convolution, rng: np.random.Generator) -> nn.Conv2d:
+    """Make a convolution with PyTorch's own default distribution, drawn from our own stream, as `linear` does."""
+    made = Conv2d(layer.inputs, layer.outputs, layer.kernel, layer.stride)
+    bound = (layer.inputs * layer.kernel**2) ** -0.5
+    with torch.no_grad():
+        for weights in (made.weight, made.bias):
+            assert weights is not None
+            weights.copy_(torch.from_numpy(rng.uniform(-bound, bound, weights.shape)))
+    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def encoder_of(spaces: Spaces, rng: np.random.Generator) -> tuple[nn.Module, Spaces]:
+    """Return what stands before actor and critics, and the spaces as they see them; without images it does nothing."""
+    if spaces.view is None:
+        return nn.Identity(), spaces
+    return PixelEncoder(spaces, rng), Spaces.of_vectors(FEATURES + spaces.vector_size, spaces.action_size)
+
+
+class Seeing(nn.Module):
+    """What plays, or judges, from images: an encoder, and a network that takes its features.
+
+    Args:
+        encoder: from obs (B, ...) to features.
+        body: an actor, or critics.
+    """
+
+    def __init__(self, encoder: nn.Module, body: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.body = encoder, body
+
+    def forward(self, obs: Tensor, *action: Tensor) -> Any:
+        """Return what the body says to the features of obs, and to an action where it takes one."""
+        return self.body(self.encoder(obs), *action)
 
 
 # Of td7: state-action learned embeddings (SALE). Fujimoto et al. 2023, "For SALE: State-Action Representation Learning

@@ -7,6 +7,10 @@ the slot after it, and an episode's end takes one extra slot for its final obser
     obs      s0    s1    s2    s3 (final)  s0'   s1'
     action   a0    a1    a2    -           a0'   -
     ended    step  step  term  nothing     step  nothing   <- the open slot: its action is still to come
+
+An image among the observations is kept as one frame. What the networks see at once, the last K of them, is put together
+when a batch is: a slot says how many of the K - 1 frames before its own stand in the slots before it (`behind`). At an
+episode's beginning there are fewer, and its first frame stands for the rest.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.errors import ConfigRefused
+from t3d.frames import seen, vectors_of
 from t3d.priorities import Priorities
 from t3d.spaces import Spaces
 
@@ -39,14 +44,13 @@ class Batch(NamedTuple, Generic[T]):
 
 def slot_dtype(spaces: Spaces) -> np.dtype[Any]:
     """Return the layout of one slot; its first field is as the observations are."""
-    return np.dtype(
-        [
-            ("obs", spaces.obs_dtype, (spaces.obs_size,)),
-            ("action", np.float32, (spaces.action_size,)),
-            ("reward", np.float32),
-            ("ended", np.int32),
-        ]
-    )
+    fields = [
+        ("obs", spaces.obs_dtype, (spaces.obs_size,)),
+        ("action", np.float32, (spaces.action_size,)),
+        ("reward", np.float32),
+        ("ended", np.int32),
+    ]
+    return np.dtype(fields if spaces.view is None else [*fields, ("behind", np.int32)])
 
 
 class Replay:
@@ -59,16 +63,18 @@ class Replay:
         prioritized: draw by how wrong the critics were, see `priorities.py`; else evenly.
 
     Raises:
-        ConfigRefused: fewer than 3 slots for a stream (an open slot, a transition and a final observation).
+        ConfigRefused: fewer than 3 slots for a stream (an open slot, a transition and a final observation), or with
+            images fewer than the frames that are seen at once, and two more.
     """
 
     def __init__(self, capacity: int, n_envs: int, spaces: Spaces, prioritized: bool = False) -> None:
-        self._length = capacity // n_envs
-        if self._length < 3:
+        self._length, self._spaces = capacity // n_envs, spaces
+        self._stack = 1 if spaces.view is None else spaces.view.frame_stack  # K
+        if self._length < self._stack + 2:
             raise ConfigRefused(
                 "the replay memory is too small",
                 got=f"{capacity} slots for {n_envs} env streams",
-                expected=f"{3 * n_envs} slots or more",
+                expected=f"{(self._stack + 2) * n_envs} slots or more",
                 do="raise --buffer-size",
             )
         # One slot more a ring mirrors the first one's observation, so that next_obs always stands one slot on.
@@ -82,6 +88,7 @@ class Replay:
         self._slots = np.zeros(self._n_envs * self._ring, self.slot)
         self._obs, self._action = self._slots["obs"], self._slots["action"]
         self._reward, self._ended = self._slots["reward"], self._slots["ended"]
+        self._behind = self._slots["behind"] if self._stack > 1 else self._ended[:0]
         self.written = [0] * self._n_envs  # slots that each stream has ever opened; the last of them is still open
         self._filled = 0  # slots in use, of the ring that has written most
         self._transitions = 0
@@ -96,11 +103,11 @@ class Replay:
         """Return the bytes this memory takes once it is full; the system hands them over as slots are written."""
         return self._slots.nbytes
 
-    def begin(self, obs: NDArray[np.float32], began: NDArray[np.bool_]) -> None:
+    def begin(self, obs: NDArray[Any], began: NDArray[np.bool_]) -> None:
         """Open a slot for the first observation of each stream's new episode.
 
         Args:
-            obs: (N, S) observations of all streams.
+            obs: (N, S) observations of all streams, as the slots keep them.
             began: (N,) where an episode has just begun; the other rows of obs are not read.
         """
         for env in np.flatnonzero(began).tolist():
@@ -112,7 +119,7 @@ class Replay:
         reward: NDArray[np.float32],
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
-        next_obs: NDArray[np.float32],
+        next_obs: NDArray[Any],
     ) -> None:
         """Complete every stream's open slot and open the next with what was observed.
 
@@ -134,12 +141,16 @@ class Replay:
             self._open(env, next_obs[env])
         self._transitions += self._n_envs
 
-    def _open(self, env: int, obs: NDArray[np.float32]) -> None:
+    def _open(self, env: int, obs: NDArray[Any]) -> None:
         head = self.written[env] % self._length
         self.written[env] += 1
         slot = env * self._ring + head
         self._transitions -= int(self._ended[slot] != NOTHING)  # the oldest makes room
         self._obs[slot] = obs
+        if self._stack > 1:
+            before = env * self._ring + (head - 1) % self._length
+            same_episode = self._ended[before] != NOTHING
+            self._behind[slot] = min(self._behind[before] + 1, self._stack - 1) if same_episode else 0
         self._ended[slot] = NOTHING
         if self.priorities is not None:
             self.priorities.of[slot] = 0
@@ -162,10 +173,20 @@ class Replay:
             return self.priorities.draw(rng, batch_size, self._draw_slots)
         # Step 4: sample a batch: slots at random, those where no transition begins drawn again.
         index = self._draw_slots(rng, batch_size)
-        while np.count_nonzero(ended := self._ended[index]) < batch_size:  # NOTHING is 0
-            empty = np.flatnonzero(ended == NOTHING)
+        while np.count_nonzero(there := self._is_there(index)) < batch_size:  # NOTHING is 0
+            empty = np.flatnonzero(there == NOTHING)
             index[empty] = self._draw_slots(rng, empty.size)
         return index
+
+    def _is_there(self, index: NDArray[np.intp]) -> NDArray[Any]:
+        """Return how the transitions of slots ended; NOTHING where there is none, or a frame of it was overwritten."""
+        ended = self._ended[index]
+        if self._stack == 1:
+            return ended
+        env, slot = np.divmod(index, self._ring)
+        written = np.array(self.written)[env]
+        newer = (written - 1 - slot) % self._length
+        return np.where(self._behind[index] + newer < np.minimum(written, self._length), ended, NOTHING)
 
     def _draw_slots(self, rng: np.random.Generator, size: int) -> NDArray[np.intp]:
         # Rings differ in how much they have written (ended episodes take extra slots); drawing from each as much
@@ -186,19 +207,28 @@ class Replay:
         behind: NDArray[np.intp] = (np.array(self.written)[env] - 1 - slot) % self._length
         return behind * self._n_envs
 
-    def sample(self, index: NDArray[np.intp], gamma: float) -> Batch[NDArray[np.float32]]:
+    def sample(
+        self, index: NDArray[np.intp], gamma: float, shifts: NDArray[np.intp] | None = None
+    ) -> Batch[NDArray[np.float32]]:
         """Gather transitions.
 
         Args:
             index: (B,) slot numbers from `draw`.
             gamma: the discount per step.
+            shifts: (2, B, 2), of images by how many pixels those of s and of s' are shifted; None leaves them.
 
         Returns:
-            The batch: copies, each a field of gathered slots.
+            The batch: copies, each a field of gathered slots; of images what `frames.seen` makes of the last K.
         """
         slots, next_obs = self._gather(index)  # slot i, and the observation of slot i + 1
+        obs = slots["obs"]
+        if self._spaces.view is not None:
+            frames, next_frames = self._frames(index, next_obs)
+            by, next_by = (None, None) if shifts is None else shifts
+            obs = seen(self._spaces, frames, vectors_of(self._spaces, obs), by)
+            next_obs = seen(self._spaces, next_frames, vectors_of(self._spaces, next_obs), next_by)
         return Batch(
-            obs=slots["obs"],
+            obs=obs,
             next_obs=next_obs,
             action=slots["action"],
             reward=slots["reward"],
@@ -206,10 +236,20 @@ class Replay:
             discount=np.full(len(index), gamma, np.float32),
         )
 
-    def _gather(self, index: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    def _gather(self, index: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return slots[index] and slots["obs"][index + 1], whole transitions at a time: several times as fast."""
         gathered = self._in_one_piece[index].view(self._transition)
         return gathered["slot"], gathered["next_obs"]
+
+    def _frames(self, index: NDArray[np.intp], next_obs: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the last K frames of s and of s', (B, K, pixels) each, the oldest first."""
+        pixels, stack = self._spaces.frame_size, self._stack
+        behind = self._behind[index] if stack > 1 else np.zeros_like(index)
+        back = np.minimum(np.arange(stack - 1, -1, -1), behind[:, None])  # (B, K)
+        env, slot = np.divmod(index, self._ring)
+        frames = self._obs[(env * self._ring)[:, None] + (slot[:, None] - back) % self._length, :pixels]
+        next_frames = np.concatenate([frames[:, 1:], next_obs[:, None, :pixels]], axis=1)
+        return frames, next_frames
 
     def _slots_with_next_obs(self) -> NDArray[np.void]:
         """Return a view of every slot and the observation behind it as plain bytes: NumPy copies those in one piece."""
@@ -236,7 +276,7 @@ class Replay:
         assert self.oldest(env) <= start <= stop <= self.written[env], (env, start, stop)
         return self._slots[env * self._ring + np.arange(start, stop) % self._length]
 
-    def restore(self, written: Sequence[int], rows: Sequence[NDArray[Any]], obs: NDArray[np.float32]) -> None:
+    def restore(self, written: Sequence[int], rows: Sequence[NDArray[Any]], obs: NDArray[Any]) -> None:
         """Make this memory what another was; priorities, which cannot be made again, are whoever's restores it.
 
         Args:

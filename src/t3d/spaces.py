@@ -12,12 +12,14 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from t3d.env_spec import View
+
 Shape = Annotated[tuple[Annotated[int, Meta(ge=1, le=2**20)], ...], Meta(max_length=50)]
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 
 
 class ObsPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of an observation; t3d's own networks take all parts as one float32 vector.
+    """A part of an observation: numbers, which are kept as float32, or an image, (H, W, C) or (C, H, W) of uint8.
 
     An array is one part, called obs. Those of a Dict or a Tuple are called by what leads to them, as obs/goal/0.
     """
@@ -25,6 +27,15 @@ class ObsPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Annotated[str, Meta(max_length=5_000)] = "obs"
     shape: Shape
     dtype: Literal["float32", "uint8"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype == "uint8" and (len(self.shape) != 3 or not {1, 3} & {self.shape[0], self.shape[2]}):
+            raise ValueError(f"an image of shape {self.shape}")
+
+    @property
+    def in_words(self) -> str:
+        """What it is, for people."""
+        return f"image {self.shape}" if self.dtype == "uint8" else f"{self.shape}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Spaces:
     action_shape: tuple[int, ...]
     action_low: tuple[float, ...]  # (A,) float32 numbers
     action_high: tuple[float, ...]  # (A,)
+    view: View | None = None  # how images among the parts are looked at; None: there are none
 
     @classmethod
     def of_vectors(cls, obs_size: int, action_size: int) -> Self:
@@ -47,26 +59,54 @@ class Spaces:
         return self.obs[0].name == "obs"
 
     @property
-    def obs_shape(self) -> tuple[int, ...]:
-        """The shape of an observation as the environment gives it; (S,) where that is a Dict or a Tuple."""
-        return self.obs[0].shape if self.is_array else (self.obs_size,)
+    def images(self) -> tuple[ObsPart, ...]:
+        """The parts that are images."""
+        return tuple(part for part in self.obs if part.dtype == "uint8")
+
+    @property
+    def vectors(self) -> tuple[ObsPart, ...]:
+        """The parts that are not."""
+        return tuple(part for part in self.obs if part.dtype != "uint8")
+
+    @functools.cached_property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what is kept of an observation's images; no channel where it has none."""
+        if self.view is None:
+            return 0, 0, 0
+        grey = [self.view.frame_color == "grey" or 1 in (part.shape[0], part.shape[2]) for part in self.images]
+        return sum(1 if one else 3 for one in grey), self.view.frame_size, self.view.frame_size
+
+    @functools.cached_property
+    def frame_size(self) -> int:
+        """C * H * W."""
+        return math.prod(self.frame_shape)
+
+    @functools.cached_property
+    def vector_size(self) -> int:
+        """S: how many numbers an observation has beside its images."""
+        return sum(math.prod(part.shape) for part in self.vectors)
+
+    @functools.cached_property
+    def seen_size(self) -> int:
+        """How many numbers the networks see at once: S, and with images the pixels of K frames before them."""
+        return self.vector_size if self.view is None else self.view.frame_stack * self.frame_size + self.vector_size
 
     @property
     def obs_in_words(self) -> str:
         """The parts of an observation with their shapes, for people."""
-        if self.is_array:
-            return f"shape {self.obs_shape}"
-        return "parts " + ", ".join(f"{part.name.removeprefix('obs/')} {part.shape}" for part in self.obs)
+        parts = [f"{part.name.removeprefix('obs/')} {part.in_words}" for part in self.obs]
+        shape = "" if self.images else "shape "
+        return f"{shape}{self.obs[0].in_words}" if self.is_array else "parts " + ", ".join(parts)
 
     @property
     def obs_dtype(self) -> np.dtype[Any]:
-        """What an observation's numbers are kept as."""
-        return np.dtype(self.obs[0].dtype)
+        """What an observation's numbers are kept as: float32; with images the bytes of all of it."""
+        return np.dtype(np.float32 if self.view is None else np.uint8)
 
     @functools.cached_property
     def obs_size(self) -> int:
-        """S: the length of a flattened observation."""
-        return sum(math.prod(part.shape) for part in self.obs)
+        """The length of an observation as it is kept: S numbers, or the bytes of its frame and of these."""
+        return self.vector_size if self.view is None else self.frame_size + 4 * self.vector_size
 
     @property
     def action_size(self) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from t3d.config import TD3Config
-from t3d.networks import Actor, Adam, Critic
+from t3d.networks import Actor, Adam, Critic, Seeing, encoder_of
 from t3d.replay import Batch
 from t3d.spaces import Spaces
 
@@ -103,15 +103,20 @@ class TD3:
         self.spaces, self.config = spaces, config
         self.device = torch.device(device)
         self.updates = 0
+        # Images have an encoder in front: whatever follows sees its features. Vectors are seen as they are.
+        self.frame_encoder, sees = encoder_of(spaces, rng)
+        self.frame_encoder.to(self.device)
+        self.frame_encoder_target = copy.deepcopy(self.frame_encoder)
         # Step 2: an actor, and an actor target that starts as its copy.
-        self.actor = self.actor_class(spaces, config, rng).to(self.device)
+        self.actor = self.actor_class(sees, config, rng).to(self.device)
         self.actor_target = copy.deepcopy(self.actor)
         # Step 3: two critics that start different from each other, and two critic targets that start as copies.
-        self.critic: Any = self.critic_class(spaces, config, rng).to(self.device)
+        self.critic: Any = self.critic_class(sees, config, rng).to(self.device)
         self.critic_target: Any = copy.deepcopy(self.critic)
         # fused: one call moves all weights of a network, by the same formula.
         self.actor_optimizer = Adam(self.actor.parameters(), lr=config.lr, fused=True)
-        self.critic_optimizer = Adam(self.critic.parameters(), lr=config.lr, fused=True)
+        judging = [*self.frame_encoder.parameters(), *self.critic.parameters()]
+        self.critic_optimizer = Adam(judging, lr=config.lr, fused=True)
 
     def update(
         self, batch: Batch[NDArray[np.float32]] | Batch[Tensor], noise: Array, td_error: bool = False
@@ -132,14 +137,25 @@ class TD3:
         check_shapes(batch, noise, self.spaces)
         on_device = Batch(*(torch.as_tensor(part, device=self.device) for part in batch))
         self.updates += 1
-        target_q = self.target_q(on_device, torch.as_tensor(noise, device=self.device))  # (B,)
+        seen = self.seen(on_device)
+        target_q = self.target_q(seen, torch.as_tensor(noise, device=self.device))  # (B,)
         errors = self.td_error(on_device, target_q) if td_error else None
-        critic_loss, q1, q2 = self.update_critic(on_device, target_q)
+        critic_loss, q1, q2 = self.update_critic(seen, target_q)
         actor_loss = None
         if self.updates % self.config.policy_delay == 0:
-            actor_loss = self.update_actor(on_device)
+            actor_loss = self.update_actor(self.without_encoder(seen))
             self.update_targets()
         return UpdateInfo(critic_loss, q1, q2, target_q.mean(), actor_loss, errors)
+
+    def seen(self, batch: Batch[Tensor]) -> Batch[Tensor]:
+        """Return a batch as actor and critics see it: s through the encoder, s' through the encoder target."""
+        with torch.no_grad():
+            next_obs = self.frame_encoder_target(batch.next_obs)
+        return batch._replace(obs=self.frame_encoder(batch.obs), next_obs=next_obs)
+
+    def without_encoder(self, seen: Batch[Tensor]) -> Batch[Tensor]:
+        """Return a batch through which the encoder does not learn: the critics' loss alone moves it."""
+        return seen._replace(obs=seen.obs.detach())
 
     @torch.no_grad()
     def target_q(self, batch: Batch[Tensor], noise: Tensor) -> Tensor:
@@ -180,8 +196,9 @@ class TD3:
         """Let the targets follow: steps 14 and 15."""
         # Step 14: the actor target follows the actor.
         polyak(self.actor_target, self.actor, self.config.tau)
-        # Step 15: the critic target follows the critic.
+        # Step 15: the critic target follows the critic, and with it what it sees through.
         polyak(self.critic_target, self.critic, self.config.tau)
+        polyak(self.frame_encoder_target, self.frame_encoder, self.config.tau)
 
     @torch.no_grad()
     def td_error(self, batch: Batch[Tensor], target_q: Tensor) -> Tensor:
@@ -200,12 +217,14 @@ class TD3:
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the modules that hold weights, by name."""
-        return {
+        networks = {
             "actor": self.actor,
             "actor_target": self.actor_target,
             "critic": self.critic,
             "critic_target": self.critic_target,
         }
+        encoders = {"frame_encoder": self.frame_encoder, "frame_encoder_target": self.frame_encoder_target}
+        return networks if self.spaces.view is None else networks | encoders
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the Adams that move these, by name."""
@@ -213,7 +232,7 @@ class TD3:
 
     def policy_net(self) -> nn.Module:
         """Return what plays, a module from obs (B, S) to actions (B, A) in [-1, 1]: what a policy's file holds."""
-        return self.actor
+        return self.actor if self.spaces.view is None else Seeing(self.frame_encoder, self.actor)
 
     def policies(self) -> dict[str, nn.Module]:
         """Return everything that could be played in earnest, by name: evaluations play each, and keep the better."""
@@ -222,11 +241,14 @@ class TD3:
     def critic_net(self) -> nn.Module:
         """Return what judges, a module from obs (B, S) and action (B, A) to each critic's values (B,)."""
         net: nn.Module = self.critic
-        return net
+        return net if self.spaces.view is None else Seeing(self.frame_encoder, net)
 
     def target_nets(self) -> tuple[nn.Module, nn.Module]:
         """Return what plays and what judges in step 9's target, as `policy_net` and `critic_net`."""
-        return self.actor_target, self.critic_target
+        if self.spaces.view is None:
+            return self.actor_target, self.critic_target
+        encoder = self.frame_encoder_target
+        return Seeing(encoder, self.actor_target), Seeing(encoder, self.critic_target)
 
     def episode_ended(self, episode_return: float) -> bool:
         """Take note of how a training episode went; return whether the updates due may be made now."""
@@ -260,7 +282,7 @@ def check_shapes(batch: Batch[Any], noise: Array, spaces: Spaces) -> None:
     Raises:
         ValueError: a part of the batch, or the noise, has another shape than B, S and A ask for.
     """
-    rows, obs_size, action_size = len(batch.reward), spaces.obs_size, spaces.action_size
+    rows, obs_size, action_size = len(batch.reward), spaces.seen_size, spaces.action_size
     fits = (
         batch.obs.shape == batch.next_obs.shape == (rows, obs_size)
         and batch.action.shape == noise.shape == (rows, action_size)

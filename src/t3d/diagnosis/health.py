@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from t3d.frames import seen_in_episode
 from t3d.replay import Batch
+from t3d.spaces import Spaces
 from t3d.td3 import TD3, Array, smooth
 
 # Names to finite numbers; None where a number is not finite, or has no meaning.
@@ -36,11 +38,23 @@ PLAYED = 0.5
 class Trajectory(NamedTuple):
     """An episode, step by step: T steps."""
 
-    obs: NDArray[np.float32]  # (T, S)
+    obs: NDArray[Any]  # (T, S) as observations are kept, or as the networks take them: see `seen`
     action: NDArray[np.float32]  # (T, A) in [-1, 1]
     reward: NDArray[np.float32]  # (T,)
-    final_obs: NDArray[np.float32]  # (S,) what the last step led to
+    final_obs: NDArray[Any]  # (S,) what the last step led to
     terminated: bool  # whether it truly ended there; False: a time limit cut it
+
+
+def seen(played: Trajectory, spaces: Spaces, see: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Trajectory:
+    """Return an episode with its observations as the networks take them.
+
+    Args:
+        played: with observations as they are kept.
+        spaces: the environment's.
+        see: from raw observations to normalised ones.
+    """
+    obs = see(seen_in_episode(spaces, np.concatenate([played.obs, played.final_obs[None]])))
+    return played._replace(obs=obs[:-1], final_obs=obs[-1])
 
 
 def from_batch(
@@ -168,8 +182,9 @@ def _moves(agent: TD3, moved: TD3, batch: Batch[Tensor], noise: Tensor) -> dict[
     """Let a copy of the agent make the update; return what its critics said, and how far its weights moved."""
     with torch.no_grad():
         values = [q.double() for q in _opinions(moved.critic_net(), batch.obs, batch.action)]  # each (B,)
-    moved.update_critic(batch, moved.target_q(batch, noise))
-    moved.update_actor(batch)
+    seen_batch = moved.seen(batch)
+    moved.update_critic(seen_batch, moved.target_q(seen_batch, noise))
+    moved.update_actor(moved.without_encoder(seen_batch))
     q_scale = torch.stack(values).abs().mean()  # ()
     return {
         "q_scale": q_scale,
@@ -192,7 +207,7 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def from_evaluation(agent: TD3, trajectories: Sequence[Trajectory]) -> Numbers:
+def from_evaluation(agent: TD3, trajectories: Iterable[Trajectory]) -> Numbers:
     """Compare what the critics promised of the states of an evaluation with what was really obtained from them.
 
     What counts as obtained: a state with n steps still behind it gave g = sum over k < n of gamma^k * r_k. If the

@@ -29,6 +29,8 @@ def refusal(agent: TD3) -> str | None:
     """Return why this engine cannot run an agent, or None if it can."""
     if type(agent) is not TD3 or type(agent.actor) is not Actor or type(agent.critic) is not Critic:
         return f"{type(agent).__name__} is not t3d's own TD3, and may define the update anew"
+    if agent.spaces.view is not None:
+        return "images are seen by convolutions, which are PyTorch's own"
     for body in bodies_of(agent.actor, agent.critic):
         mlp = layers_of(body)
         if mlp is None or any(layer.norm is not None and layer.norm.eps != layers.NORM_EPS for layer in mlp):

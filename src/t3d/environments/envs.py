@@ -18,6 +18,7 @@ from t3d.environments.process_state import ProcessState
 from t3d.environments.worker_pool import Workers
 from t3d.errors import Diverged, EnvFailed
 from t3d.formats import EnvsState
+from t3d.frames import Stacks, vectors_of
 from t3d.replay import NOTHING
 
 
@@ -36,7 +37,7 @@ class Step(NamedTuple):
     reward: NDArray[np.float32]  # (N,)
     terminated: NDArray[np.bool_]  # (N,)
     truncated: NDArray[np.bool_]  # (N,)
-    next_obs: NDArray[np.float32]  # (N, S), the true one, also at an episode's end
+    next_obs: NDArray[Any]  # (N, S) as it is kept, the true one, also at an episode's end
     episodes: list[Episode]  # those that ended with this step
 
 
@@ -89,7 +90,9 @@ class Envs:
             else:
                 self._envs = Workers(env, n_envs, workers, timeout_s) if workers else Instances(env, n_envs)
         self.spaces = self._envs.spaces
-        self.obs = np.zeros((n_envs, self.spaces.obs_size), self.spaces.obs_dtype)  # where each environment stands
+        # Where each environment stands, as it is kept.
+        self.obs: NDArray[Any] = np.zeros((n_envs, self.spaces.obs_size), self.spaces.obs_dtype)
+        self._stacks = None if self.spaces.view is None else Stacks(self.spaces, n_envs)
         self._episode = np.full(n_envs, -1)
         self._return = np.zeros(n_envs)
         self._length = np.zeros(n_envs, int)
@@ -102,6 +105,11 @@ class Envs:
     def __len__(self) -> int:
         """Return N."""
         return len(self.obs)
+
+    @property
+    def seen(self) -> NDArray[np.float32]:
+        """What the networks see of where each environment stands, (N, S): with images the last frames at once."""
+        return self.obs if self._stacks is None else self._stacks.seen(self.obs)
 
     @property
     def is_hardware(self) -> bool:
@@ -135,8 +143,10 @@ class Envs:
             self._episode[ended] -= 1
             raise
         self.obs = obs
+        if self._stacks is not None:
+            self._stacks.begin(obs, ended)
 
-    def _reset(self, ended: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def _reset(self, ended: NDArray[np.bool_]) -> NDArray[Any]:
         try:
             with self._process:
                 for i in np.flatnonzero(ended).tolist():
@@ -145,8 +155,8 @@ class Envs:
                 self._envs.wait()
         except Broken as broken:
             raise self._failed(broken, None) from broken.__cause__
-        new_obs = np.where(ended[:, None], self._seen(), self.obs)
-        self._refuse_non_finite("observation", new_obs, None)
+        new_obs = np.where(ended[:, None], self._shown(), self.obs)
+        self._refuse_non_finite("observation", vectors_of(self.spaces, new_obs), None)
         return new_obs
 
     def step(self, action: NDArray[np.float32]) -> Step:
@@ -168,8 +178,8 @@ class Envs:
                 self._envs.wait()
         except Broken as broken:
             raise self._failed(broken, scaled) from broken.__cause__
-        next_obs, (reward, terminated, truncated) = self._seen(), self._answers()
-        self._refuse_non_finite("observation", next_obs, scaled)
+        next_obs, (reward, terminated, truncated) = self._shown(), self._answers()
+        self._refuse_non_finite("observation", vectors_of(self.spaces, next_obs), scaled)
         self._refuse_non_finite("reward", reward[:, None], scaled)
         self.env_steps += len(self)
         self._return += reward
@@ -177,6 +187,8 @@ class Envs:
         if self._limit is not None:
             truncated |= self._length >= self._limit
         self.obs = next_obs
+        if self._stacks is not None:
+            self._stacks.push(next_obs)
         episodes = [
             Episode(i, float(self._return[i]), int(self._length[i]), "terminated" if terminated[i] else "truncated")
             for i in range(len(self))
@@ -189,9 +201,7 @@ class Envs:
         """Where the episodes stand; with `obs`, the seeds and the actions played it is all there is to know."""
         return EnvsState(self.env_steps, self._episode.tolist(), self._return.tolist(), self._length.tolist())
 
-    def restore(
-        self, state: EnvsState, obs: NDArray[np.float32], played: Sequence[NDArray[Any] | None]
-    ) -> list[str | None]:
+    def restore(self, state: EnvsState, obs: NDArray[Any], played: Sequence[NDArray[Any] | None]) -> list[str | None]:
         """Bring every environment to where another of the same name and seeds stood.
 
         It needs no help of the environment: a new instance is reset with the episode's seed and plays the episode's
@@ -209,6 +219,8 @@ class Envs:
         self.env_steps = state.env_steps
         self._episode[:], self._return[:], self._length[:] = state.episode, state.episode_return, state.length
         self.obs = obs.copy()
+        if self._stacks is not None:
+            self._stacks.restore(self.obs, [None if rows is None else rows["obs"] for rows in played])
         differs = [None if rows is None else self._play_again(i, rows) for i, rows in enumerate(played)]
         return [
             None if what is None else f"environment {i}, episode {self._episode[i]}, {what}"
@@ -249,9 +261,9 @@ class Envs:
             with self._process:
                 self._envs.close()
 
-    def _seen(self) -> NDArray[np.float32]:
-        """Return a copy of all observations, (N, S)."""
-        return self._envs.rows.obs.reshape(len(self), -1).copy()
+    def _shown(self) -> NDArray[Any]:
+        """Return a copy of all observations, (N, S) as they are kept."""
+        return self._envs.rows.obs.copy()
 
     def _answers(self) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
         """Return copies of all rewards and flags, (N,)."""

@@ -16,6 +16,7 @@ from t3d.environments.make import close, is_ctrl_c, make, period_of, spaces_of
 from t3d.environments.silence import quiet_pybullet
 from t3d.environments.values import first_of, five_of, flag_of, numbers_of, reward_of
 from t3d.errors import EnvFailed, message_of
+from t3d.frames import frames_of, pack
 from t3d.spaces import Spaces
 
 
@@ -37,7 +38,7 @@ def row_dtype(spaces: Spaces) -> np.dtype[np.void]:
     """Return the layout of one environment's row: the action it is given, and all that it answers."""
     return np.dtype(
         [
-            ("obs", spaces.obs_dtype, spaces.obs_shape),
+            ("obs", spaces.obs_dtype, (spaces.obs_size,)),
             ("action", np.float32, spaces.action_shape),
             ("reward", np.float32),
             ("terminated", np.bool_),
@@ -51,7 +52,7 @@ def row_dtype(spaces: Spaces) -> np.dtype[np.void]:
 class Rows(NamedTuple):
     """The rows of N environments, as columns: a field of a structured array takes longer to find than to read."""
 
-    obs: NDArray[Any]  # (N, *obs_shape), as the space says
+    obs: NDArray[Any]  # (N, S) as observations are kept
     action: NDArray[np.float32]  # (N, *action_shape)
     reward: NDArray[np.float32]  # (N,)
     terminated: NDArray[np.bool_]  # (N,)
@@ -79,7 +80,7 @@ class Instances:
     def __init__(self, env: EnvSpec, n_envs: int, *, render: bool = False) -> None:
         self._spec, self._name = env, env.title
         self.envs = [make(env, render=render) for _ in range(n_envs)]
-        self.spaces: Spaces = spaces_of(self.envs[0], self._name)
+        self.spaces: Spaces = spaces_of(self.envs[0], self._name, env.view)
         self.gym_spaces: tuple[Any, Any] = self.envs[0].observation_space, self.envs[0].action_space
         self.period_s = period_of(self.envs[0], env)
         spec = self.envs[0].spec
@@ -138,10 +139,15 @@ class Instances:
             raise Broken(i, failed) from None
 
     def _obs(self, given: Any) -> NDArray[Any]:
-        if self.spaces.is_array:
-            return numbers_of(given, "obs", self.spaces.obs_shape, self.spaces.obs_dtype, self._name)
-        dtype = self.spaces.obs_dtype
-        return np.concatenate([numbers_of(given, p.name, p.shape, dtype, self._name).ravel() for p in self.spaces.obs])
+        if self.spaces.view is None and self.spaces.is_array:
+            return numbers_of(given, self.spaces.obs[0], self._name).ravel()
+        parts = {part.name: numbers_of(given, part, self._name) for part in self.spaces.obs}
+        vectors = [parts[part.name].ravel() for part in self.spaces.vectors]
+        vector: NDArray[Any] = np.concatenate(vectors) if vectors else np.zeros(0, np.float32)
+        if self.spaces.view is None:
+            return vector
+        row: NDArray[np.uint8] = pack(frames_of(self.spaces, parts)[None], vector[None])[0]
+        return row
 
     def _action(self, action: NDArray[np.float32]) -> NDArray[Any]:
         """Return a copy of an action, as its space has it: an environment may keep it, and this memory is reused."""

@@ -23,7 +23,8 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from t3d.address import FILE_AND_NAME, importable_from, module_at, object_at
-from t3d.env_spec import EnvSpec
+from t3d.env_spec import EnvSpec, View
+from t3d.environments.images import is_image, refuse_too_small
 from t3d.environments.process_state import ProcessState
 from t3d.environments.silence import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
 from t3d.errors import EnvRefused, Refused, message_of, shortened
@@ -262,16 +263,21 @@ def spaces_in(env: EnvSpec) -> Spaces:
     with ProcessState(env.title):
         made = make(env)
         try:
-            return spaces_of(made, env.title)
+            return spaces_of(made, env.title, env.view)
         finally:
             close(made, env.title)
 
 
-def spaces_of(env: Env, name: str) -> Spaces:
+def spaces_of(env: Env, name: str, view: View) -> Spaces:
     """Return an environment's spaces.
 
+    Args:
+        env: made.
+        name: of it, for messages.
+        view: how images among its observations are looked at.
+
     Raises:
-        EnvRefused: TD3 cannot act in it, or t3d cannot yet see in it.
+        EnvRefused: TD3 cannot act in it, or t3d cannot see in it.
     """
     obs, action = env.observation_space, env.action_space
     if not isinstance(action, gym.spaces.Box) or not np.issubdtype(action.dtype, np.floating):
@@ -299,7 +305,10 @@ def spaces_of(env: Env, name: str) -> Spaces:
         )
     if not parts or 0 in action.shape or any(0 in part.shape for part in parts):
         raise EnvRefused("a space is empty", got=f"{name}: obs {obs}, action {action.shape}")
-    return Spaces(parts, action.shape, tuple(low.tolist()), tuple(high.tolist()))
+    for part in parts:
+        refuse_too_small(part, view, name)
+    sees = view if any(part.dtype == "uint8" for part in parts) else None
+    return Spaces(parts, action.shape, tuple(low.tolist()), tuple(high.tolist()), sees)
 
 
 def period_of(env: Env, spec: EnvSpec) -> float | None:
@@ -363,12 +372,5 @@ def _obs_parts(space: gym.Space[Any], part: str, name: str) -> Iterator[ObsPart]
             expected="a Box of numbers, or a Dict or Tuple of such",
             do=_OLD_GYM if _package(space) else _cure_of_observations(space),
         )
-    elif space.dtype == np.uint8 and len(space.shape) >= 2:
-        raise EnvRefused(
-            "image observations are not yet supported",
-            got=f"{name}: {part} is an image of shape {space.shape}",
-            expected="a vector of numbers",
-            do="choose a variant of the environment that observes its state",
-        )
     else:
-        yield ObsPart(name=part, shape=space.shape)
+        yield ObsPart(name=part, shape=space.shape, dtype="uint8" if is_image(space, f"{name}: {part}") else "float32")

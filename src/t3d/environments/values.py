@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.errors import EnvFailed, shortened
-from t3d.spaces import part_of
+from t3d.spaces import ObsPart, part_of
 
 _log = logging.getLogger("t3d")
 _LARGEST = float(np.finfo(np.float32).max)
@@ -65,29 +65,30 @@ def flag_of(given: Any, field: str, name: str) -> bool:
     return bool(array.item())
 
 
-def numbers_of(given: Any, part: str, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+def numbers_of(given: Any, part: ObsPart, name: str) -> NDArray[Any]:
     """Return a part of an observation as an array of its space's shape.
 
     Args:
         given: what the environment handed back.
-        part: as `ObsPart` names it; obs for all of it.
-        shape: of its space.
-        dtype: what it is kept as.
+        part: which, and what it is: numbers, or an image.
         name: the environment's, for warnings.
 
     Raises:
         EnvFailed: it is no array of numbers, of another shape, or there is no such part.
     """
     try:
-        chosen = part_of(given, part)
+        chosen = part_of(given, part.name)
     except (LookupError, TypeError, ValueError):
-        raise _wrong("observation", given, f"one with the part {part}, as its space says") from None
+        raise _wrong("observation", given, f"one with the part {part.name}, as its space says") from None
     array = _array_of(chosen, "observation", name)
-    if array is None or array.dtype.kind not in "biuf" or array.shape != shape:
-        of_part = "" if part == "obs" else f" in the part {part}"
-        raise _wrong("observation", chosen, f"numbers of shape {shape}{of_part}")
+    is_image = part.dtype == "uint8"
+    kinds = array is not None and (array.dtype == np.uint8 if is_image else array.dtype.kind in "biuf")
+    if array is None or not kinds or array.shape != part.shape:
+        of_part = "" if part.name == "obs" else f" in the part {part.name}"
+        what = "an image of uint8 and" if is_image else "numbers of"
+        raise _wrong("observation", chosen, f"{what} shape {part.shape}{of_part}")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused with its place in the run
-        return array.astype(dtype, copy=False)
+        return array.astype(part.dtype, copy=False)
 
 
 def five_of(given: Any) -> tuple[Any, Any, Any, Any]:

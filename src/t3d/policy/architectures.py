@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.formats import PolicyInfo
+from t3d.frames import FEATURES, Convolution, convolutions
 from t3d.policy.player import Floats, Operation
 
 
@@ -23,7 +24,7 @@ class _Graph:
         self.left = dict(tensors)
         self._widths = [obs_size]
 
-    def add(self, kind: str, *inputs: int, width: int = 0, weights: tuple[Floats, ...] = ()) -> int:
+    def add(self, kind: str, *inputs: int, width: int = 0, weights: tuple[NDArray[Any], ...] = ()) -> int:
         """Append an operation, as wide as its input if nothing is said. Return the number of what it gives."""
         width = width or sum(self._widths[i] for i in inputs)
         self.operations.append(Operation(kind, inputs, width, weights))
@@ -39,6 +40,15 @@ class _Graph:
         """Append the layer normalisation of this name."""
         weights = self._take(f"{name}.weight", self._widths[x]), self._take(f"{name}.bias", self._widths[x])
         return self.add("layer_norm", x, weights=weights)
+
+    def convolution(self, x: int, name: str, layer: Convolution) -> int:
+        """Append the convolution of this name."""
+        weights = (
+            self._take(f"{name}.weight", layer.outputs, layer.inputs, layer.kernel, layer.kernel),
+            self._take(f"{name}.bias", layer.outputs),
+        )
+        width = layer.outputs * layer.size**2
+        return self.add("convolution", x, width=width, weights=(*weights, np.array(layer.stride)))
 
     def _take(self, name: str, *shape: int) -> Floats:
         if name not in self.left:
@@ -75,6 +85,24 @@ def _mlp(graph: _Graph, info: PolicyInfo) -> None:
     graph.add("tanh", _body(graph, 0, "body", info.hidden, info.spaces.action_size, layer_norm=info.layer_norm))
 
 
+def _cnn(graph: _Graph, info: PolicyInfo) -> None:
+    """Append `networks.Seeing`, with a `PixelEncoder` before an `Actor`."""
+    spaces, layers = info.spaces, convolutions(info.spaces)
+    assert spaces.view is not None
+    channels, height, width = spaces.frame_shape
+    shape = np.array([spaces.view.frame_stack * channels, height, width])
+    x = graph.add("frames", 0, width=int(shape.prod()), weights=(shape,))
+    for number, layer in enumerate(layers):
+        x = graph.add("relu", graph.convolution(x, f"encoder.body.{2 * number}", layer))
+    units = graph.layer_norm(graph.dense(graph.add("flat", x), "encoder.head.0", FEATURES), "encoder.head.1")
+    features = graph.add("tanh", units)
+    if spaces.vector_size:
+        vectors = graph.add("vectors", 0, width=spaces.vector_size, weights=(shape,))
+        features = graph.add("concat", features, vectors)
+    body = _body(graph, features, "body.body", info.hidden, spaces.action_size, layer_norm=info.layer_norm)
+    graph.add("tanh", body)
+
+
 def _sale(graph: _Graph, info: PolicyInfo) -> None:
     """Append `networks.SalePolicy`."""
     width = info.embedding
@@ -85,7 +113,7 @@ def _sale(graph: _Graph, info: PolicyInfo) -> None:
 
 
 # By name in a policy's file. Another one is the caller's, who gives its class.
-ARCHITECTURES: dict[str, Callable[[_Graph, PolicyInfo], None]] = {"mlp": _mlp, "sale": _sale}
+ARCHITECTURES: dict[str, Callable[[_Graph, PolicyInfo], None]] = {"mlp": _mlp, "cnn": _cnn, "sale": _sale}
 
 
 def operations_of(info: PolicyInfo, tensors: Mapping[str, NDArray[Any]]) -> list[Operation]:
@@ -98,9 +126,9 @@ def operations_of(info: PolicyInfo, tensors: Mapping[str, NDArray[Any]]) -> list
     Raises:
         ValueError: the tensors are not those of such a network.
     """
-    if info.spaces.obs_dtype != np.float32:
-        raise ValueError(f"{info.architecture} takes float32 numbers, not {info.spaces.obs_dtype}")
-    graph = _Graph(tensors, info.spaces.obs_size)
+    if (info.spaces.view is not None) != (info.architecture == "cnn"):
+        raise ValueError(f"{info.architecture} does not see {info.spaces.obs_in_words}")
+    graph = _Graph(tensors, info.spaces.seen_size)
     ARCHITECTURES[info.architecture](graph, info)
     if graph.left:
         raise ValueError(f"tensors that {info.architecture} does not have: {', '.join(sorted(graph.left))[:500]}")

@@ -55,7 +55,7 @@ def read(path: Path) -> tuple[PolicyInfo, dict[str, NDArray[Any]]]:
         header = read_policy_header(path, file)
         info, ours = header.info, header.info.architecture in ARCHITECTURES
         least_bytes, most_bytes = (4 * info.weights,) * 2 if ours else (0, 4 * MAX_WEIGHTS)
-        most_bytes += 8 * len(STATISTICS) * info.spaces.obs_size
+        most_bytes += 8 * len(STATISTICS) * info.spaces.vector_size
         size = os.fstat(file.fileno()).st_size - len(header.content)
         try:
             if not least_bytes <= size <= most_bytes:
@@ -80,7 +80,7 @@ def split(info: PolicyInfo, tensors: Tensors) -> tuple[Tensors, tuple[NDArray[np
     taken = [tensors[name] for name in STATISTICS if name in tensors]
     if not taken:
         return weights, None
-    size = info.spaces.obs_size
+    size = info.spaces.vector_size
     fit = all(t.dtype == np.float64 and t.shape == (size,) and np.isfinite(t).all() for t in taken)
     if len(taken) != len(STATISTICS) or not fit or not (taken[1] > 0).all():
         raise ValueError(f"{' and '.join(STATISTICS)} are not {size} finite float64 numbers each, obs_std above 0")

@@ -60,7 +60,7 @@ def others_busy() -> Iterator[int]:
 def as_given(flat: NDArray[np.float32], spaces: Spaces) -> Any:
     """Return a flattened observation (S,) as a policy is called with one: an array, or a Dict of its parts."""
     if spaces.is_array:
-        return flat.reshape(spaces.obs_shape)
+        return flat.reshape(spaces.obs[0].shape)
     obs: dict[str, Any] = {}
     at = 0
     for part in spaces.obs:

@@ -21,13 +21,16 @@ def normalize(obs: NDArray[Any], mean: NDArray[np.float64], std: NDArray[np.floa
     """Return observations as the networks take them.
 
     Args:
-        obs: (B, S) as the environment gave them.
+        obs: (B, S) as the environment gave them, behind the pixels of images where there are such.
         mean: (S,).
         std: (S,) above 0.
 
     Returns:
         (B, S) in [-CLIP, CLIP]: how many standard deviations each lies from the mean.
     """
+    size = len(mean)
+    if obs.shape[1] > size:  # pixels stand before the numbers
+        return np.concatenate([obs[:, :-size], normalize(obs[:, -size:], mean, std)], axis=1)
     # In float64: beside a large mean float32 would lose the digits that tell observations apart.
     scaled = obs - mean
     scaled /= std
@@ -95,5 +98,5 @@ class Normalizer:
 
 
 def as_networks_see(obs: NDArray[np.float32], normalizer: Normalizer | None) -> NDArray[np.float32]:
-    """Return observations (B, S) as the networks take them: normalised, if that is asked for."""
+    """Return observations (B, S) as the networks take them: normalised on request, all but pixels."""
     return obs if normalizer is None else normalizer(obs)

@@ -8,7 +8,7 @@ to a BLAS library, whose threads belong to the whole process and whose sums depe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ class Operation(NamedTuple):
     kind: str  # a key of FUNCTIONS
     inputs: tuple[int, ...]  # what it takes: 0 is the observation, k what the k-th operation gave
     width: int  # of what it gives
-    weights: tuple[Floats, ...] = ()
+    weights: tuple[NDArray[Any], ...] = ()
 
 
 def dense(x: Floats, weight: Floats, bias: Floats) -> Floats:
@@ -35,6 +35,33 @@ def dense(x: Floats, weight: Floats, bias: Floats) -> Floats:
     y: Floats = np.einsum("oi,i->o", weight, x)
     y += bias
     return y
+
+
+def frames(x: Floats, shape: NDArray[np.int64]) -> Floats:
+    """Return the pixels that x (I,) begins with, from 0 to 255, as pictures of this shape, from -0.5 to 0.5."""
+    pictures: Floats = x[: shape.prod()].reshape(shape) / np.float32(255) - np.float32(0.5)
+    return pictures
+
+
+def vectors(x: Floats, shape: NDArray[np.int64]) -> Floats:
+    """Return what stands in x (I,) behind pictures of this shape."""
+    return x[shape.prod() :]
+
+
+def convolution(x: Floats, weight: Floats, bias: Floats, stride: NDArray[np.int64]) -> Floats:
+    """Return pictures x (I, H, W) under the filters weight (O, I, K, K), so many pixels apart, plus bias (O,)."""
+    step = int(stride)
+    kernel = weight.shape[2:]
+    patches = np.lib.stride_tricks.sliding_window_view(x, kernel, axis=(1, 2))[:, ::step, ::step]  # (I, H', W', K, K)
+    rows = np.ascontiguousarray(patches.transpose(1, 2, 0, 3, 4)).reshape(-1, weight[0].size)
+    y: Floats = np.einsum("oi,pi->op", weight.reshape(len(weight), -1), rows)
+    y += bias[:, None]
+    return y.reshape(len(weight), *patches.shape[1:3])
+
+
+def flat(x: Floats) -> Floats:
+    """Return x as one row."""
+    return x.reshape(-1)
 
 
 def layer_norm(x: Floats, weight: Floats, bias: Floats) -> Floats:
@@ -75,6 +102,10 @@ def tanh(x: Floats) -> Floats:
 
 FUNCTIONS: dict[str, Callable[..., Floats]] = {
     "dense": dense,
+    "frames": frames,
+    "vectors": vectors,
+    "convolution": convolution,
+    "flat": flat,
     "layer_norm": layer_norm,
     "relu": relu,
     "elu": elu,

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.formats import PolicyInfo
+from t3d.frames import frames_of
 from t3d.policy.architectures import ARCHITECTURES, operations_of
 from t3d.policy.files import Tensors, read, split
 from t3d.policy.normalizer import normalize
@@ -69,7 +70,7 @@ class Policy:
             self._net = own_net(info, weights, algorithm)
 
     def act(self, obs: Floats) -> Floats:
-        """Return actions (N, A) in [-1, 1] for obs (N, S), raw as an environment gives them; nothing is refused."""
+        """Return actions (N, A) in [-1, 1] for obs (N, S), raw as `Envs.seen` gives them; nothing is refused."""
         obs = np.ascontiguousarray(obs)  # another layout would give other bits
         return self._net(obs if self.statistics is None else normalize(obs, *self.statistics))
 
@@ -78,7 +79,8 @@ class Policy:
 
         Args:
             obs: in the environment's observation shape, or with one dimension more in front; a Dict or a Tuple where
-                the environment gives such, each part with or without that dimension.
+                the environment gives such, each part with or without that dimension. Of an image the last K frames,
+                the oldest first, (K, H, W, C) say: `player` keeps them.
 
         Returns:
             In the environment's action shape and units, with that dimension in front if obs has it.
@@ -87,15 +89,33 @@ class Policy:
             ValueError: obs has another shape, lacks a part, holds no real numbers, or numbers that are not finite
                 and may not be answered with the last good action, or cannot, as there was none.
         """
-        arrays = [self._array_of(obs, part) for part in self._spaces.obs]
-        leading = {array.shape[: array.ndim - len(p.shape)] for array, p in zip(arrays, self._spaces.obs, strict=True)}
+        return self.of_parts({part.name: self.array_of(obs, part, self._shape_of(part)) for part in self._spaces.obs})
+
+    def of_parts(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return actions as a call does, for the parts of an observation by name, each with rows in front or none."""
+        spaces = self._spaces
+        leading = {arrays[p.name].shape[: arrays[p.name].ndim - len(self._shape_of(p))] for p in spaces.obs}
         if len(leading) != 1:
             raise ValueError(f"the parts of these observations are of different numbers: {leading}")
         (front,) = leading
         rows = math.prod(front)
-        sizes = [math.prod(part.shape) for part in self._spaces.obs]
-        flat = np.concatenate([a.reshape(rows, size) for a, size in zip(arrays, sizes, strict=True)], axis=1)
-        return self.of_flat(flat).reshape(front + self._spaces.action_shape)
+        flat: list[NDArray[Any]] = [arrays[part.name].reshape(rows, -1) for part in spaces.vectors]
+        if (view := spaces.view) is not None:
+            stacks = {p.name: arrays[p.name].reshape(rows, view.frame_stack, *p.shape) for p in spaces.images}
+            frames = [
+                [frames_of(spaces, {n: s[r, k] for n, s in stacks.items()}) for k in range(view.frame_stack)]
+                for r in range(rows)
+            ]
+            flat = [np.array(frames, np.float32).reshape(rows, -1), *flat]
+        return self.of_flat(np.concatenate(flat, axis=1)).reshape(front + spaces.action_shape)
+
+    def _shape_of(self, part: ObsPart) -> tuple[int, ...]:
+        view = self._spaces.view
+        return part.shape if view is None or part.dtype != "uint8" else (view.frame_stack, *part.shape)
+
+    def player(self) -> Player:
+        """Return what plays one observation after the other, as an environment or a camera gives them."""
+        return Player(self)
 
     def of_flat(self, flat: Floats) -> NDArray[np.float32]:
         """Return actions (N, A) in the environment's units, as a call does, for flattened observations (N, S).
@@ -140,7 +160,12 @@ class Policy:
             what += f"{np.abs(flat[row]).max()}"
         raise ValueError(f"{what}{none}; t3d.load(..., on_bad='hold') answers with the last good action")
 
-    def _array_of(self, obs: Any, part: ObsPart) -> NDArray[Any]:
+    def array_of(self, obs: Any, part: ObsPart, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return a part of an observation as an array of this shape, or with rows in front.
+
+        Raises:
+            ValueError: as a call.
+        """
         takes = "this policy takes observations of"
         of_part = "" if part.name == "obs" else f" in the part {part.name}"
         try:
@@ -149,27 +174,91 @@ class Policy:
             raise ValueError(f"{takes} {self._spaces.obs_in_words}: {error}") from error
         if given.dtype.kind not in "biuf":
             raise ValueError(f"{takes} real numbers{of_part}, got {given.dtype}")
-        if given.shape != part.shape and given.shape[1:] != part.shape:
-            raise ValueError(f"{takes} shape {part.shape} or (N, *{part.shape}){of_part}, got {given.shape}")
+        if part.dtype == "uint8" and given.dtype != np.uint8:
+            raise ValueError(f"{takes} an image of uint8{of_part}, got {given.dtype}")
+        if given.shape != shape and given.shape[1:] != shape:
+            alone = given.shape == part.shape
+            hint = f": that is one frame, and it sees {shape[0]} at once; policy.player() keeps them" if alone else ""
+            raise ValueError(f"{takes} shape {shape} or (N, *{shape}){of_part}, got {given.shape}{hint}")
         with np.errstate(over="ignore"):  # what is too large for float32 is not finite then, and refused for that
             return given.astype(part.dtype)
 
     def predict(
         self,
         obs: ArrayLike | Mapping[str, Any],
-        state: None = None,
-        episode_start: object = None,
+        state: tuple[NDArray[np.uint8], ...] | None = None,
+        episode_start: ArrayLike | None = None,
         deterministic: bool = True,
-    ) -> tuple[NDArray[np.float32], None]:
-        """Return (action, None): the convention Stable-Baselines3's helpers expect.
+    ) -> tuple[NDArray[np.float32], tuple[NDArray[np.uint8], ...] | None]:
+        """Return (action, state): the convention Stable-Baselines3's helpers expect.
 
         Args:
-            obs: as in a call.
-            state: a policy without memory has none.
-            episode_start: not needed without memory.
+            obs: as in a call; of an image the newest frame alone.
+            state: what this returned for the observations before; None begins. A policy of vectors has none.
+            episode_start: of each row whether an episode begins with it, so that frames before it are forgotten.
             deterministic: TD3's policy has no randomness of its own, so both values give the same action.
         """
-        return self(obs), None
+        if self._spaces.view is None:
+            return self(obs), None
+        player = Player(self, state)
+        action = player(obs, episode_start)
+        return action, player.state
+
+
+class Player:
+    """Play a policy on one observation after the other; of images it keeps the last frames.
+
+    Args:
+        policy: what plays.
+        state: of another player, to go on where that stood.
+    """
+
+    def __init__(self, policy: Policy, state: tuple[NDArray[np.uint8], ...] | None = None) -> None:
+        self._policy = policy
+        self.state = state
+        """The last frames of each image, (N, K, *shape) or (K, *shape) each, the oldest first; None at first."""
+
+    def __call__(
+        self, obs: ArrayLike | Mapping[str, Any], episode_start: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """Return the action for the next observation, or the actions for a batch of them.
+
+        Args:
+            obs: as the environment gives it: of an image the newest frame.
+            episode_start: (N,) where an episode begins with it; as after `reset`.
+
+        Raises:
+            ValueError: as a call of the policy.
+        """
+        spaces = self._policy.info.spaces
+        if spaces.view is None:
+            return self._policy(obs)
+        frames = [self._policy.array_of(obs, part, part.shape) for part in spaces.images]
+        self.state = tuple(self._pushed(k, frame, episode_start) for k, frame in enumerate(frames))
+        stacks = dict(zip((part.name for part in spaces.images), self.state, strict=True))
+        vectors = {part.name: self._policy.array_of(obs, part, part.shape) for part in spaces.vectors}
+        return self._policy.of_parts(stacks | vectors)
+
+    def _pushed(self, k: int, frame: NDArray[np.uint8], episode_start: ArrayLike | None) -> NDArray[np.uint8]:
+        """Return the last frames of the k-th image with the newest behind them."""
+        view, image = self._policy.info.spaces.view, self._policy.info.spaces.images[k]
+        assert view is not None
+        axis = frame.ndim - len(image.shape)  # the stack's, behind that of rows where there is one
+        begun = np.repeat(np.expand_dims(frame, axis), view.frame_stack, axis)
+        if self.state is None:
+            return begun
+        if (before := self.state[k]).shape != begun.shape:
+            raise ValueError(f"frames of shape {frame.shape} behind others; reset() begins anew")
+        went_on = np.concatenate([np.delete(before, 0, axis), np.expand_dims(frame, axis)], axis)
+        if episode_start is None:
+            return went_on
+        anew = np.asarray(episode_start, bool).reshape(frame.shape[:axis])
+        return np.where(anew.reshape(anew.shape + (1,) * (begun.ndim - anew.ndim)), begun, went_on)
+
+    def reset(self) -> None:
+        """Begin an episode: forget the frames before it, and the last good actions."""
+        self.state = None
+        self._policy.reset()
 
 
 def load(path: str | Path, algorithm: Algorithm | None = None, on_bad: OnBad = "raise") -> Policy:

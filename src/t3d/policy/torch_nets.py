@@ -15,7 +15,7 @@ from torch import nn
 
 from t3d.config import Config, TD3Config
 from t3d.formats import PolicyInfo, class_name
-from t3d.networks import Actor, SalePolicy
+from t3d.networks import Actor, PixelEncoder, SalePolicy, Seeing
 from t3d.policy.files import Tensors
 from t3d.policy.player import Floats
 from t3d.spaces import Spaces
@@ -36,6 +36,8 @@ Algorithm = Callable[[Spaces, TD3Config, np.random.Generator], Agent]
 
 def architecture_of(net: nn.Module) -> str:
     """Return how a policy's file names the network that plays."""
+    if isinstance(net, Seeing) and type(net.encoder) is PixelEncoder and type(net.body) is Actor:
+        return "cnn"
     ours = (name for name, kind in _OURS.items() if type(net) is kind)
     return next(ours, f"<own>.{class_name(type(net))}")
 

@@ -13,8 +13,9 @@ from t3d.diagnosis import actions
 from t3d.diagnosis.actions import ActionTrace
 from t3d.env_spec import EnvSpec
 from t3d.errors import RunRefused
-from t3d.formats import MILESTONES, ROWS, Engine, HalfRow, Machine, Manifest, Row, RowReader, RunRecord
+from t3d.formats import MILESTONES, ROWS, Engine, Machine, Manifest, Row, RunRecord
 from t3d.storage import checked_files
+from t3d.storage.row_lines import HalfRow, RowReader
 
 # What a report reads.
 _READ = (

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from t3d.diagnosis import explain
 from t3d.diagnosis.explained import Explained, Film, Followed, Plane, Update
-from t3d.diagnosis.health import Trajectory
+from t3d.diagnosis.health import Trajectory, seen
 from t3d.env_spec import EnvSpec
 from t3d.environments.make import close, make
 from t3d.environments.process_state import ProcessState
@@ -172,8 +172,7 @@ def _without(what: str, error: T3DError) -> str:
 
 
 def _as_networks_see(snapshot: Snapshot, episode: Trajectory) -> Trajectory:
-    final_obs = snapshot.seen(episode.final_obs[None])[0]
-    return episode._replace(obs=snapshot.seen(episode.obs), final_obs=final_obs)
+    return seen(episode, snapshot.info.spaces, snapshot.seen)
 
 
 def _plane(snapshot: Snapshot, update: Update | None, episode: Trajectory | None) -> Plane | None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from t3d.errors import RunRefused
-from t3d.formats import HalfRow, MetricsState, Row, RowReader, as_line
+from t3d.formats import MetricsState, Row
 from t3d.runs.tensorboard import TensorBoard
 from t3d.storage.append_log import AppendLog
+from t3d.storage.row_lines import HalfRow, RowReader, as_line
 
 _log = logging.getLogger("t3d")
 

@@ -158,7 +158,7 @@ def _restored(
     if manifest.run != record.run or len(trainer.written) != config.n_envs:
         raise RunRefused("a checkpoint is not of this run", got=f"{path}: run {manifest.run}", expected=record.run)
     agent = algorithm(spaces, config.td3, np.random.default_rng(0))
-    normalizer = Normalizer(spaces.obs_size) if config.normalize_obs else None
+    normalizer = Normalizer(spaces.vector_size) if config.normalize_obs else None
     expected = {name: tensor.numpy() for name, tensor in agent.tensors().items()}
     expected |= normalizer.state() if normalizer else {}
     expected["obs"] = np.zeros((config.n_envs, spaces.obs_size), spaces.obs_dtype)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from t3d.formats import HalfRow, Row, RowReader
+from t3d.formats import Row
+from t3d.storage.row_lines import HalfRow, RowReader
 
 
 class Tail:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from t3d.config import Config
 from t3d.environments.envs import Envs, Episode
 from t3d.formats import EnvsState
+from t3d.frames import vectors_of
 from t3d.policy.normalizer import Normalizer, as_networks_see
 from t3d.replay import Replay
 from t3d.training.evaluation import Act
@@ -69,9 +70,9 @@ class Collector:
             self._ended = step.terminated | step.truncated
         return step.episodes
 
-    def _observe(self, obs: NDArray[np.float32]) -> None:
+    def _observe(self, obs: NDArray[Any]) -> None:
         if self.normalizer is not None:
-            self.normalizer.observe(obs)
+            self.normalizer.observe(vectors_of(self.envs.spaces, obs))
 
     def _draw_action(self, act: Act) -> NDArray[np.float32]:
         shape, env_steps = (len(self.envs), self.envs.spaces.action_size), self.envs.env_steps
@@ -79,7 +80,7 @@ class Collector:
             return self._streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
         noise = self._streams.exploration.standard_normal(shape, np.float32)
         noise *= self._config.exploration_noise_at(env_steps)
-        noise += act(as_networks_see(self.envs.obs, self.normalizer))
+        noise += act(as_networks_see(self.envs.seen, self.normalizer))
         np.maximum(noise, -1, out=noise)
         return np.minimum(noise, 1, out=noise)
 

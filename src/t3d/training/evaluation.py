@@ -135,9 +135,9 @@ def play(
 def _step_to_end(
     act: Act, envs: Envs, between: Callable[[], None], trajectories: list[Trajectory] | None, last: bool
 ) -> tuple[float, int]:
-    steps: list[tuple[NDArray[np.float32], NDArray[np.float32], np.float32]] = []
+    steps: list[tuple[NDArray[Any], NDArray[np.float32], np.float32]] = []
     while True:
-        obs, action = envs.obs, act(envs.obs)
+        obs, action = envs.obs, act(envs.seen)
         step = envs.step(action)
         if trajectories is not None:
             steps.append((obs[0], action[0], step.reward[0]))
@@ -145,7 +145,7 @@ def _step_to_end(
             break
         between()
     if trajectories is not None:
-        obs, action, reward = (np.array(part, np.float32) for part in zip(*steps, strict=True))
+        obs, action, reward = (np.array(part) for part in zip(*steps, strict=True))
         trajectories.append(Trajectory(obs, action, reward, step.next_obs[0], bool(step.terminated[0])))
     if not last:
         envs.reset(np.ones(1, bool))

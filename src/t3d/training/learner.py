@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from t3d.config import Config
 from t3d.diagnosis import health
 from t3d.engines.choose import choose, choose_threads, multiply_adds, that_draws
 from t3d.errors import Diverged
+from t3d.frames import shifts
 from t3d.machine import usable_cores
 from t3d.policy.normalizer import Normalizer, as_networks_see
 from t3d.replay import Batch, Replay
@@ -94,21 +96,22 @@ class Learner:
         index = self.replay.draw(self._streams.index, size)
         noise = self._streams.target_noise.standard_normal((size, self.agent.spaces.action_size), np.float32)
         priorities = self.replay.priorities
-        info = self.engine.update(self._batch(index), noise, priorities is not None)
+        by = None if self.agent.spaces.view is None else shifts(self.agent.spaces, self._streams.shifts, size)
+        info = self.engine.update(self._batch(index, by), noise, priorities is not None)
         if priorities is not None:
             priorities.note(index, np.asarray(torch.as_tensor(info.td_error).cpu()))
             if self.agent.updates % COPY_EVERY == 0:  # with td7's targets, as published
                 priorities.find_largest()
         return info._replace(td_error=None)
 
-    def _batch(self, index: NDArray[np.intp]) -> Batch[NDArray[np.float32]]:
-        batch = self.replay.sample(index, self._config.td3.gamma)
+    def _batch(self, index: NDArray[np.intp], by: NDArray[np.intp] | None = None) -> Batch[NDArray[np.float32]]:
+        batch = self.replay.sample(index, self._config.td3.gamma, by)
         if self.normalizer is None:
             return batch
         return batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))
 
     def act(self, obs: NDArray[np.float32], which: str = "current") -> NDArray[np.float32]:
-        """Return actions (N, A), without noise, for observations (N, S) as an environment gives them.
+        """Return actions (N, A), without noise, for observations (N, S) as `Envs.seen` gives them.
 
         The agent computes them, whatever the engine.
 
@@ -120,12 +123,8 @@ class Learner:
 
     def health_of(self, played: Sequence[health.Trajectory]) -> health.Numbers:
         """Return what `health.from_evaluation` says of episodes that `act` has played."""
-        by = self.normalizer
-        seen = (
-            p._replace(obs=as_networks_see(p.obs, by), final_obs=as_networks_see(p.final_obs[None], by)[0])
-            for p in played
-        )
-        return health.from_evaluation(self.agent, list(seen))
+        see, spaces = partial(as_networks_see, normalizer=self.normalizer), self.agent.spaces
+        return health.from_evaluation(self.agent, (health.seen(episode, spaces, see) for episode in played))
 
     def health(self, env_steps: int) -> health.Numbers:
         """Look at the agent through a batch drawn for that alone: no weight changes, no stream of training is touched.

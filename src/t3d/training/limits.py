@@ -9,6 +9,7 @@ import torch
 from t3d.config import Config
 from t3d.errors import ConfigRefused
 from t3d.machine import usable_memory_bytes
+from t3d.spaces import Spaces
 
 # The replay may take this share of the memory that this process may use; the rest is for everything else.
 _MEMORY_SHARE = 0.8
@@ -37,6 +38,35 @@ def least_state_bytes(config: Config) -> int:
     """
     weights = sum((a + 1) * b for a, b in itertools.pairwise([1, *config.td3.hidden, 1]))
     return 4 * (4 * weights + config.n_envs)
+
+
+def refuse_for_images(spaces: Spaces, config: Config) -> None:
+    """Refuse options that mean nothing where an observation has images, or that cannot be done with.
+
+    Raises:
+        ConfigRefused: one is given.
+    """
+    if spaces.view is None:
+        return
+    refused = {
+        "algorithm = td7": (
+            config.algorithm == "td7",
+            "td3: td7's embeddings are of vectors, and no encoder feeds them",
+        ),
+        "engine = fused": (config.engine == "fused", "eager, or auto: convolutions are PyTorch's own"),
+        "normalize_obs = True": (
+            config.normalize_obs and not spaces.vectors,
+            "False: there are no vectors beside the images, and pixels are scaled as they are",
+        ),
+    }
+    for got, (given, expected) in refused.items():
+        if given:
+            raise ConfigRefused(
+                "this cannot be done with images",
+                got=f"{got}, {spaces.obs_in_words}",
+                expected=expected,
+                do=f"leave --{got.split()[0].replace('_', '-')} out",
+            )
 
 
 def refuse_missing_device(device: str) -> None:

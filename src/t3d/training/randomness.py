@@ -15,7 +15,9 @@ import numpy as np
 from t3d.formats import RandomStream
 
 # The first element of every spawn key. Their order is part of the run's meaning: changing it changes every weight.
-_NETWORKS, _RANDOM_ACTIONS, _EXPLORATION, _INDEX, _TARGET_NOISE, _EPISODE, _EVALUATION, _HEALTH, _EXPLAIN = range(9)
+_NETWORKS, _RANDOM_ACTIONS, _EXPLORATION, _INDEX, _TARGET_NOISE, _EPISODE, _EVALUATION, _HEALTH, _EXPLAIN, _SHIFTS = (
+    range(10)
+)
 
 
 def _sequence(seed: int, *key: int) -> np.random.SeedSequence:
@@ -31,6 +33,7 @@ class Streams:
     exploration: np.random.Generator
     index: np.random.Generator
     target_noise: np.random.Generator
+    shifts: np.random.Generator  # of the frames in a batch
 
     @staticmethod
     def from_seed(seed: int) -> Streams:
@@ -41,6 +44,7 @@ class Streams:
             exploration=np.random.default_rng(_sequence(seed, _EXPLORATION)),
             index=np.random.default_rng(_sequence(seed, _INDEX)),
             target_noise=np.random.default_rng(_sequence(seed, _TARGET_NOISE)),
+            shifts=np.random.default_rng(_sequence(seed, _SHIFTS)),
         )
 
     @property

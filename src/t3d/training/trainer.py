@@ -18,7 +18,7 @@ from t3d.replay import Replay, slot_dtype
 from t3d.td3 import TD3
 from t3d.training.collector import Collector
 from t3d.training.learner import Learner
-from t3d.training.limits import least_state_bytes, refuse_missing_device, refuse_too_large
+from t3d.training.limits import least_state_bytes, refuse_for_images, refuse_missing_device, refuse_too_large
 from t3d.training.randomness import Streams, episode_seed
 from t3d.variants.contract import algorithm_of
 
@@ -54,7 +54,8 @@ class Trainer:
         refuse_too_large("the replay memory", slots_bytes, "lower --buffer-size")
         refuse_too_large("the networks", least_state_bytes(config), "lower --hidden")
         self.replay = Replay(config.buffer_size, config.n_envs, envs.spaces, trained_by.prioritized)
-        self.normalizer = Normalizer(envs.spaces.obs_size) if config.normalize_obs else None
+        refuse_for_images(envs.spaces, config)
+        self.normalizer = Normalizer(envs.spaces.vector_size) if config.normalize_obs else None
         self.collector = Collector(envs, self.replay, self.normalizer, self.streams, config)
         self._burst_at = 0  # env steps at which the last burst of updates began
         self.learner = Learner(envs.spaces, config, self.replay, self.normalizer, self.streams, trained_by)

@@ -63,6 +63,10 @@ def algorithm_of(config: Config, own: type[TD3] | None = None) -> type[TD3]:
     return own or OURS[config.algorithm]
 
 
+def _has_no_weights(part: object) -> bool:
+    return isinstance(part, nn.Module) and not part.state_dict()
+
+
 def refuse_undeclared_parts(agent: TD3) -> None:
     """Refuse an agent of which a checkpoint or a policy would leave something out.
 
@@ -75,7 +79,11 @@ def refuse_undeclared_parts(agent: TD3) -> None:
     weights = {id(weight) for network in networks.values() for weight in network.parameters()}
     declared = modules | weights | {id(optimizer) for optimizer in optimizers.values()}
     learned = nn.Module | torch.Tensor | torch.optim.Optimizer
-    left_out = [name for name, part in vars(agent).items() if isinstance(part, learned) and id(part) not in declared]
+    left_out = [
+        name
+        for name, part in vars(agent).items()
+        if isinstance(part, learned) and id(part) not in declared and not _has_no_weights(part)
+    ]
     if left_out and type(agent).tensors is TD3.tensors:
         raise ConfigRefused(
             "a checkpoint would leave out a part of this algorithm",
