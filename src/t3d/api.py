@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, overload
 from t3d import presets
 from t3d.address import refuse_while_imported
 from t3d.config import Config, refuse_before_it_learns
-from t3d.env_spec import EnvSpec, spec_of
+from t3d.env_spec import EnvSpec, View, spec_of
 from t3d.environments.make import is_hardware, spaces_in
 from t3d.errors import ConfigRefused, Failed
 from t3d.execution.jobs import Job, jobs_of, refuse_as_parent
@@ -229,8 +229,11 @@ def choose(env: EnvSpec, preset: str | None = None, options: Mapping[str, Any] |
         ConfigRefused: as `presets.choose`.
         EnvRefused: what makes the environment is not there.
     """
-    hardware = (options or {}).get("hardware")
-    return presets.choose(env, preset, options, hardware=is_hardware(env) if hardware is None else bool(hardware))
+    asked = (options or {}).get("hardware")
+    hardware = is_hardware(env) if asked is None else bool(asked)
+    # One physical device is not made to look at it.
+    images = preset is None and not hardware and spaces_in(env.looked_at(View(frame_size=16))).view is not None
+    return presets.choose(env, preset, options, hardware=hardware, images=images)
 
 
 def resume(

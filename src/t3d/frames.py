@@ -118,7 +118,7 @@ def seen(
 
 
 class Stacks:
-    """The last frames of N streams, and what the networks see of them.
+    """The last frames of N streams, and what the networks see of them; of vectors it keeps nothing.
 
     Args:
         spaces: how many frames, of which shape.
@@ -126,25 +126,27 @@ class Stacks:
     """
 
     def __init__(self, spaces: Spaces, n_envs: int) -> None:
-        assert spaces.view is not None
         self._spaces = spaces
-        self._frames = np.zeros((n_envs, spaces.view.frame_stack, spaces.frame_size), np.uint8)  # the oldest first
+        stack = 0 if spaces.view is None else spaces.view.frame_stack
+        self._frames = np.zeros((n_envs, stack, spaces.frame_size), np.uint8)  # the oldest first
 
-    def begin(self, rows: NDArray[np.uint8], began: NDArray[np.bool_]) -> None:
+    def begin(self, rows: NDArray[Any], began: NDArray[np.bool_]) -> None:
         """Take the first observation of each stream's new episode: it stands for those before it.
 
         Args:
             rows: (N, P) of all streams.
             began: (N,) where an episode has just begun; the other rows are not read.
         """
-        self._frames[began] = rows[began, None, : self._spaces.frame_size]
+        if self._spaces.view is not None:
+            self._frames[began] = rows[began, None, : self._spaces.frame_size]
 
-    def push(self, rows: NDArray[np.uint8]) -> None:
+    def push(self, rows: NDArray[Any]) -> None:
         """Take the next observation (P,) of every stream, (N, P)."""
-        self._frames[:, :-1] = self._frames[:, 1:]
-        self._frames[:, -1] = rows[:, : self._spaces.frame_size]
+        if self._spaces.view is not None:
+            self._frames[:, :-1] = self._frames[:, 1:]
+            self._frames[:, -1] = rows[:, : self._spaces.frame_size]
 
-    def restore(self, rows: NDArray[np.uint8], before: Sequence[NDArray[np.uint8] | None]) -> None:
+    def restore(self, rows: NDArray[Any], before: Sequence[NDArray[Any] | None]) -> None:
         """Go on where others stood.
 
         Args:
@@ -153,12 +155,14 @@ class Stacks:
         """
         self.begin(rows, np.ones(len(rows), bool))
         for i, earlier in enumerate(before):
-            if earlier is not None:
+            if earlier is not None and self._spaces.view is not None:
                 together = np.concatenate([earlier, rows[i : i + 1]])[:, : self._spaces.frame_size]
                 self._frames[i] = together[_back(len(together), self._frames.shape[1])[-1]]
 
-    def seen(self, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def seen(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Return what the networks see, (N, K * C * H * W + S); rows (N, P) are the newest observations."""
+        if self._spaces.view is None:
+            return rows
         return seen(self._spaces, self._frames, vectors_of(self._spaces, rows))
 
 

@@ -99,6 +99,16 @@ class Spaces:
         return f"{shape}{self.obs[0].in_words}" if self.is_array else "parts " + ", ".join(parts)
 
     @property
+    def sight_in_words(self) -> str:
+        """How many numbers are observed, and how images are looked at, for people."""
+        numbers = f"{self.vector_size} observation{'s' * (self.vector_size != 1)}"
+        if (view := self.view) is None:
+            return numbers if self.is_array else f"{numbers} ({self.obs_in_words})"
+        size = f"{view.frame_size}x{view.frame_size}"
+        frames = f"{self.obs_in_words}, seen as {size} {view.frame_color}, {view.frame_stack} frames at once"
+        return f"{frames}, and {numbers}" if self.vectors else frames
+
+    @property
     def obs_dtype(self) -> np.dtype[Any]:
         """What an observation's numbers are kept as: float32; with images the bytes of all of it."""
         return np.dtype(np.float32 if self.view is None else np.uint8)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tyro
 
 from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import parse
+from t3d.env_spec import View
 
 _COLOURS = {"ok": "green", "look": "yellow", "fails": "red"}
 
@@ -25,6 +26,8 @@ class Arguments(EnvArguments):
     """Random steps to take, three times: 1,000 if left out. Hardware takes them once, and none if left out."""
     json: bool = False
     """Print one JSON object and nothing else."""
+    view: View = field(default_factory=View)
+    """How images are looked at."""
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
     if args.steps is not None:
         api.refuse_below_one("steps", args.steps)
-    env = args.spec(args.env)
+    env = args.spec(args.env).looked_at(args.view)
     console = Console(stderr=True)
     # Own environments may print; under --json stdout is the object's alone.
     quiet = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()

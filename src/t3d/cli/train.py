@@ -134,10 +134,8 @@ def _opening(session: Session) -> str:
     trainer, config = session.trainer, session.config
     spaces, engine = trainer.envs.spaces, trainer.learner.chosen
     replay_mb = trainer.replay.full_bytes / 1e6
-    parts = "" if spaces.is_array else f" ({spaces.obs_in_words})"
-    sees = counted(spaces.obs_size, "observation") + parts
     lines = [
-        f"{session.env.title}: {sees}, {counted(spaces.action_size, 'action')}",
+        f"{session.env.title}: {spaces.sight_in_words}, {counted(spaces.action_size, 'action')}",
         f"preset {session.choice.preset} ({session.choice.reason}), seed {config.seed}",
         f"replay {config.buffer_size:,} slots, {replay_mb:,.0f} MB when full",
         f"engine {engine.name} ({engine.reason}), {counted(trainer.learner.threads, 'thread')}, "

@@ -75,7 +75,7 @@ def from_batch(
     drawn = torch.as_tensor(noise, device=agent.device)
     looked_at = copy.deepcopy(agent)
     with torch.no_grad(), _still(*looked_at.networks().values()):
-        numbers = _data(on_device, agent.config.gamma) | _networks(looked_at, on_device)
+        numbers = _data(on_device, agent.config.gamma, agent.spaces.vector_size) | _networks(looked_at, on_device)
         numbers |= _targets(looked_at, on_device, drawn)
     numbers |= _moves(agent, looked_at, on_device, drawn)
     numbers["replay_age"] = torch.as_tensor(age, dtype=torch.float64).mean()
@@ -99,18 +99,11 @@ def _finite(numbers: dict[str, float]) -> Numbers:
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
-def _data(batch: Batch[Tensor], gamma: float) -> dict[str, Tensor]:
+def _data(batch: Batch[Tensor], gamma: float, vector_size: int) -> dict[str, Tensor]:
     """Return what the batch itself is like: the scale of its observations, its rewards, its ends."""
-    obs, reward = batch.obs.double(), batch.reward.double()  # (B, S), (B,)
-    mean, std = obs.mean(0), obs.std(0, correction=0)  # (S,), (S,)
-    scale = (mean.square() + std.square()).sqrt()  # (S,)
+    reward = batch.reward.double()  # (B,)
     reward_max = reward.abs().max()
-    return {
-        "obs_scale": scale.max(),
-        "obs_scale_at": scale.argmax(),
-        "obs_mean_max": mean.abs().max(),
-        "obs_std_max": std.max(),
-        "obs_std_min": std.min(),
+    return _scales(batch.obs[:, batch.obs.shape[1] - vector_size :].double()) | {
         "reward_mean": reward.mean(),
         "reward_std": reward.std(correction=0),
         "reward_max": reward_max,
@@ -120,14 +113,30 @@ def _data(batch: Batch[Tensor], gamma: float) -> dict[str, Tensor]:
     }
 
 
+def _scales(obs: Tensor) -> dict[str, Tensor]:
+    """Return the scale of the vectors (B, S) observed; of pixels alone there is no number."""
+    if not obs.numel():
+        return dict.fromkeys(("obs_scale", "obs_scale_at", "obs_mean_max", "obs_std_max", "obs_std_min"), NO_NUMBER)
+    mean, std = obs.mean(0), obs.std(0, correction=0)  # (S,), (S,)
+    scale = (mean.square() + std.square()).sqrt()  # (S,)
+    return {
+        "obs_scale": scale.max(),
+        "obs_scale_at": scale.argmax(),
+        "obs_mean_max": mean.abs().max(),
+        "obs_std_max": std.max(),
+        "obs_std_min": std.min(),
+    }
+
+
 def _networks(agent: TD3, batch: Batch[Tensor]) -> dict[str, Tensor]:
     """Return what the actor and the critics answer to the batch, and how many of their units never do."""
     bodies = [
         getattr(agent.actor, "body", None),
         *(getattr(agent.critic, f"{name}_body", None) for name in ("q1", "q2")),
+        getattr(agent.frame_encoder, "body", None),
     ]
     with contextlib.ExitStack() as stack:
-        (pre_tanh, actor), (_, q1), (_, q2) = (stack.enter_context(_layers_of(body)) for body in bodies)
+        (pre_tanh, actor), (_, q1), (_, q2), (_, encoder) = (stack.enter_context(_layers_of(body)) for body in bodies)
         action = agent.policy_net()(batch.obs)  # (B, A)
         agent.critic_net()(batch.obs, batch.action)
     return {
@@ -136,6 +145,7 @@ def _networks(agent: TD3, batch: Batch[Tensor]) -> dict[str, Tensor]:
         "dead_actor": _dead(actor),
         "dead_q1": _dead(q1),
         "dead_q2": _dead(q2),
+        **({"dead_encoder": _dead(encoder)} if encoder else {}),
     }
 
 
@@ -155,9 +165,13 @@ def _layers_of(body: object) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
 
 
 def _dead(units: list[Tensor]) -> Tensor:
-    """Return, of the worst hidden layer, the share of units that are 0 at every row; no number if there is none."""
+    """Return, of the worst hidden layer, the share of units that are 0 at every row; no number if there is none.
+
+    The units of a convolution are its filters, which are looked at over the whole picture.
+    """
     # By layer: where a single one is dead all through, the network answers the same to everything.
-    return torch.stack([(layer == 0).all(0).double().mean() for layer in units]).max() if units else NO_NUMBER
+    dead = [(layer.transpose(0, 1).flatten(1) == 0).all(1) for layer in units]
+    return torch.stack([layer.double().mean() for layer in dead]).max() if units else NO_NUMBER
 
 
 def _targets(agent: TD3, batch: Batch[Tensor], noise: Tensor) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ def _lasting(rows: Sequence[Row], wrong: Callable[[Row], bool]) -> Sequence[Row]
 
 def _above(row: Row, name: str, limit: float) -> bool:
     # None: there was no such number.
-    return row[name] is not None and bool(row[name] > limit)
+    return row.get(name) is not None and bool(row[name] > limit)
 
 
 def _ends_at_once(batches: Sequence[Row]) -> Hint | None:
@@ -149,12 +149,15 @@ def _saturated(batches: Sequence[Row]) -> Hint | None:
     )
 
 
+# Whose units may be dead; the encoder is that of images.
+NETWORKS = ("actor", "q1", "q2", "encoder")
+
+
 def _dead(batches: Sequence[Row]) -> Hint | None:
-    networks = ("actor", "q1", "q2")
-    rows = _lasting(batches, lambda row: any(_above(row, f"dead_{name}", DEAD_SHARE) for name in networks))
+    rows = _lasting(batches, lambda row: any(_above(row, f"dead_{name}", DEAD_SHARE) for name in NETWORKS))
     if not rows:
         return None
-    worst = max(networks, key=lambda name: rows[-1][f"dead_{name}"] or 0.0)
+    worst = max(NETWORKS, key=lambda name: rows[-1].get(f"dead_{name}") or 0.0)
     since = rows[0]["env_steps"]
     return Hint(
         "dead units",

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from t3d.diagnosis.hints import DISAGREEING, KNOWING_NOTHING, LOOKS, RULING_SHARE, Hint, Row, hints, number
+from t3d.diagnosis.hints import DISAGREEING, KNOWING_NOTHING, LOOKS, NETWORKS, RULING_SHARE, Hint, Row, hints, number
 
 
 class Answer(NamedTuple):
@@ -151,7 +151,7 @@ def _networks(batches: Sequence[Row]) -> Answer:
             return Answer(
                 False, "Yes.", f"the {name} stands still: its gradient is 0 at {LOOKS} looks in a row", math.inf
             )
-    dead = max((row[f"dead_{name}"] or 0.0 for row in last for name in ("actor", "q1", "q2")), default=0.0)
+    dead = max((row.get(f"dead_{name}") or 0.0 for row in last for name in NETWORKS), default=0.0)
     now = batches[-1]
     parts = [f"at most {dead:.0%} of a layer's units are dead"]
     if now["q_scale"] is not None and now["value_bound"] is not None:

@@ -13,10 +13,13 @@ from t3d import presets
 from t3d.env_spec import EnvSpec
 from t3d.environments.in_process import Broken, Instances
 from t3d.errors import EnvFailed, EnvRefused
+from t3d.frames import vectors_of
 from t3d.spaces import Spaces
 
 _SEED = 12345
 STEPS = 1_000
+# Below this standard deviation, of pixels from 0 to 255, hardly anything can be seen in a frame.
+_PLAIN = 4.0
 _TOGETHER = 200  # steps that two instances take in turns
 # fails: training would end there. look: it would go on, and not as one may think.
 Verdict = Literal["ok", "look", "fails"]
@@ -60,7 +63,7 @@ def check(env: EnvSpec, steps: int | None = None, tick: Callable[[], None] = lam
     steps = steps if steps is not None else 0 if hardware else STEPS
     spaces, (obs_space, action_space) = first.spaces, first.gym_spaces
     findings = [
-        Finding("observation", "ok", f"{spaces.obs_size} numbers, {spaces.obs_in_words}{_dtype(obs_space)}"),
+        Finding("observation", "ok", f"{_sight(spaces)}{_dtype(obs_space, spaces)}"),
         Finding("action", "ok", f"{spaces.action_size} numbers, shape {action_space.shape}, {action_space.dtype}"),
         Finding("bounds", "ok", _bounds(spaces)),
     ]
@@ -82,7 +85,7 @@ def _played(env: EnvSpec, first: Instances, steps: int, tick: Callable[[], None]
     speed = len(trace.reward) / (time.perf_counter() - began)
     limit, obs_space = _time_limit(first.time_limit, trace), first.gym_spaces[0]
     if trace.failure or first.is_hardware:
-        return [limit, _numbers(trace, obs_space, trace.failure)]
+        return [limit, *_seen(trace, obs_space, first.spaces, trace.failure)]
     try:
         second = Instances(env, 1)
     except EnvRefused as error:
@@ -94,12 +97,12 @@ def _played(env: EnvSpec, first: Instances, steps: int, tick: Callable[[], None]
     second.close()
     failure = again.failure or used.failure
     if failure:
-        return [limit, _numbers(trace, obs_space, failure)]
+        return [limit, *_seen(trace, obs_space, first.spaces, failure)]
     repeats = _repeats(trace, again)
     fresh_envs = presets.choose(env).config.fresh_envs
     return [
         limit,
-        _numbers(trace, obs_space, failure),
+        *_seen(trace, obs_space, first.spaces, failure),
         repeats,
         _forgets(trace, used, fresh_envs) if repeats.verdict == "ok" else _UNKNOWN,
         *shares,
@@ -107,10 +110,11 @@ def _played(env: EnvSpec, first: Instances, steps: int, tick: Callable[[], None]
     ]
 
 
-def _dtype(space: Any) -> str:
+def _dtype(space: Any, spaces: Spaces) -> str:
     if space.dtype is None:  # a Dict's or a Tuple's parts have each their own
         return ""
-    return f", {space.dtype}" + ("" if space.dtype == np.float32 else ", taken as float32")
+    taken = "" if space.dtype == np.float32 or spaces.view is not None else ", taken as float32"
+    return f", {space.dtype}{taken}"
 
 
 def _time_limit(limit: int | None, trace: _Trace) -> Finding:
@@ -195,15 +199,34 @@ def _playing(instances: Instances, name: str, actions: NDArray[np.float32], trac
         yield ""
 
 
-def _numbers(trace: _Trace, space: Any, failure: str) -> Finding:
+def _sight(spaces: Spaces) -> str:
+    if spaces.view is None:
+        return f"{spaces.obs_size} numbers, {spaces.obs_in_words}"
+    return spaces.sight_in_words
+
+
+def _pixels(spaces: Spaces, trace: _Trace) -> Finding:
+    """Say what the pictures look like: one that shows nothing is learned from like any other."""
+    pixels = np.stack(trace.obs)[:, : spaces.frame_size]
+    spread = float(pixels.std(axis=1).mean())
+    text = f"pixels from {pixels.min()} to {pixels.max()}, standard deviation within a frame {spread:.1f}"
+    if spread < _PLAIN:
+        return Finding("picture", "look", f"{text}: nearly of one colour; another camera may show more")
+    return Finding("picture", "ok", text)
+
+
+def _seen(trace: _Trace, space: Any, spaces: Spaces, failure: str) -> list[Finding]:
+    pictures = [_pixels(spaces, trace)] if spaces.view is not None and not failure else []
+    return [_numbers(trace, space, failure, spaces), *pictures]
+
+
+def _numbers(trace: _Trace, space: Any, failure: str, spaces: Spaces) -> Finding:
     if failure:
         return Finding("numbers", "fails", failure)
-    obs, reward = np.stack(trace.obs), np.array(trace.reward, np.float32)
-    text = (
-        f"finite over {len(reward):,} random steps; "
-        f"|observation| up to {np.abs(obs).max():.3g}, reward {reward.min():.3g} to {reward.max():.3g}"
-    )
-    if space.dtype is None:
+    obs, reward = vectors_of(spaces, np.stack(trace.obs)), np.array(trace.reward, np.float32)
+    numbers = f"|observation| up to {np.abs(obs).max():.3g}, " if obs.size else ""
+    text = f"finite over {len(reward):,} random steps; {numbers}reward {reward.min():.3g} to {reward.max():.3g}"
+    if space.dtype is None or spaces.view is not None:
         return Finding("numbers", "ok", text)
     with np.errstate(over="ignore"):  # a bound beyond float32 is none here
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
@@ -258,5 +281,5 @@ def _first_difference(a: _Trace, b: _Trace) -> str | None:
         if one.shape != other.shape:
             return f"observation {i}: shape {one.shape} and {other.shape}"
         if not np.array_equal(one, other, equal_nan=True):
-            return f"observation {i}, by {np.nanmax(np.abs(one - other)):.2g}"
+            return f"observation {i}, by {np.nanmax(np.abs(one.astype(float) - other)):.2g}"
     return None

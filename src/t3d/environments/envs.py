@@ -92,7 +92,7 @@ class Envs:
         self.spaces = self._envs.spaces
         # Where each environment stands, as it is kept.
         self.obs: NDArray[Any] = np.zeros((n_envs, self.spaces.obs_size), self.spaces.obs_dtype)
-        self._stacks = None if self.spaces.view is None else Stacks(self.spaces, n_envs)
+        self._stacks = Stacks(self.spaces, n_envs)
         self._episode = np.full(n_envs, -1)
         self._return = np.zeros(n_envs)
         self._length = np.zeros(n_envs, int)
@@ -109,7 +109,7 @@ class Envs:
     @property
     def seen(self) -> NDArray[np.float32]:
         """What the networks see of where each environment stands, (N, S): with images the last frames at once."""
-        return self.obs if self._stacks is None else self._stacks.seen(self.obs)
+        return self._stacks.seen(self.obs)
 
     @property
     def is_hardware(self) -> bool:
@@ -143,8 +143,7 @@ class Envs:
             self._episode[ended] -= 1
             raise
         self.obs = obs
-        if self._stacks is not None:
-            self._stacks.begin(obs, ended)
+        self._stacks.begin(obs, ended)
 
     def _reset(self, ended: NDArray[np.bool_]) -> NDArray[Any]:
         try:
@@ -187,8 +186,7 @@ class Envs:
         if self._limit is not None:
             truncated |= self._length >= self._limit
         self.obs = next_obs
-        if self._stacks is not None:
-            self._stacks.push(next_obs)
+        self._stacks.push(next_obs)
         episodes = [
             Episode(i, float(self._return[i]), int(self._length[i]), "terminated" if terminated[i] else "truncated")
             for i in range(len(self))
@@ -219,8 +217,7 @@ class Envs:
         self.env_steps = state.env_steps
         self._episode[:], self._return[:], self._length[:] = state.episode, state.episode_return, state.length
         self.obs = obs.copy()
-        if self._stacks is not None:
-            self._stacks.restore(self.obs, [None if rows is None else rows["obs"] for rows in played])
+        self._stacks.restore(self.obs, [None if rows is None else rows["obs"] for rows in played])
         differs = [None if rows is None else self._play_again(i, rows) for i, rows in enumerate(played)]
         return [
             None if what is None else f"environment {i}, episode {self._episode[i]}, {what}"

@@ -20,6 +20,7 @@ from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
 
 DEFAULT = "td3"
+IMAGES = "images"
 # Of algorithms that need options of their own, where nobody names a preset.
 _OF_ALGORITHM = {"td7": "td7"}
 _MAX_BYTES = 1 << 20
@@ -40,7 +41,12 @@ def names() -> list[str]:
 
 
 def choose(
-    env: EnvSpec, preset: str | None = None, values: Mapping[str, Any] | None = None, *, hardware: bool = False
+    env: EnvSpec,
+    preset: str | None = None,
+    values: Mapping[str, Any] | None = None,
+    *,
+    hardware: bool = False,
+    images: bool = False,
 ) -> Choice:
     """Lay defaults, the environment's facts, its or the named preset, and the given values over each other.
 
@@ -49,6 +55,7 @@ def choose(
         preset: a preset's name, or a file of options, as `t3d tune` writes them; None takes the environment's.
         values: option name to value, laid over everything.
         hardware: it is one physical device.
+        images: its observations hold some.
 
     Raises:
         ConfigRefused: no preset of that name, a file that is none, or an impossible option.
@@ -57,6 +64,8 @@ def choose(
     if not env.is_plain:
         known.pop("preset", None)
     of_algorithm = _OF_ALGORITHM.get((values or {}).get("algorithm", ""))
+    if images:
+        known["preset"] = IMAGES
     name = preset or of_algorithm or known.get("preset", DEFAULT)
     if name.endswith(".toml"):
         options, name = _read_file(Path(name)), Path(name).stem
@@ -67,6 +76,7 @@ def choose(
             "there is no such preset", got=name, expected=", ".join(names()), do="name one of them, or a file.toml"
         )
     own = f"chosen for {env.name}" if "preset" in known else "the default"
+    own = "chosen for images" if images else own
     own = "of the algorithm" if of_algorithm else own
     config = Config().with_values(known.get("facts", {})).with_values(options)
     if hardware:

@@ -12,6 +12,7 @@ from t3d.diagnosis.hints import (
     DEAD_SHARE,
     DISAGREEING,
     KNOWING_NOTHING,
+    NETWORKS,
     OVER_ESTIMATED,
     RULING_SHARE,
     SATURATED_SHARE,
@@ -58,7 +59,7 @@ def _promised(row: Row) -> float | None:
 
 
 def _dead(row: Row) -> float | None:
-    shares = [row[f"dead_{name}"] for name in ("actor", "q1", "q2") if row[f"dead_{name}"] is not None]
+    shares = [share for name in NETWORKS if (share := row.get(f"dead_{name}")) is not None]
     return max(shares, default=None)
 
 

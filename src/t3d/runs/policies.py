@@ -239,6 +239,8 @@ def _source(path: Path, which: Which, env: EnvSpec | None, algorithm: type[TD3] 
     notes = ["it is untrained"] if policy.info.env_steps == 0 else []
     # The file's text is compared, and leads nowhere.
     is_own = env.title == policy.info.env
+    if policy.info.view is not None:
+        env = env.looked_at(policy.info.view)
     return _Source(path, path.stem, policy, env, is_own, presets.choose(env).config, notes)
 
 

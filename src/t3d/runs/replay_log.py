@@ -113,7 +113,7 @@ class ReplayLog:
         Returns:
             Of each stream the slots from there on; fewer, where more are wanted than a ring and the files can hold.
             One that is lost is empty: no transition begins there, nor in the slot before it, whose next observation
-            stood in it. `lost` says where.
+            stood in it, nor in those behind it that are seen together with its frame. `lost` says where.
 
         Raises:
             RunRefused: a segment is another run's. Nothing on disk has been changed.
@@ -125,7 +125,7 @@ class ReplayLog:
         paths = (self._folder / segment.name for segment in self._closed)
         on_disk = sum(path.stat().st_size for path in paths if path.is_file())
         most = on_disk // self._slot.itemsize + self._kind.most_slots
-        first = [max(start, end - most) for start, end in zip(first, self._ends, strict=True)]
+        wanted, first = first, [max(start, end - most) for start, end in zip(first, self._ends, strict=True)]
         slots_of = [np.zeros(end - start, self._slot) for start, end in zip(first, self._ends, strict=True)]
         there = [np.zeros(len(slots) + 1, bool) for slots in slots_of]
         problems: list[str] = []
@@ -133,9 +133,9 @@ class ReplayLog:
             # One that is not needed may have been removed.
             if any(end > start for end, start in zip(segment.ends, first, strict=True)):
                 problems += self._read(segment, first, slots_of, there)
-        for slots, is_there in zip(slots_of, there, strict=True):
+        for slots, is_there, cut in zip(slots_of, there, np.less(wanted, first), strict=True):
             is_there[-1] = True  # the open slot: it stands in the state
-            slots["ended"][~(is_there[:-1] & is_there[1:])] = NOTHING
+            slots["ended"][~(is_there[:-1] & is_there[1:] & _frames_before(slots, is_there[:-1], not cut))] = NOTHING
         count = sum(int(np.count_nonzero(~is_there)) for is_there in there)
         self.lost = f"{count:,} slots of the replay memory are lost: {'; '.join(problems)}"[:1000] if count else ""
         return slots_of
@@ -182,3 +182,19 @@ class ReplayLog:
                 disk.cut(path, lengths[path.name])
             elif path.name not in lengths and _NAME.fullmatch(path.name):
                 disk.remove(path)
+
+
+def _frames_before(slots: NDArray[Any], there: NDArray[np.bool_], before: bool) -> NDArray[np.bool_]:
+    """Return of which slots all frames are there that are seen together with their own.
+
+    Args:
+        slots: of a stream.
+        there: which of them are.
+        before: whether those before the first of them are.
+    """
+    whole = np.ones(len(slots), bool)
+    if "behind" in (slots.dtype.names or ()):
+        for back in range(1, int(slots["behind"].max(initial=0)) + 1):
+            earlier = np.concatenate([np.full(min(back, len(slots)), before), there[: max(0, len(slots) - back)]])
+            whole &= earlier | (slots["behind"] < back)
+    return whole

@@ -24,6 +24,7 @@ from t3d.env_spec import EnvSpec
 from t3d.environments.in_process import Broken, Instances
 from t3d.environments.make import Env
 from t3d.errors import ConfigRefused, Refused, T3DError, VideoFailed, message_of
+from t3d.frames import Stacks
 from t3d.policy import policy
 from t3d.storage import disk
 from t3d.td3 import TD3
@@ -147,15 +148,17 @@ def _play(
     instances = Instances(spec, 1, render=True)
     env, rows, seed = instances.envs[0], instances.rows, evaluation_seed(seed, 0)
     act = within_bounds(acting.act, acting.info.spaces, instances.spaces)
-    pace = pace_of(env)
+    pace, stacks = pace_of(env), Stacks(instances.spaces, 1)
     # A film shows at most 60 frames a second, and at least one.
     every, times = max(1, math.ceil(pace / MOST_FPS)), max(1, math.ceil(1 / pace))
     try:
         instances.begin_reset(0, seed, anew=False)
+        stacks.begin(rows.obs, np.ones(1, bool))
         drawn, steps, over = [rendered(env)], 0, False
         while len(drawn) * times < frames and not over:
-            action = instances.spaces.to_env_units(act(rows.obs.reshape(1, -1)))
+            action = instances.spaces.to_env_units(act(stacks.seen(rows.obs)))
             instances.begin_step(0, action.reshape(instances.spaces.action_shape))
+            stacks.push(rows.obs)
             steps, over = steps + 1, bool(rows.terminated[0] or rows.truncated[0])
             if steps % every == 0 or over:
                 drawn.append(rendered(env))

@@ -18,6 +18,7 @@ from t3d.env_spec import EnvSpec
 from t3d.environments.in_process import Broken, Instances
 from t3d.errors import ConfigRefused, RunRefused, printable
 from t3d.formats import RunRecord
+from t3d.frames import Stacks
 from t3d.policy.policy import Policy
 from t3d.runs import run_folder
 from t3d.runs.policies import Which, environment_of, policy_of_run, recorded_in
@@ -113,11 +114,14 @@ def _episode(
     every = max(1, math.ceil(pace / MOST_FPS))
     after, total = f"policy after {policy.info.env_steps:,} steps", 0.0
     instances.begin_reset(0, seed, anew=False)
+    stacks = Stacks(spaces, 1)
+    stacks.begin(rows.obs, np.ones(1, bool))
     window.show(rendered(env), after)
     yield None
     for step in itertools.count(1):
-        action = spaces.to_env_units(act(rows.obs.reshape(1, -1)))
+        action = spaces.to_env_units(act(stacks.seen(rows.obs)))
         instances.begin_step(0, action.reshape(spaces.action_shape))
+        stacks.push(rows.obs)
         total += float(rows.reward[0])
         over = bool(rows.terminated[0] or rows.truncated[0])
         if step % every == 0 or over:
