@@ -1,4 +1,4 @@
-"""Learning from pictures: what the encoder is taught by, that runs come back to the bit, and that policies see frames."""
+"""Learning from pictures: what teaches the encoder, that runs come back to the bit, and that policies see frames."""
 
 from pathlib import Path
 
@@ -230,7 +230,7 @@ def action_after(policy, obs):
 def test_one_frame_where_several_are_seen_is_refused_and_named(run):
     policy = t3d.load(run.path / "policy" / "last.safetensors")
     shown, _ = episode(run)
-    with pytest.raises(ValueError, match="that is one frame, and it sees 3 at once; policy.player"):
+    with pytest.raises(ValueError, match="that is one frame, and it sees 3 at once"):
         policy(shown[0])
     with pytest.raises(ValueError, match="an image of uint8"):
         policy.player()({**shown[0], "camera": shown[0]["camera"] / 255})
@@ -275,7 +275,7 @@ def test_bytes_in_a_row_are_a_vector():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"algorithm": "td7"}, "no encoder feeds them"),
+        ({"algorithm": "td7", "train_at": "episode"}, "no encoder feeds them"),
         ({"engine": "fused"}, "convolutions are PyTorch's own"),
         ({"normalize_obs": True}, "no vectors beside the images"),
     ],
