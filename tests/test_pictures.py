@@ -13,7 +13,7 @@ from t3d.config import Config
 from t3d.env_spec import EnvSpec, View
 from t3d.environments.envs import Envs
 from t3d.environments.make import spaces_in
-from t3d.errors import ConfigRefused, EnvRefused
+from t3d.errors import ConfigRefused, EnvFailed, EnvRefused
 from t3d.frames import seen_in_episode
 from t3d.runs.session import Session
 from t3d.training.trainer import Trainer
@@ -293,5 +293,5 @@ def test_a_picture_of_another_size_or_kind_ends_the_run(tmp_path):
 
     envs = Envs(EnvSpec("<grows>", maker=Grows, view=View(16)), 1, lambda i, k: k, fresh=False)
     envs.step(np.zeros((1, 1), np.float32))
-    with pytest.raises(t3d.EnvFailed, match=r"an image of uint8 and shape \(16, 16, 1\)"):
+    with pytest.raises(EnvFailed, match=r"an image of uint8 and shape \(16, 16, 1\)"):
         envs.step(np.zeros((1, 1), np.float32))

@@ -58,18 +58,21 @@ class Bench(NamedTuple):
     timings: list[Timing]
 
 
-def bench(what: EnvSpec | Spaces, config: Config, engines: tuple[str, ...] = ("eager", "fused")) -> Bench:
+def bench(what: EnvSpec | Spaces, config: Config, engines: tuple[str, ...] = ()) -> Bench:
     """Measure updates, then training, of each engine; updates in turns, so that all meet the same machine.
 
     Args:
         what: an environment; or spaces alone, without training.
         config: sizes, threads and everything else; its `engine` is replaced by each of `engines`.
-        engines: their names.
+        engines: their names; all that can be, if none is named.
 
     Raises:
         Refused: the environment or the options make it impossible.
     """
-    env, spaces = (what, spaces_in(what)) if isinstance(what, EnvSpec) else (None, what)
+    env = what.looked_at(config.view) if isinstance(what, EnvSpec) else None
+    spaces = spaces_in(env) if env else what
+    assert isinstance(spaces, Spaces)
+    engines = engines or (("eager", "fused") if spaces.view is None else ("eager",))
     best = choose_threads(spaces, config, usable_cores())
     threads = best if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
@@ -92,7 +95,7 @@ def bench(what: EnvSpec | Spaces, config: Config, engines: tuple[str, ...] = ("e
 
 
 def _draw(spaces: Spaces, batch_size: int) -> tuple[Batch[NDArray[np.float32]], NDArray[np.float32]]:
-    rng, obs_size, action_size = np.random.default_rng(0), spaces.obs_size, spaces.action_size
+    rng, obs_size, action_size = np.random.default_rng(0), spaces.seen_size, spaces.action_size
 
     def normal(*shape: int) -> NDArray[np.float32]:
         return rng.standard_normal(shape, np.float32)

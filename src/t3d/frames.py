@@ -111,9 +111,8 @@ def seen(
     if by is not None:
         frames = shifted(frames.reshape(batch, -1, *spaces.frame_shape[1:]), by, most_shift(spaces))
     rows = np.empty((batch, spaces.seen_size), np.float32)
-    pixels = spaces.seen_size - vectors.shape[1]
-    rows[:, :pixels] = frames.reshape(batch, pixels)
-    rows[:, pixels:] = vectors
+    rows[:, : spaces.pixels] = frames.reshape(batch, spaces.pixels)
+    rows[:, spaces.pixels :] = vectors
     return rows
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,7 +145,7 @@ class PixelEncoder(nn.Module):
         assert spaces.view is not None
         channels, height, width = spaces.frame_shape
         self.shape = spaces.view.frame_stack * channels, height, width
-        self.pixels = math.prod(self.shape)
+        self.pixels = spaces.pixels
         layers = convolutions(spaces)
         self.body = nn.Sequential(*itertools.chain(*((convolution(layer, rng), nn.ReLU()) for layer in layers)))
         units = layers[-1].outputs * layers[-1].size ** 2

@@ -87,9 +87,14 @@ class Spaces:
         return sum(math.prod(part.shape) for part in self.vectors)
 
     @functools.cached_property
+    def pixels(self) -> int:
+        """How many pixels the networks see at once: those of K frames."""
+        return 0 if self.view is None else self.view.frame_stack * self.frame_size
+
+    @functools.cached_property
     def seen_size(self) -> int:
-        """How many numbers the networks see at once: S, and with images the pixels of K frames before them."""
-        return self.vector_size if self.view is None else self.view.frame_stack * self.frame_size + self.vector_size
+        """How many numbers the networks see at once: S, and with images the pixels before them."""
+        return self.pixels + self.vector_size
 
     @property
     def obs_in_words(self) -> str:

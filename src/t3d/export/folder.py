@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -19,6 +20,12 @@ from t3d.storage.checked_files import checksum
 
 Format = Literal["onnx", "c", "numpy", "hub"]
 CONTRACT = "contract.json"
+# How frames are made of what a camera gives.
+FRAMES = (
+    "0 to 255, each the mean of the area that it covers; grey is ITU-R 601 luma; the oldest frame first, and at an "
+    "episode's beginning its first frame in the place of those before it"
+)
+)
 
 
 def refuse_own_network(policy: Policy) -> None:
@@ -136,6 +143,10 @@ def files_of(policy: Policy, kind: Format) -> dict[str, bytes]:
     Raises:
         ConfigRefused: a package is missing.
     """
+    if policy.info.view is not None and kind in ("c", "numpy"):
+        raise ConfigRefused(
+            "this export is of policies of vectors", got=f"one of {policy.info.spaces.obs_in_words}", do="--format onnx"
+        )
     if kind == "c":
         header, program = c_header.header_of(policy, origin_of(policy)), c_header.main_of(policy)
         return {"policy.h": header.encode(), "main.c": program.encode()}
@@ -149,16 +160,15 @@ def contract_of(policy: Policy, kind: Format, files: Mapping[str, bytes], checke
     """Return what whoever connects a controller must know, and what was looked at."""
     info, spaces = policy.info, policy.info.spaces
     at, inputs = 0, []
-    for part in spaces.obs:
-        size = 1
-        for length in part.shape:
-            size *= length
-        inputs.append({"name": onnx_model.name_of(part), "shape": list(part.shape), "first": at, "last": at + size - 1})
+    for name, shape in onnx_model.inputs_of(spaces):
+        size = math.prod(shape)
+        inputs.append({"name": name, "shape": list(shape), "first": at, "last": at + size - 1})
         at += size
     return {
         "format": kind,
         "inputs": inputs,
-        "input_size": spaces.obs_size,
+        "input_size": spaces.seen_size,
+        "frames": None if spaces.view is None else {**vars(spaces.view), "pixels": FRAMES},
         "normalised_inside": policy.statistics is not None,
         "action": {
             "shape": list(spaces.action_shape),

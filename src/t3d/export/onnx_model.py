@@ -12,7 +12,7 @@ from t3d.errors import ConfigRefused
 from t3d.policy.normalizer import CLIP
 from t3d.policy.player import AVG_L1_NORM_LEAST, LAYER_NORM_EPSILON, Operation
 from t3d.policy.policy import Policy
-from t3d.spaces import ObsPart
+from t3d.spaces import ObsPart, Spaces
 
 OPSET, IR_VERSION = 17, 8  # the first set that has LayerNormalization, and what files of it were written as
 # Operations that are one node of ONNX.
@@ -21,6 +21,7 @@ _ONE_NODE: dict[str, tuple[str, dict[str, Any]]] = {
     "layer_norm": ("LayerNormalization", {"axis": -1, "epsilon": float(LAYER_NORM_EPSILON)}),
     "relu": ("Relu", {}),
     "elu": ("Elu", {"alpha": 1.0}),
+    "flat": ("Flatten", {"axis": 1}),
     "concat": ("Concat", {"axis": 1}),
     "tanh": ("Tanh", {}),
 }
@@ -69,14 +70,18 @@ def model_of(policy: Policy) -> bytes:
     from onnx import TensorProto, helper
 
     info, spaces, graph = policy.info, policy.info.spaces, _Graph()
-    x = _flattened(graph, spaces.obs)
-    if policy.statistics is not None:
+    given = inputs_of(spaces)
+    x = _flattened(graph, given)
+    if policy.statistics is not None and spaces.view is None:
         x = _normalized(graph, x, *policy.statistics)
+    elif policy.statistics is not None:
+        vectors = _normalized(graph, _columns(graph, x, spaces.pixels, spaces.seen_size), *policy.statistics)
+        x = graph.node("Concat", [_columns(graph, x, 0, spaces.pixels), vectors], "row_normalized", axis=1)
     values = [x]
     for number, operation in enumerate(policy.operations, 1):
         values.append(_operation(graph, operation, [values[i] for i in operation.inputs], f"{operation.kind}_{number}"))
     _scaled(graph, values[-1], *spaces.bounds, spaces.action_shape)
-    takes = [helper.make_tensor_value_info(name_of(p), TensorProto.FLOAT, ["N", *p.shape]) for p in spaces.obs]
+    takes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name, shape in given]
     gives = [helper.make_tensor_value_info("action", TensorProto.FLOAT, ["N", *spaces.action_shape])]
     made = helper.make_graph(graph.nodes, "policy", takes, gives, graph.constants)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="t3d")
@@ -94,15 +99,30 @@ def name_of(part: ObsPart) -> str:
     return part.name.removeprefix("obs/")
 
 
-def _flattened(graph: _Graph, parts: tuple[ObsPart, ...]) -> str:
+def inputs_of(spaces: Spaces) -> list[tuple[str, tuple[int, ...]]]:
+    """Return names and shapes of what a model takes; of images the last frames as `frames.small` makes them."""
+    vectors = [(name_of(part), part.shape) for part in spaces.vectors]
+    if spaces.view is None:
+        return vectors
+    channels, height, width = spaces.frame_shape
+    return [("frames", (spaces.view.frame_stack * channels, height, width)), *vectors]
+
+
+def _columns(graph: _Graph, x: str, first: int, last: int) -> str:
+    """Append what takes the numbers from first up to last of each row."""
+    ends = [graph.constant(f"{x}_{name}_{first}", np.array([at])) for name, at in (("from", first), ("to", last))]
+    return graph.node("Slice", [x, *ends, graph.constant(f"{x}_axis_{first}", np.array([1]))], f"{x}_{first}_{last}")
+
+
+def _flattened(graph: _Graph, given: list[tuple[str, tuple[int, ...]]]) -> str:
     """Append what makes one row (S,) of each observation."""
     rows = []
-    for number, part in enumerate(parts):
-        if len(part.shape) == 1:
-            rows.append(name_of(part))
+    for number, (name, shape) in enumerate(given):
+        if len(shape) == 1:
+            rows.append(name)
         else:
-            shape = graph.constant(f"shape_{number}", np.array([-1, int(np.prod(part.shape))]))
-            rows.append(graph.node("Reshape", [name_of(part), shape], f"row_{number}"))
+            size = graph.constant(f"shape_{number}", np.array([-1, int(np.prod(shape))]))
+            rows.append(graph.node("Reshape", [name, size], f"row_{number}"))
     return rows[0] if len(rows) == 1 else graph.node("Concat", rows, "row", axis=1)
 
 
@@ -124,6 +144,20 @@ def _operation(graph: _Graph, operation: Operation, inputs: list[str], name: str
         kind, attributes = _ONE_NODE[operation.kind]
         weights = [graph.constant(f"{name}.{i}", array) for i, array in enumerate(operation.weights)]
         return graph.node(kind, [*inputs, *weights], name, **attributes)
+    if operation.kind in ("frames", "vectors"):
+        shape, (x,) = operation.weights[0], inputs
+        if operation.kind == "vectors":
+            return _columns(graph, x, int(shape.prod()), int(shape.prod()) + operation.width)
+        pixels = _columns(graph, x, 0, int(shape.prod()))
+        pictures = graph.node(
+            "Reshape", [pixels, graph.constant(f"{name}.shape", np.array([-1, *shape]))], f"{name}.in"
+        )
+        share = graph.node("Div", [pictures, graph.constant(f"{name}.most", np.float32(255))], f"{name}.share")
+        return graph.node("Sub", [share, graph.constant(f"{name}.half", np.float32(0.5))], name)
+    if operation.kind == "convolution":
+        weight, bias, stride = operation.weights
+        constants = graph.constant(f"{name}.0", weight), graph.constant(f"{name}.1", bias)
+        return graph.node("Conv", [*inputs, *constants], name, strides=[int(stride)] * 2)
     assert operation.kind == "avg_l1_norm", operation.kind
     size = graph.node("Abs", inputs, f"{name}.abs")
     mean = graph.node("ReduceMean", [size], f"{name}.mean", axes=[1], keepdims=1)

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from t3d.errors import ExportFailed
 from t3d.export import c_header
-from t3d.export.onnx_model import name_of
+from t3d.export.onnx_model import inputs_of
 from t3d.policy.player import Floats
 from t3d.policy.policy import Policy
 
 TOLERANCE = 1e-5  # of an action's range
 OBSERVATIONS = 1_000
-_DIMENSIONS = 500  # at most so many are looked at each alone
+_DIMENSIONS = 500  # at most so many are looked at each alone, and no more than there are observations
 _FAR = (1e6, 1e30)
 _TIMEOUT_S = 300
 
@@ -53,7 +53,7 @@ def probes_of(obs: Floats, source: str) -> Probes:
     that numbers that nobody has seen.
     """
     middle, size = np.median(obs, axis=0).astype(np.float32), obs.shape[1]
-    chosen = np.unique(np.linspace(0, size - 1, min(size, _DIMENSIONS)).astype(int))
+    chosen = np.unique(np.linspace(0, size - 1, min(size, len(obs), _DIMENSIONS)).astype(int))
     alone = np.tile(middle, (2 * len(chosen), 1))
     for half, ends in enumerate((obs.min(axis=0), obs.max(axis=0))):
         alone[half * len(chosen) + np.arange(len(chosen)), chosen] = ends[chosen]
@@ -106,12 +106,12 @@ def with_onnxruntime(policy: Policy, model: bytes) -> tuple[Controller, str]:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    parts, size = policy.info.spaces.obs, policy.info.spaces.action_size
-    ends = np.cumsum([int(np.prod(part.shape)) for part in parts])
+    inputs, size = inputs_of(policy.info.spaces), policy.info.spaces.action_size
+    ends = np.cumsum([int(np.prod(shape)) for _, shape in inputs])
 
     def controller(obs: Floats) -> Floats:
         columns = np.split(obs, ends[:-1], axis=1)
-        given = {name_of(p): column.reshape(-1, *p.shape) for p, column in zip(parts, columns, strict=True)}
+        given = {n: column.reshape(-1, *shape) for (n, shape), column in zip(inputs, columns, strict=True)}
         answers: NDArray[np.float32] = session.run(None, given)[0]
         return answers.reshape(len(obs), size)
 

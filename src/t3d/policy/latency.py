@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from t3d.machine import usable_cores
 from t3d.policy.policy import Policy
-from t3d.spaces import Spaces
+from t3d.spaces import ObsPart, Spaces
 
 CALLS = 10_000
 _WARM = 100
@@ -34,11 +34,11 @@ class Latency(NamedTuple):
 def measure(policy: Policy, calls: int = CALLS) -> Latency:
     """Time a policy's calls, each with another observation drawn from a standard normal distribution."""
     rng, spaces, spans = np.random.default_rng(0), policy.info.spaces, []
-    observations = rng.standard_normal((_WARM + calls, spaces.obs_size), np.float32)
-    for flat in observations:
-        obs = as_given(flat, spaces)
+    play = policy.player() if spaces.view is not None else policy
+    for _ in range(_WARM + calls):
+        obs = as_given([_drawn(rng, part) for part in spaces.obs], spaces)
         began = time.perf_counter()
-        policy(obs)
+        play(obs)
         spans.append((time.perf_counter() - began) * 1e6)
     median, p99, worst = np.quantile(spans[_WARM:], [0.5, 0.99, 1.0]).tolist()
     return Latency(median, p99, worst)
@@ -57,18 +57,21 @@ def others_busy() -> Iterator[int]:
             child.wait()
 
 
-def as_given(flat: NDArray[np.float32], spaces: Spaces) -> Any:
-    """Return a flattened observation (S,) as a policy is called with one: an array, or a Dict of its parts."""
+def _drawn(rng: np.random.Generator, part: ObsPart) -> NDArray[Any]:
+    if part.dtype == "uint8":
+        return rng.integers(0, 256, part.shape, np.uint8)
+    return rng.standard_normal(part.shape, np.float32)
+
+
+def as_given(parts: Sequence[NDArray[Any]], spaces: Spaces) -> Any:
+    """Return the parts of an observation as a policy is called with one: an array, or a Dict of them."""
     if spaces.is_array:
-        return flat.reshape(spaces.obs[0].shape)
+        return parts[0]
     obs: dict[str, Any] = {}
-    at = 0
-    for part in spaces.obs:
+    for part, array in zip(spaces.obs, parts, strict=True):
         *way, last = part.name.split("/")[1:]
         inside = obs
         for key in way:
             inside = inside.setdefault(key, {})
-        size = int(np.prod(part.shape))
-        inside[last] = flat[at : at + size].reshape(part.shape)
-        at += size
+        inside[last] = array
     return obs

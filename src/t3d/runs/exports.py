@@ -22,6 +22,8 @@ from t3d.runs.replay_log import ReplayLog
 
 # Of each env stream, the newest slots that observations for a check are taken from.
 _NEWEST = 100_000
+# Observations for a check where they are images.
+_OF_IMAGES = 20
 
 
 class Exported(NamedTuple):
@@ -109,7 +111,12 @@ def _to_share(
 
 def _probes(run: Path, record: RunRecord | None, policy: Policy) -> Probes:
     """Return what to ask a controller: what was seen in training, or where that is not known, what may be seen."""
-    rng, count, size = np.random.default_rng(0), self_check.OBSERVATIONS, policy.info.spaces.obs_size
+    spaces, rng, count = policy.info.spaces, np.random.default_rng(0), self_check.OBSERVATIONS
+    if spaces.view is not None:
+        drawn = rng.standard_normal((_OF_IMAGES, spaces.seen_size), np.float32)
+        drawn[:, : spaces.pixels] = rng.integers(0, 256, (_OF_IMAGES, spaces.pixels))
+        return self_check.probes_of(drawn, "pixels at random")
+    size = spaces.obs_size
     seen = None if record is None else _observations(run, record, policy)
     if seen is not None and len(seen):
         chosen = rng.choice(len(seen), min(count, len(seen)), replace=False)
