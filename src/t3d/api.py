@@ -68,6 +68,7 @@ def train(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[str] = (),
+    pixels: bool = False,
     preset: str | None = None,
     out: str | Path | None = None,
     resume: Literal["no", "auto"] = "no",
@@ -91,6 +92,7 @@ def train(
             function at the top level of a module or of the script that is run, and no other.
         env_kwargs: its arguments, as JSON can hold them; they are part of what the run is.
         wrappers: `module:Name` or `path/to/file.py:Name` of wrappers around it, the innermost first.
+        pixels: the observation is the rendered picture; what the environment observes itself is hidden.
         preset: named set of options; None takes the environment's.
         out: the run folder; None takes runs/<env>/<preset>-s<seed>.
         resume: auto continues the run in that folder, if there is one.
@@ -112,7 +114,7 @@ def train(
         Stopped: a signal asked for it; what was learned is saved. It is a KeyboardInterrupt.
     """
     refuse_below_one("video_frames", video_frames)
-    begun = _choose(env, env_kwargs, wrappers, preset, out, resume, algorithm, options, algorithm_changed)
+    begun = _choose(env, env_kwargs, wrappers, pixels, preset, out, resume, algorithm, options, algorithm_changed)
     if seeds is not None:
         return _train_seeds(begun, seeds, jobs, quiet=quiet)
     session = begun.session()
@@ -130,6 +132,7 @@ def iterate(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[str] = (),
+    pixels: bool = False,
     preset: str | None = None,
     out: str | Path | None = None,
     resume: Literal["no", "auto"] = "no",
@@ -147,7 +150,7 @@ def iterate(
     Raises:
         Refused: before anything began. What reading the rows can raise, `Rows` says.
     """
-    begun = _choose(env, env_kwargs, wrappers, preset, out, resume, algorithm, options, algorithm_changed)
+    begun = _choose(env, env_kwargs, wrappers, pixels, preset, out, resume, algorithm, options, algorithm_changed)
     return Rows(begun.session())
 
 
@@ -201,6 +204,7 @@ def _choose(
     env: str | Callable[..., Any] | EnvSpec,
     env_kwargs: Mapping[str, Any] | None,
     wrappers: Sequence[str],
+    pixels: bool,
     preset: str | None,
     out: str | Path | None,
     resume: str,
@@ -212,7 +216,7 @@ def _choose(
     end_scripts_in_a_sentence()
     refuse_unknown_resume(resume)
     refuse_while_imported()
-    spec = spec_of(env, env_kwargs, wrappers)
+    spec = spec_of(env, env_kwargs, wrappers, pixels)
     own = None if isinstance(algorithm, str) else algorithm
     if algorithm is not None:
         options["algorithm"] = kind_of(algorithm) if own else algorithm
