@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
         task = progress.add_task("random steps", total=steps_taken(args.steps or STEPS))
         looked = check_pixels.look(env) if env.pixels else None
         if looked and args.frame is not None:
-            check_pixels.write_picture(looked.picture, args.frame)
+            check_pixels.write_picture(looked.picture, env.view, args.frame)
             print(f"frame in {args.frame}", file=sys.stderr)
         findings = check(env, args.steps, lambda: progress.advance(task)) + (looked.findings if looked else [])
     if args.json:

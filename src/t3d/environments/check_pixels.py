@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.env_spec import EnvSpec
+from t3d.env_spec import EnvSpec, View
 from t3d.environments.check import Finding
 from t3d.environments.make import Env, close, make
 from t3d.errors import ConfigRefused, EnvFailed, T3DError, message_of
@@ -70,15 +70,19 @@ def refuse_impossible_file(path: Path) -> None:
         raise ConfigRefused("writing a frame needs Pillow", do='pip install "t3d[pixels]"') from error
 
 
-def write_picture(picture: NDArray[np.uint8], path: Path) -> None:
-    """Write a picture as it is, and beside it a copy that is large enough for people."""
+def write_picture(picture: NDArray[np.uint8], view: View, path: Path) -> None:
+    """Write a picture (H, W, 3) as it will be learned from, and beside it a copy that is large enough for people."""
     import PIL.Image
 
-    times = max(1, math.ceil(_LARGE / min(picture.shape[:2])))
-    large = picture.repeat(times, axis=0).repeat(times, axis=1)
-    height, width = picture.shape[:2]
+    image, size = PIL.Image.fromarray(picture), (view.frame_size, view.frame_size)
+    if view.frame_color == "grey":
+        image = image.convert("L")
+    learned = np.array(image.resize(size, PIL.Image.Resampling.BOX).convert("RGB"))
+    times = math.ceil(_LARGE / view.frame_size)
+    large = learned.repeat(times, axis=0).repeat(times, axis=1)
+    height, width = size
     sheet = np.full((large.shape[0] + 2 * _GAP, width + large.shape[1] + 3 * _GAP, 3), _GREY, np.uint8)
-    sheet[_GAP:, _GAP:][:height, :width] = picture
+    sheet[_GAP:, _GAP:][:height, :width] = learned
     sheet[_GAP:-_GAP, width + 2 * _GAP : -_GAP] = large
     file = io.BytesIO()
     PIL.Image.fromarray(sheet).save(file, "PNG")
