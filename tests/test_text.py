@@ -352,4 +352,4 @@ def test_the_checks_of_this_file_would_see_what_they_look_for():
         assert not writes(ast.parse(text)), text
     assert "t3d.environments.envs" in imports(SOURCE / "training" / "trainer.py")
     assert "t3d.runs.run_folder" in imports(SOURCE / "runs" / "policies.py")  # `from t3d.runs import folder`
-    assert list(itertools.chain.from_iterable(imports(f) for f in FILES)).count("gymnasium") == 1
+    assert list(itertools.chain.from_iterable(imports(f) for f in FILES)).count("gymnasium") == 2

@@ -96,10 +96,8 @@ def train(
         preset: named set of options; None takes the environment's.
         out: the run folder; None takes runs/<env>/<preset>-s<seed>.
         resume: auto continues the run in that folder, if there is one.
-        algorithm: td3 or td7; or a class of your own derived from one of them, which runs on the engine eager. None
-            takes the preset's.
-        algorithm_changed: that class may be written otherwise than what has trained the run that is continued, which
-            is not exact from there on.
+        algorithm: td3 or td7; or a class derived from one of them, on the engine eager. None takes the preset's.
+        algorithm_changed: that class may have been changed since it trained this run, which is not exact from there on.
         seeds: train so many, from `seed` on, in processes of their own; the folder is then their parent, and nothing
             is filmed.
         jobs: how many of them at a time; None takes as many as this process may use cores.

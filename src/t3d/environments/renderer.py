@@ -6,7 +6,6 @@ chosen for the whole process, and handed down to those that it starts. MuJoCo is
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -55,8 +54,7 @@ class Renderer:
 
         self._mujoco, self.model, self._size = mujoco, model, size
         self.drawn_by = choose()
-        backend = self.drawn_by.partition(",")[0]
-        self._context = importlib.import_module(f"mujoco.{backend}").GLContext(size, size)
+        self._context = _context(self.drawn_by.partition(",")[0], size)
         self._context.make_current()
         quality, whole = model.vis.quality, model.vis.global_
         kept = quality.offsamples, whole.offwidth, whole.offheight
@@ -98,6 +96,16 @@ class Renderer:
     def close(self) -> None:
         """Give back what OpenGL holds."""
         self._end()
+
+
+def _context(backend: str, size: int) -> Any:
+    if backend == "egl":
+        from mujoco.egl import GLContext
+    elif backend == "osmesa":
+        from mujoco.osmesa import GLContext
+    else:
+        from mujoco.glfw import GLContext
+    return GLContext(size, size)
 
 
 def _end(context: Any, drawer: Any) -> None:
