@@ -109,6 +109,12 @@ def outside_table() -> str:
     return table + "\n"
 
 
+def frames_table() -> str:
+    """Return what a frame costs that is learned from with --pixels."""
+    table: str = benchmark("frames").as_table(json.loads((RESULTS / "frames.json").read_text("utf-8")))
+    return table
+
+
 def cluster_table() -> str:
     """Return what a cluster costs beside processes of one machine."""
     table: str = benchmark("cluster").as_table(json.loads((RESULTS / "cluster.json").read_text("utf-8")))
@@ -177,6 +183,7 @@ TABLES = {
     "cluster": cluster_table,
     "controllers": controllers_table,
     "outside": outside_table,
+    "frames": frames_table,
     "peers": peers_table,
     "checkpoints": checkpoints_table,
     "safety": safety_table,

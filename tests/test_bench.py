@@ -148,6 +148,6 @@ def test_what_is_timed_is_one_thing(capsys, tmp_path):
 
 def test_an_observation_of_parts_is_given_as_a_dict():
     parts = (ObsPart(name="obs/arm", shape=(2,)), ObsPart(name="obs/goal/0", shape=(1, 2)))
-    given = as_given(np.float32([1, 2, 3, 4]), Spaces(parts, (1,), (-1.0,), (1.0,)))
+    given = as_given([np.float32([1, 2]), np.float32([[3, 4]])], Spaces(parts, (1,), (-1.0,), (1.0,)))
     assert given["arm"].tolist() == [1, 2]
     assert given["goal"]["0"].tolist() == [[3, 4]]

@@ -68,6 +68,7 @@ def train(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[str] = (),
+    pixels: bool = False,
     preset: str | None = None,
     out: str | Path | None = None,
     resume: Literal["no", "auto"] = "no",
@@ -91,13 +92,12 @@ def train(
             function at the top level of a module or of the script that is run, and no other.
         env_kwargs: its arguments, as JSON can hold them; they are part of what the run is.
         wrappers: `module:Name` or `path/to/file.py:Name` of wrappers around it, the innermost first.
+        pixels: the observation is the rendered picture; what the environment observes itself is hidden.
         preset: named set of options; None takes the environment's.
         out: the run folder; None takes runs/<env>/<preset>-s<seed>.
         resume: auto continues the run in that folder, if there is one.
-        algorithm: td3 or td7; or a class of your own derived from one of them, which runs on the engine eager. None
-            takes the preset's.
-        algorithm_changed: that class may be written otherwise than what has trained the run that is continued, which
-            is not exact from there on.
+        algorithm: td3 or td7; or a class derived from one of them, on the engine eager. None takes the preset's.
+        algorithm_changed: that class may have been changed since it trained this run, which is not exact from there on.
         seeds: train so many, from `seed` on, in processes of their own; the folder is then their parent, and nothing
             is filmed.
         jobs: how many of them at a time; None takes as many as this process may use cores.
@@ -112,7 +112,7 @@ def train(
         Stopped: a signal asked for it; what was learned is saved. It is a KeyboardInterrupt.
     """
     refuse_below_one("video_frames", video_frames)
-    begun = _choose(env, env_kwargs, wrappers, preset, out, resume, algorithm, options, algorithm_changed)
+    begun = _choose(env, env_kwargs, wrappers, pixels, preset, out, resume, algorithm, options, algorithm_changed)
     if seeds is not None:
         return _train_seeds(begun, seeds, jobs, quiet=quiet)
     session = begun.session()
@@ -130,6 +130,7 @@ def iterate(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[str] = (),
+    pixels: bool = False,
     preset: str | None = None,
     out: str | Path | None = None,
     resume: Literal["no", "auto"] = "no",
@@ -147,7 +148,7 @@ def iterate(
     Raises:
         Refused: before anything began. What reading the rows can raise, `Rows` says.
     """
-    begun = _choose(env, env_kwargs, wrappers, preset, out, resume, algorithm, options, algorithm_changed)
+    begun = _choose(env, env_kwargs, wrappers, pixels, preset, out, resume, algorithm, options, algorithm_changed)
     return Rows(begun.session())
 
 
@@ -201,6 +202,7 @@ def _choose(
     env: str | Callable[..., Any] | EnvSpec,
     env_kwargs: Mapping[str, Any] | None,
     wrappers: Sequence[str],
+    pixels: bool,
     preset: str | None,
     out: str | Path | None,
     resume: str,
@@ -212,7 +214,7 @@ def _choose(
     end_scripts_in_a_sentence()
     refuse_unknown_resume(resume)
     refuse_while_imported()
-    spec = spec_of(env, env_kwargs, wrappers)
+    spec = spec_of(env, env_kwargs, wrappers, pixels)
     own = None if isinstance(algorithm, str) else algorithm
     if algorithm is not None:
         options["algorithm"] = kind_of(algorithm) if own else algorithm
@@ -231,7 +233,6 @@ def choose(env: EnvSpec, preset: str | None = None, options: Mapping[str, Any] |
     """
     asked = (options or {}).get("hardware")
     hardware = is_hardware(env) if asked is None else bool(asked)
-    # One physical device is not made to look at it.
     images = preset is None and not hardware and spaces_in(env.looked_at(View(frame_size=16))).view is not None
     return presets.choose(env, preset, options, hardware=hardware, images=images)
 

@@ -47,6 +47,8 @@ class EnvSpec:
     """module:Name or file.py:Name of functions from environment to environment, the innermost first."""
     maker: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
     """The class or function itself, where the caller has given it."""
+    pixels: bool = False
+    """The observation is the rendered picture; what the environment observes itself is hidden."""
     view: View = field(default=View(), compare=False)
     """How it is looked at. Not part of which environment it is: a run's options say it."""
 
@@ -57,40 +59,42 @@ class EnvSpec:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is as its name says, without arguments and wrappers: what is known of that name holds."""
-        return not self.kwargs and not self.wrappers
+        """Whether it is as its name says, without arguments, wrappers and pixels: what is known of that name holds."""
+        return not (self.kwargs or self.wrappers or self.pixels)
 
     @property
     def is_registered(self) -> bool:
         """Whether it needs no code but what an installed suite registers, as that suite means it."""
-        return self.is_plain and self.is_named and ":" not in self.name
+        return not (self.kwargs or self.wrappers) and self.is_named and ":" not in self.name
 
     @property
     def title(self) -> str:
         """How it is called where people read it."""
         arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in self.kwargs.items())
         title = f"{self.name}({arguments})" if arguments else self.name
-        return " in ".join([title, *self.wrappers])
+        return " in ".join([f"{title} from pixels" if self.pixels else title, *self.wrappers])
 
     @property
     def identity(self) -> list[Any]:
         """What makes it the same environment as another one, wherever its file lies."""
-        return [short_name(self.name), dict(self.kwargs), [short_name(wrapper) for wrapper in self.wrappers]]
+        wrappers = [short_name(wrapper) for wrapper in self.wrappers]
+        return [short_name(self.name), dict(self.kwargs), wrappers, self.pixels]
 
     @property
     def folder(self) -> str:
         """The name of its folder under runs/: that of the environment, with a hash of arguments and wrappers."""
-        if self.is_plain:
-            return short_name(self.name)
+        name = f"{short_name(self.name)}-pixels" if self.pixels else short_name(self.name)
+        if not (self.kwargs or self.wrappers):
+            return name
         identity = json.dumps(self.identity, sort_keys=True).encode()
-        return f"{short_name(self.name)}-{hashlib.sha256(identity).hexdigest()[:6]}"
+        return f"{name}-{hashlib.sha256(identity).hexdigest()[:6]}"
 
     @property
     def flags(self) -> list[str]:
-        """Arguments and wrappers as flags of a command line."""
+        """Arguments, wrappers and pixels as flags of a command line."""
         arguments = [f"{name}={json.dumps(value)}" for name, value in self.kwargs.items()]
         pairs = [("--env-arg", argument) for argument in arguments] + [("--wrapper", name) for name in self.wrappers]
-        return [word for pair in pairs for word in pair]
+        return [word for pair in pairs for word in pair] + ["--pixels"] * self.pixels
 
     @property
     def command_words(self) -> str:
@@ -100,12 +104,13 @@ class EnvSpec:
     def as_json(self) -> dict[str, Any]:
         """Return the arguments that make an equal one in another process."""
         named = {"name": self.name, "kwargs": dict(self.kwargs), "wrappers": list(self.wrappers)}
-        return named | {"view": vars(self.view)}
+        return named | {"pixels": self.pixels, "view": vars(self.view)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EnvSpec:
         """Return what `as_json` described."""
-        return cls(fields["name"], fields["kwargs"], tuple(fields["wrappers"]), view=View(**fields["view"]))
+        wrappers, view = tuple(fields["wrappers"]), View(**fields["view"])
+        return cls(fields["name"], fields["kwargs"], wrappers, pixels=fields["pixels"], view=view)
 
     def looked_at(self, view: View) -> EnvSpec:
         """Return the same environment, looked at in another way."""
@@ -131,7 +136,10 @@ class EnvSpec:
 
 
 def spec_of(
-    env: str | Callable[..., Any] | EnvSpec, kwargs: Mapping[str, Any] | None = None, wrappers: Sequence[str] = ()
+    env: str | Callable[..., Any] | EnvSpec,
+    kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str] = (),
+    pixels: bool = False,
 ) -> EnvSpec:
     """Return how to make what a caller calls an environment.
 
@@ -139,6 +147,7 @@ def spec_of(
         env: a name as in `EnvSpec.name`; or a class, or a function that makes one.
         kwargs: arguments for it, as JSON can hold them.
         wrappers: as in `EnvSpec.wrappers`.
+        pixels: as in `EnvSpec.pixels`.
 
     Raises:
         ConfigRefused: it is an environment that is made already, or an argument is nothing that JSON can hold.
@@ -147,7 +156,7 @@ def spec_of(
         return env
     arguments, around = _as_json(kwargs or {}), tuple(wrappers)
     if isinstance(env, str):
-        return EnvSpec(env, arguments, around)
+        return EnvSpec(env, arguments, around, pixels=pixels)
     made = not isinstance(env, type) and hasattr(env, "reset") and hasattr(env, "step")
     if made or not callable(env):
         raise ConfigRefused(
@@ -157,9 +166,9 @@ def spec_of(
             do="def make_env(): return ..., then t3d.train(make_env)",
         )
     try:
-        return EnvSpec(address_of(env), arguments, around, env)
+        return EnvSpec(address_of(env), arguments, around, env, pixels)
     except ConfigRefused:
-        return EnvSpec(f"<{in_words(env)}>", arguments, around, env)
+        return EnvSpec(f"<{in_words(env)}>", arguments, around, env, pixels)
 
 
 def _as_json(kwargs: Mapping[str, Any]) -> dict[str, Any]:

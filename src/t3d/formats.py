@@ -88,6 +88,8 @@ class RunRecord(Record, frozen=True, kw_only=True):
     env: Text
     env_kwargs: dict[Text, Any]
     wrappers: tuple[Text, ...]
+    pixels: bool
+    drawn_by: Text  # what drew the pixels; empty without
     preset: Text
     algorithm: ClassName  # as `contract.name_of` gave it
     # Checksums of what a caller's algorithm was written in, as `sources.source_of` gave them: several where it was
@@ -106,7 +108,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     @property
     def spec(self) -> EnvSpec:
         """Which environment it was trained in."""
-        return EnvSpec(self.env, self.env_kwargs, self.wrappers, view=self.config.view)
+        return EnvSpec(self.env, self.env_kwargs, self.wrappers, pixels=self.pixels, view=self.config.view)
 
 
 def _linear(*sizes: int) -> int:

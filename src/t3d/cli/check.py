@@ -6,12 +6,14 @@ import contextlib
 import json
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import tyro
 
 from t3d.cli.environment import EnvArguments
 from t3d.cli.parsing import parse
 from t3d.env_spec import View
+from t3d.errors import ConfigRefused
 
 _COLOURS = {"ok": "green", "look": "yellow", "fails": "red"}
 
@@ -24,6 +26,8 @@ class Arguments(EnvArguments):
     """A registered id, module:Name (an id that it registers, a class, or a function), or path/to/file.py:Name."""
     steps: int | None = None
     """Random steps to take, three times: 1,000 if left out. Hardware takes them once, and none if left out."""
+    frame: Path | None = None
+    """With --pixels: write what is learned from to this .png, after a few random steps, beside an enlarged copy."""
     json: bool = False
     """Print one JSON object and nothing else."""
     view: View = field(default_factory=View)
@@ -40,17 +44,26 @@ def main(arguments: list[str]) -> int:
     from rich.text import Text
 
     from t3d import api
+    from t3d.environments import check_pixels
     from t3d.environments.check import STEPS, check, steps_taken
 
     if args.steps is not None:
         api.refuse_below_one("steps", args.steps)
     env = args.spec(args.env).looked_at(args.view)
+    if args.frame is not None:
+        if not env.pixels:
+            raise ConfigRefused("a frame is drawn with --pixels alone", got=f"--frame {args.frame}", do="add --pixels")
+        check_pixels.refuse_impossible_file(args.frame)
     console = Console(stderr=True)
     # Own environments may print; under --json stdout is the object's alone.
     quiet = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
     with quiet, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("random steps", total=steps_taken(args.steps or STEPS))
-        findings = check(env, args.steps, lambda: progress.advance(task))
+        looked = check_pixels.look(env) if env.pixels else None
+        if looked and args.frame is not None:
+            check_pixels.write_picture(looked.picture, env.view, args.frame)
+            print(f"frame in {args.frame}", file=sys.stderr)
+        findings = check(env, args.steps, lambda: progress.advance(task)) + (looked.findings if looked else [])
     if args.json:
         rows = [finding._asdict() for finding in findings]
         print(json.dumps({"env": env.title, "findings": rows}))

@@ -1,4 +1,4 @@
-"""The environment on a command line: its name, its arguments and its wrappers."""
+"""The environment on a command line: its name, its arguments, its wrappers, and whether its picture is learned from."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ class EnvArguments:
     wrapper: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="WRAPPER")] = ()
     """module:Name or path/to/file.py:Name of a wrapper. Repeat it for others: the first is the innermost."""
 
+    pixels: bool = False
+    """The observation is the rendered picture; what the environment observes itself is hidden."""
+
     def spec(self, name: str) -> EnvSpec:
         """Return the environment of this name, made in this way.
 
         Raises:
             ConfigRefused: an argument is not NAME=JSON.
         """
-        return EnvSpec(name, dict(map(_argument, self.env_arg)), self.wrapper)
+        return EnvSpec(name, dict(map(_argument, self.env_arg)), self.wrapper, pixels=self.pixels)
 
     def given(self, name: str | None) -> EnvSpec | None:
         """Return the environment that a command on a run names; None if it names none.
@@ -37,10 +40,10 @@ class EnvArguments:
         """
         if name is not None:
             return self.spec(name)
-        if self.env_arg or self.wrapper:
+        if self.env_arg or self.wrapper or self.pixels:
             raise ConfigRefused(
                 "arguments of an environment were given, and no environment",
-                got=" ".join([*self.env_arg, *self.wrapper]),
+                got=" ".join([*self.env_arg, *self.wrapper, *["--pixels"] * self.pixels]),
                 do="add --env NAME: it is made with these arguments and no others",
             )
         return None

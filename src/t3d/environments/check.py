@@ -205,7 +205,7 @@ def _sight(spaces: Spaces) -> str:
     return spaces.sight_in_words
 
 
-def _pixels(spaces: Spaces, trace: _Trace) -> Finding:
+def _picture(spaces: Spaces, trace: _Trace) -> Finding:
     """Say what the pictures look like: one that shows nothing is learned from like any other."""
     pixels = np.stack(trace.obs)[:, : spaces.frame_size]
     spread = float(pixels.std(axis=1).mean())
@@ -216,7 +216,7 @@ def _pixels(spaces: Spaces, trace: _Trace) -> Finding:
 
 
 def _seen(trace: _Trace, space: Any, spaces: Spaces, failure: str) -> list[Finding]:
-    pictures = [_pixels(spaces, trace)] if spaces.view is not None and not failure else []
+    pictures = [_picture(spaces, trace)] if spaces.view is not None and not failure else []
     return [_numbers(trace, space, failure, spaces), *pictures]
 
 

@@ -122,6 +122,11 @@ class Envs:
         return self._envs.period_s
 
     @property
+    def drawn_by(self) -> str:
+        """What draws what they observe, where that is their rendered picture; else empty."""
+        return self._envs.drawn_by
+
+    @property
     def unstable(self) -> int:
         """How often MuJoCo has called these simulations unstable, once an episode at most."""
         return int(self._envs.rows.unstable.sum())

@@ -83,6 +83,7 @@ class Instances:
         self.spaces: Spaces = spaces_of(self.envs[0], self._name, env.view)
         self.gym_spaces: tuple[Any, Any] = self.envs[0].observation_space, self.envs[0].action_space
         self.period_s = period_of(self.envs[0], env)
+        self.drawn_by: str = self.envs[0].get_wrapper_attr("drawn_by") if env.pixels else ""
         spec = self.envs[0].spec
         self.is_hardware = any(getattr(made.unwrapped, "is_hardware", False) for made in self.envs)
         self.time_limit = spec.max_episode_steps if spec else None  # None: no one that is known
@@ -169,6 +170,8 @@ class Instances:
 def _raised(error: BaseException, i: int, doing: str) -> Broken:
     if is_ctrl_c(error):
         raise error
+    if isinstance(error, EnvFailed):  # of the picture: it says itself what is wrong
+        return Broken(i, error)
     name, _, message = message_of(error).partition(": ")
     do = "fix the environment; its own traceback is above"
     if isinstance(error, TypeError) and "unexpected keyword argument 'seed'" in message:

@@ -1,4 +1,4 @@
-"""Make an environment from its name and look at its spaces. The only file that imports gymnasium."""
+"""Make an environment from its name and look at its spaces. With pixels the only file that imports gymnasium."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from gymnasium.envs.registration import load_env_creator
 from t3d.address import FILE_AND_NAME, importable_from, module_at, object_at
 from t3d.env_spec import EnvSpec, View
 from t3d.environments.images import is_image, refuse_too_small
+from t3d.environments.pixels import Pixels, without_a_screen
 from t3d.environments.process_state import ProcessState
 from t3d.environments.silence import any_mujoco_gl, quiet_pybullet, silenced, tame_mujoco
 from t3d.errors import EnvRefused, Refused, message_of, shortened
@@ -52,7 +53,12 @@ def make(env: EnvSpec, *, render: bool = False) -> Env:
         EnvRefused: there is no such environment, a package it needs is missing, or its own code raised.
     """
     with _explained(env):
-        made = _made(env, render)
+        if env.pixels:
+            without_a_screen()
+        made = _made(env, render or env.pixels)
+        if env.pixels:
+            with quiet_pybullet():
+                made = Pixels(made, env.title, env.view.frame_size)
         for wrapper in env.wrappers:
             made = _checked(_found_at(wrapper)(made), wrapper)
     return made
@@ -111,9 +117,12 @@ def _made(env: EnvSpec, render: bool) -> Env:
             options["render_mode"] = "rgb_array"
         return _checked(maker(**options), env.name)
     env_id = env.name.rpartition(":")[2]
-    entry = _import_entry(env_id, render)
+    entry = _import_entry(env_id, render and not env.pixels)
     if render:
-        options = (_VIDEO if entry.startswith("gymnasium.envs.mujoco") else {}) | options | {"render_mode": "rgb_array"}
+        usual = _VIDEO if entry.startswith("gymnasium.envs.mujoco") else {}
+        if options.keys() & {"camera_id", "default_camera_config"}:  # the name would be one too many, or hide it
+            usual = {name: value for name, value in usual.items() if name != "camera_name"}
+        options = usual | options | {"render_mode": "rgb_array"}
     with quiet_pybullet():
         return gym.make(env_id, disable_env_checker=True, **options)
 

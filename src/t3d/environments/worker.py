@@ -54,6 +54,7 @@ class Made(NamedTuple):
 
     spaces: Spaces
     period_s: float | None
+    drawn_by: str
 
 
 def main(task: Task) -> None:
@@ -71,7 +72,7 @@ def main(task: Task) -> None:
         connection.send_bytes(_message(error, error.__cause__))
         return
     _ignore_signals()
-    connection.send_bytes(msgspec.json.encode(Made(instances.spaces, instances.period_s)))
+    connection.send_bytes(msgspec.json.encode(Made(instances.spaces, instances.period_s, instances.drawn_by)))
     try:
         rows = map_rows(task.memory, instances.spaces, int(connection.recv_bytes()))
         instances.rows = Rows.of(rows[task.first : task.first + task.n_envs])

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from t3d.env_spec import EnvSpec
 from t3d.environments.in_process import Broken, Rows, row_dtype
+from t3d.environments.renderer import hand_down
 from t3d.environments.worker import COMMAND, SIGNALS, STEP, Made, Task, map_rows
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused, T3DError
 
@@ -100,7 +101,8 @@ class Workers:
             self._by_descriptor |= {worker.ended: worker for worker in self._workers if worker.ended >= 0}
             for descriptor in self._by_descriptor:
                 self._poll.register(descriptor, select.POLLIN)
-            self.spaces, self.period_s = self._made(env)
+            self.spaces, self.period_s, self.drawn_by = self._made(env)
+            hand_down(self.drawn_by)
             self.rows = self._share(n_envs)
         except BaseException:
             self._end()

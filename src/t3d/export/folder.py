@@ -25,7 +25,6 @@ FRAMES = (
     "0 to 255, each the mean of the area that it covers; grey is ITU-R 601 luma; the oldest frame first, and at an "
     "episode's beginning its first frame in the place of those before it"
 )
-)
 
 
 def refuse_own_network(policy: Policy) -> None:

@@ -113,9 +113,9 @@ def _probes(run: Path, record: RunRecord | None, policy: Policy) -> Probes:
     """Return what to ask a controller: what was seen in training, or where that is not known, what may be seen."""
     spaces, rng, count = policy.info.spaces, np.random.default_rng(0), self_check.OBSERVATIONS
     if spaces.view is not None:
-        drawn = rng.standard_normal((_OF_IMAGES, spaces.seen_size), np.float32)
-        drawn[:, : spaces.pixels] = rng.integers(0, 256, (_OF_IMAGES, spaces.pixels))
-        return self_check.probes_of(drawn, "pixels at random")
+        looks = rng.standard_normal((_OF_IMAGES, spaces.seen_size), np.float32)
+        looks[:, : spaces.pixels] = rng.integers(0, 256, (_OF_IMAGES, spaces.pixels))
+        return self_check.probes_of(looks, "pixels at random")
     size = spaces.obs_size
     seen = None if record is None else _observations(run, record, policy)
     if seen is not None and len(seen):

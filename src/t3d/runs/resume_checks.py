@@ -100,6 +100,7 @@ def other_machine(record: RunRecord, trainer: Trainer) -> list[str]:
     pairs = [
         ("engine", record.engine.name, trainer.learner.chosen.name),
         ("threads", record.engine.threads, trainer.learner.threads),
+        ("what draws the pixels", record.drawn_by, trainer.envs.drawn_by),
         *((name, getattr(begun_on, name), machine[name]) for name in ("system", "processor", "python", "versions")),
     ]
     return [f"{name} was {before}, is {now}" for name, before, now in pairs if before != now]

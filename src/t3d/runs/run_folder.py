@@ -134,6 +134,8 @@ def record_of(env: EnvSpec, preset: str, config: Config, trainer: Trainer) -> Ru
         env=printable(env.name),
         env_kwargs=dict(env.kwargs),
         wrappers=env.wrappers,
+        pixels=env.pixels,
+        drawn_by=trainer.envs.drawn_by,
         preset=preset,
         algorithm=algorithm,
         sources=(source,) if (source := source_of(type(trainer.agent))) else (),

@@ -43,6 +43,7 @@ class StudyRecord(Record, frozen=True, kw_only=True):
     env: Text
     env_kwargs: dict[Text, Any]
     wrappers: tuple[Text, ...]
+    pixels: bool
     preset: Text
     config: Config
     space: tuple[Option, ...]
@@ -51,7 +52,7 @@ class StudyRecord(Record, frozen=True, kw_only=True):
     @property
     def spec(self) -> EnvSpec:
         """Which environment."""
-        return EnvSpec(self.env, self.env_kwargs, self.wrappers, view=self.config.view)
+        return EnvSpec(self.env, self.env_kwargs, self.wrappers, pixels=self.pixels, view=self.config.view)
 
 
 def describe(env: EnvSpec, preset: str, config: Config, space: Space, seeds: int) -> StudyRecord:
@@ -60,6 +61,7 @@ def describe(env: EnvSpec, preset: str, config: Config, space: Space, seeds: int
         env=env.name,
         env_kwargs=dict(env.kwargs),
         wrappers=env.wrappers,
+        pixels=env.pixels,
         preset=preset,
         config=config,
         space=space,
