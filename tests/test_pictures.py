@@ -1,5 +1,7 @@
 """Learning from pictures: what teaches the encoder, that runs come back to the bit, and that policies see frames."""
 
+import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import picture_envs
 import pytest
 import small_runs
 import torch
+from PIL import Image
 
 import t3d
 from t3d.config import Config
@@ -15,6 +18,8 @@ from t3d.environments.envs import Envs
 from t3d.environments.make import spaces_in
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused
 from t3d.frames import seen_in_episode
+from t3d.reports.page import gather, render
+from t3d.runs.exports import export_policy
 from t3d.runs.session import Session
 from t3d.training.trainer import Trainer
 
@@ -234,6 +239,32 @@ def test_one_frame_where_several_are_seen_is_refused_and_named(run):
         policy(shown[0])
     with pytest.raises(ValueError, match="an image of uint8"):
         policy.player()({**shown[0], "camera": shown[0]["camera"] / 255})
+
+
+def test_what_is_seen_is_a_picture_in_the_folder_and_on_the_page(run):
+    picture = run.path / "video" / "seen.png"
+    content = picture.read_bytes()
+    with Image.open(picture) as image:
+        width, height = image.size
+    assert (width, height) == (12 + 160 + 12 + 3 * (192 + 12), 192 + 2 * 12)  # 20 by 24 pixels raw, three frames
+    page = render(gather([run.path]))
+    assert base64.b64encode(content).decode() in page
+    picture.write_bytes(b"not a PNG" + content)
+    try:
+        assert "it is no PNG" in render(gather([run.path]))
+    finally:
+        picture.write_bytes(content)
+
+
+def test_a_policy_of_images_is_exported_as_a_model_that_takes_frames(run, tmp_path):
+    policy = run.path / "policy" / "last.safetensors"
+    exported = export_policy(policy, "onnx", out=tmp_path / "onnx")
+    assert exported.checked.worst < 1e-5
+    contract = json.loads((tmp_path / "onnx" / "contract.json").read_text())
+    assert [(part["name"], part["shape"]) for part in contract["inputs"]] == [("frames", [9, 16, 16]), ("joints", [2])]
+    assert contract["frames"]["frame_stack"] == 3
+    with pytest.raises(ConfigRefused, match="of policies of vectors"):
+        export_policy(policy, "c", out=tmp_path / "c")
 
 
 # ---- What is refused

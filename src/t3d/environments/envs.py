@@ -112,6 +112,11 @@ class Envs:
         return self._stacks.seen(self.obs)
 
     @property
+    def raw_images(self) -> list[NDArray[np.uint8]]:
+        """The images that the last of the environments gave last, as it gave them; none of those in other processes."""
+        return self._envs.raw_images if isinstance(self._envs, Instances) else []
+
+    @property
     def is_hardware(self) -> bool:
         """Whether they say that they are one physical device; of those in other processes nobody asks."""
         return isinstance(self._envs, Instances) and self._envs.is_hardware

@@ -88,6 +88,7 @@ class Instances:
         self.is_hardware = any(getattr(made.unwrapped, "is_hardware", False) for made in self.envs)
         self.time_limit = spec.max_episode_steps if spec else None  # None: no one that is known
         self.rows = Rows.of(np.zeros(n_envs, row_dtype(self.spaces)))
+        self.raw_images: list[NDArray[np.uint8]] = []  # of the observation that was taken last, by any of them
 
     def begin_reset(self, i: int, seed: int, *, anew: bool) -> None:
         """Begin an episode; its first observation will stand in row i.
@@ -143,6 +144,7 @@ class Instances:
         if self.spaces.view is None and self.spaces.is_array:
             return numbers_of(given, self.spaces.obs[0], self._name).ravel()
         parts = {part.name: numbers_of(given, part, self._name) for part in self.spaces.obs}
+        self.raw_images = [parts[part.name] for part in self.spaces.images]
         vectors = [parts[part.name].ravel() for part in self.spaces.vectors]
         vector: NDArray[Any] = np.concatenate(vectors) if vectors else np.zeros(0, np.float32)
         if self.spaces.view is None:

@@ -86,7 +86,9 @@ def asset(name: str) -> str:
 def _policy(scripts: Sequence[str], style: str) -> str:
     allowed = {"script-src": scripts, "style-src": [style]}
     hashes = [" ".join([kind, *(f"'sha256-{_hash(text)}'" for text in texts)]) for kind, texts in allowed.items()]
-    return "; ".join(["default-src 'none'", *hashes, "media-src data:", "base-uri 'none'", "form-action 'none'"])
+    return "; ".join(
+        ["default-src 'none'", *hashes, "media-src data:", "img-src data:", "base-uri 'none'", "form-action 'none'"]
+    )
 
 
 def _hash(text: str) -> str:

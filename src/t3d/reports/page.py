@@ -72,6 +72,8 @@ def render(report: Report, live: Live | None = None) -> str:
         groups = [group for group in report.groups if group.env == study["env"]]
         study["stages"], notes = videos.stages(groups[0], films) if len(groups) == 1 else ([], [])
         study["notes"] += notes
+        study["seen"], notes = videos.seen(groups[0])
+        study["notes"] += notes
     return html.render(
         "page.html.j2",
         "page.js",

@@ -18,6 +18,7 @@ from t3d.storage.checked_files import PolicyHeader, read_policy_header
 BUDGET_BYTES = 1_200_000
 MOST_CLIPS = 2
 _SMALL_BYTES = 130_000  # of each small one
+_PICTURE_BYTES, _PNG = 400_000, b"\x89PNG\r\n\x1a\n"
 _WHEN = {"start": "At the start", "quarter": "After a quarter", "half": "Half way"}
 
 
@@ -98,6 +99,15 @@ def stages(group: Group, clips: Sequence[Clip]) -> tuple[list[Stage], list[str]]
     return found, notes
 
 
+def seen(group: Group) -> tuple[str, list[str]]:
+    """Return the picture of what the first run of a group sees, as a data URI, or nothing; and why it is left out."""
+    file = group.runs[0].path / "video" / "seen.png"
+    if not file.is_file():
+        return "", []
+    content, note = _read(file, _PICTURE_BYTES, "PNG", _PNG)
+    return ("", [note]) if content is None else ("data:image/png;base64," + base64.b64encode(content).decode(), [])
+
+
 def _of_stage(run: Run, which: str) -> str:
     header = _policy_header(run, which)
     if header is None:
@@ -148,11 +158,12 @@ def _policy_header(run: Run, which: str) -> PolicyHeader | None:
         return None
 
 
-def _read(file: Path, most_bytes: int) -> tuple[bytes | None, str]:
-    """Return an mp4's bytes as they are, or None and why it is left out. Nothing is decoded: it may be a stranger's."""
+def _read(file: Path, most_bytes: int, kind: str = "mp4", mark: bytes = b"ftyp") -> tuple[bytes | None, str]:
+    """Return a file's bytes as they are, or None and why it is left out. Nothing is decoded: it may be a stranger's."""
     if (size := file.stat().st_size) > most_bytes:
-        return None, f"{file} is not shown: {size:,} bytes, and {most_bytes:,} are left; t3d video films it smaller."
+        do = "; t3d video RUN films it smaller" if kind == "mp4" else ""
+        return None, f"{file} is not shown: {size:,} bytes, and {most_bytes:,} are left{do}."
     content = file.read_bytes()
-    if content[4:8] != b"ftyp":
-        return None, f"{file} is not shown: it is no mp4."
+    if mark not in content[:8]:
+        return None, f"{file} is not shown: it is no {kind}."
     return content, ""

@@ -18,6 +18,7 @@ from t3d.environments.envs import Episode
 from t3d.errors import Diverged, EnvFailed, EnvRefused, RunRefused, SaveFailed, Stopped
 from t3d.formats import MILESTONES, Row, RunRecord
 from t3d.presets import Choice
+from t3d.runs import seen_picture
 from t3d.runs.progress import RunProgress
 from t3d.runs.signals import Signals
 from t3d.runs.store import Store
@@ -281,6 +282,7 @@ class Session:
         if progress.evaluated(seen, env_steps, config.eval_every if in_turn else "never"):
             self._save("best")
         self._save("last")
+        self._show_what_is_seen()
         moved = played[progress.preferred][1].row()
         rows = [self._store.metrics.write("evaluation", env_steps, **progress.row(seen), **moved, **note)]
         if self.trainer.agent.updates:  # before the first one the critics have promised nothing
@@ -294,6 +296,15 @@ class Session:
             _log.warning("%s", what)
             rows.append(self._store.metrics.write("event", env_steps, what=what))
         return rows
+
+    def _show_what_is_seen(self) -> None:
+        """Write video/seen.png at the first evaluation of a run that sees images."""
+        envs, path = self.trainer.envs, self.path / "video" / "seen.png"
+        if envs.spaces.view is not None and not path.exists():
+            try:
+                seen_picture.write(path, envs.raw_images, envs.seen[-1], envs.spaces)
+            except OSError as error:
+                _log.warning("the picture of what is seen could not be written: %s", error)
 
     def _save(self, name: str) -> None:
         env_steps, progress = self.trainer.env_steps, self.progress
