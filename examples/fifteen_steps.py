@@ -36,6 +36,7 @@ T3D = "t3d-0.1.0-py3-none-any.whl"  # `make notebook` puts it there; "t3d" once 
 # %%
 import html
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import matplotlib.pyplot as plt
@@ -92,6 +93,7 @@ print(f"{len(replay):,} transitions")
 # ### Steps 2 and 3: six networks
 #
 # An actor, which plays, and two critics, which judge. Each has a slow copy, its **target**, which starts equal to it.
+# `critic` holds both critics.
 
 # %%
 agent = TD3(spaces, config, np.random.default_rng(0))
@@ -236,16 +238,17 @@ for name, network in twin.networks().items():
 # %% [markdown]
 # # 2. Train
 #
-# Now 12,000 times... no, not by hand. `t3d.iterate` trains and hands out each row of the run's log as it is written. We
-# draw the curve anew at each evaluation. It takes about two minutes; the first time, part of that is compiling.
+# Now the same 10,000 times, for which there is `t3d.iterate`: it trains, and hands out each row of the run's log as it
+# is written. We draw the curve anew at each evaluation. It takes about two minutes; the first time, most of that is
+# compiling.
 #
 # Stop it whenever you like (the square button): the run is saved, and the same cell goes on with it.
 
 # %%
 ENV = "Pendulum-v1"
-STEPS = 6_000  # env steps of a run; the first 1,000 are random
-EVERY = 500  # env steps between two evaluations
+STEPS = 6_000  # of a run; the first 1,000 are random
 SEEDS = 5  # runs of each kind that are compared in part 4
+OPTIONS: dict[str, Any] = {"steps": STEPS, "eval_every": 500, "threads": 1}
 
 
 def draw(axes, *folders):
@@ -258,14 +261,14 @@ def draw(axes, *folders):
             label = folder if seed == curve["seed"][0] else None
             axes.plot(curve["env_steps"][its], curve["return_mean"][its], ".-", color=color, alpha=0.7, label=label)
     axes.set(xlabel="env steps", ylabel="return", title=ENV)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
 
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
 shown = display(figure, display_id=True)
 plt.close(figure)
-with t3d.iterate(ENV, out="runs/plain/s0", resume="auto", steps=STEPS, eval_every=EVERY) as rows:
+with t3d.iterate(ENV, out="runs/plain/s0", resume="auto", **OPTIONS) as rows:
     for row in rows:
         if row["kind"] == "evaluation":
             draw(axes, "runs/plain/s0")
@@ -278,7 +281,7 @@ with t3d.iterate(ENV, out="runs/plain/s0", resume="auto", steps=STEPS, eval_ever
 # writes the report.
 
 # %%
-run = t3d.train(ENV, out="runs/plain/s0", resume="auto", steps=STEPS, eval_every=EVERY)
+run = t3d.train(ENV, out="runs/plain/s0", resume="auto", **OPTIONS)
 run
 
 # %%
@@ -344,11 +347,10 @@ print(f"lower by {(plain - changed).mean():.4f} in the mean")
 # runs take some five minutes.
 
 # %%
-t3d.train(ENV, seeds=SEEDS, out="runs/plain", resume="auto", steps=STEPS, eval_every=EVERY)
+t3d.train(ENV, seeds=SEEDS, out="runs/plain", resume="auto", **OPTIONS)
 for seed in range(SEEDS):
     out = f"runs/cautious/s{seed}"
-    options = {"steps": STEPS, "eval_every": EVERY, "video": False, "quiet": True}
-    print(t3d.train(ENV, algorithm=Cautious, seed=seed, out=out, resume="auto", **options))
+    print(t3d.train(ENV, algorithm=Cautious, seed=seed, out=out, resume="auto", video=False, quiet=True, **OPTIONS))
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
