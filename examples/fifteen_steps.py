@@ -27,7 +27,8 @@
 # ## Install
 #
 # `T3D` says where t3d comes from: here a file that lies beside this notebook. On Colab, upload it by the folder icon on
-# the left. If t3d is installed already, skip the second line.
+# the left; where Colab then asks for a restart, restart and go on with the next cell. If t3d is installed already, skip
+# this one.
 
 # %%
 T3D = "t3d-0.1.0-py3-none-any.whl"  # `make notebook` puts it there; "t3d" once that is released
