@@ -345,7 +345,7 @@ print(f"lower by {(plain - changed).mean():.4f} in the mean")
 #
 # One run says little: another seed, another curve. So five runs of each kind; of the original there is one already, and
 # `resume="auto"` keeps it. t3d's own TD3 runs compiled. A class of yours runs as you wrote it, which takes longer: five
-# runs take some five minutes.
+# runs take some minutes.
 
 # %%
 t3d.train(ENV, seeds=SEEDS, out="runs/plain", resume="auto", **OPTIONS)
