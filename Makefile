@@ -5,8 +5,9 @@ INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 
 TRACKERS := .venv-track/installed
+DIST := dist
 
-.PHONY: install demo test test-slow test-track test-cluster check bench bench-peers docs clean
+.PHONY: install demo test test-slow test-track test-cluster check bench bench-peers docs dist notebook clean
 
 install: $(INSTALLED)
 
@@ -60,6 +61,14 @@ bench-peers: $(INSTALLED) $(PEERS)
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/build.py
+
+# The wheel.
+dist: $(INSTALLED)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DIST) .
+
+# The notebook, beside the wheel that it installs: the two are all that Colab needs.
+notebook: dist
+	$(BIN)/jupytext --quiet --to ipynb --output $(DIST)/fifteen_steps.ipynb examples/fifteen_steps.py
 
 clean:
 	rm -rf .venv .venv-peers .venv-track .mypy_cache .ruff_cache .pytest_cache .hypothesis

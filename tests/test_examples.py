@@ -1,4 +1,4 @@
-"""Every example does what it says; examples/one_critic.py is also in test_algorithms.py."""
+"""Every example does what it says; one_critic.py also in test_algorithms.py, fifteen_steps.py in test_notebook.py."""
 
 import importlib
 import json
@@ -76,7 +76,7 @@ def flown(tmp_path_factory):
 def test_every_example_is_listed_and_tested():
     listed = re.findall(r"\]\((\w+\.py)\)", (EXAMPLES / "README.md").read_text("utf-8"))
     assert listed == sorted(path.name for path in EXAMPLES.glob("*.py"))
-    tests = Path(__file__).read_text("utf-8")
+    tests = "".join(Path(__file__).with_name(f"test_{name}.py").read_text("utf-8") for name in ("examples", "notebook"))
     assert all(tests.count(name) > 1 for name in listed)
 
 

@@ -76,7 +76,7 @@ def watch(session: Session, least_s: float = 0.0) -> None:
                 evaluation = f"eval {row['return_mean']:,.0f}"
                 unsaid = _plain(row)
                 if progress.disable and time.monotonic() - said_s >= least_s:
-                    print(unsaid, file=sys.stderr, flush=True)
+                    _say(progress, unsaid)
                     said_s, unsaid = time.monotonic(), ""
             elif row["kind"] == "health":
                 health.append(row)
@@ -84,12 +84,20 @@ def watch(session: Session, least_s: float = 0.0) -> None:
                 wrong = "! " + ", ".join(hint.name for hint in wrong_now) if wrong_now else ""
                 for hint in wrong_now:
                     if hint.name not in shown:
-                        console.print(_full(row, hint), markup=False, highlight=False, soft_wrap=True)
+                        _say(progress, _full(row, hint))
                 shown |= {hint.name for hint in wrong_now}
             seen = "  ".join(text for text in (wrong, evaluation, episode) if text)
             progress.update(task, seen=seen)
         if progress.disable and unsaid:
-            print(unsaid, file=sys.stderr, flush=True)
+            _say(progress, unsaid)
+
+
+def _say(progress: Progress, line: str) -> None:
+    """Print a line above the live one, or as it is where there is none: in a notebook Rich would show it as HTML."""
+    if progress.disable:
+        print(line, file=sys.stderr, flush=True)
+    else:
+        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _plain(row: Row) -> str:
