@@ -10,15 +10,19 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from t3d.address import address_of, in_words
 from t3d.errors import ConfigRefused
 
+ActionRepeat = Annotated[int, Meta(ge=1, le=1_000, description="a whole number, 1 to 1,000")]
+
 
 @dataclass(frozen=True)
 class View:
-    """How a run looks at its environment, as its options say."""
+    """How a run looks at its environment and plays in it, as its options say."""
 
     frame_size: int = 64
     """Pixels of a frame's side, of an image among the observations."""
@@ -26,6 +30,8 @@ class View:
     """grey, or rgb."""
     frame_stack: int = 3
     """Frames that the networks see at once."""
+    action_repeat: ActionRepeat = 1
+    """Frames of the environment that one action is played for."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from t3d.config import IDLE, Config
-from t3d.env_spec import EnvSpec
+from t3d.env_spec import ActionRepeat, EnvSpec
 from t3d.errors import printable
 from t3d.spaces import ObsPart, Shape, Spaces
 
@@ -128,6 +128,7 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
     action_shape: Shape
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+    action_repeat: ActionRepeat  # frames that each action was played for
     period_s: Period
     hidden: Annotated[Shape, Meta(min_length=1)]
     layer_norm: bool
@@ -311,11 +312,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "event": {"what": str},
 }
 # What it may have. Of an event: between which env steps rows are gone. Of an evaluation: when it was due, if it waited
-# for an episode's end; and which of several policies did better, whose numbers it has.
+# for an episode's end; which of several policies did better, whose numbers it has; and the action repeat, above 1.
 _MAYBE: list[tuple[str, Any, None]] = [
     ("lost", tuple[Count, Count] | None, None),
     ("due", Count | None, None),
     ("policy", Text | None, None),
+    ("action_repeat", ActionRepeat | None, None),
 ]
 ROWS = {
     kind: msgspec.defstruct(kind, [("env_steps", Count), ("wall_s", Seconds), *fields.items(), *_MAYBE])

@@ -200,6 +200,7 @@ def policy_of(trainer: Trainer, record: RunRecord, which: str, return_mean: floa
         action_shape=spaces.action_shape,
         action_low=spaces.action_low,
         action_high=spaces.action_high,
+        action_repeat=record.config.action_repeat,
         period_s=record.period_s,
         hidden=agent.config.hidden,
         layer_norm=agent.config.layer_norm == "both",
