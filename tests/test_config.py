@@ -333,12 +333,18 @@ def a_line_to_the_same_noise_is_none(folder, monkeypatch):
 
 
 def frames_are_looked_at_as_asked(*_):
-    options = {"frame_size": 32, "frame_color": "rgb", "frame_stack": 2}
+    options = {"frame_size": 32, "frame_color": "rgb", "frame_stack": 2, "action_repeat": 3}
     assert vars(Config(**options).view) == options
+
+
+def action_repeat_plays_each_action_for_so_many_frames(folder, monkeypatch):
+    assert {row["length"] for row in rows(folder / "two", "episode", action_repeat=2)} == {2}  # of three frames
+    assert rows(folder / "judged", "evaluation", action_repeat=2)[-1]["lengths"] == [2, 2]
 
 
 BEHAVES = {
     **dict.fromkeys(("frame_size", "frame_color", "frame_stack"), frames_are_looked_at_as_asked),
+    "action_repeat": action_repeat_plays_each_action_for_so_many_frames,
     "exploration_noise_final": exploration_noise_moves_in_a_line,
     "exploration_noise_steps": a_line_to_the_same_noise_is_none,
     "steps": steps_end_the_run,
@@ -435,6 +441,7 @@ IMPOSSIBLE = {
     "frame_size": [15, 257, 64.0],
     "frame_color": ["", "gray"],
     "frame_stack": [0, 17],
+    "action_repeat": [0, 1_001, 2.0, True],
 }
 
 

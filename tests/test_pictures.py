@@ -196,7 +196,7 @@ def test_a_policy_plays_what_its_agent_does_and_needs_no_pytorch(run):
     _, seen = episode(run)
     expected = run.trainer.learner.act(seen)
     assert np.allclose(policy.act(seen), expected, atol=1e-5)
-    assert policy.info.architecture == "cnn" and policy.info.view == View(16, "rgb", 3)
+    assert policy.info.architecture == "cnn" and policy.info.spaces.view == View(16, "rgb", 3)
 
 
 def test_a_player_takes_the_cameras_own_frames(run):

@@ -163,7 +163,7 @@ def test_the_curve_as_a_table(tmp_path, capsys):
 def test_the_figure_is_one_column_wide_and_equal_runs_give_equal_bytes(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="the extra `figures` is not installed")
     write_seeds(tmp_path / "a", [1.0, 3.0])
-    write_seeds(tmp_path / "b", [2.0, 3.0], lr=0.5)
+    write_seeds(tmp_path / "b", [2.0, 3.0], action_repeat=2)
     drawn = []
     for name in ("one", "two"):
         files = [str(tmp_path / f"{name}.{kind}") for kind in ("svg", "png")]
@@ -173,6 +173,7 @@ def test_the_figure_is_one_column_wide_and_equal_runs_give_equal_bytes(tmp_path,
         drawn.append([(tmp_path / f"{name}.{kind}").read_bytes() for kind in ("svg", "png")])
     assert drawn[0] == drawn[1]
     svg, png = drawn[0]
+    assert b"<!-- frames (env steps times the action repeat) -->" in svg
     assert re.search(rb'width="237\.6pt"', svg), "3.3 inches of 72 points"
     assert int.from_bytes(png[16:20], "big") == 990, "3.3 inches of 300 pixels"
     assert run(["report", str(tmp_path / "a"), "--png", str(tmp_path / "a")]) == 2

@@ -300,7 +300,7 @@ def test_no_better_than_the_default_is_a_normal_answer(folder):
     study.begin(folder / "study", record())
     journal = study.Journal(folder / "study", record())
     told(journal, (10, 11), (50, 60))
-    seen = {"called": False, "seeds": [10, 10], "env_steps": 400, "verdict": "No difference is called."}
+    seen = {"called": False, "seeds": [10, 10], "frames": 400, "repeated": False, "verdict": "No difference is called."}
     for called, mean, word in ((False, 5.0, "No better"), (True, 5.0, "Better than"), (True, -5.0, "Worse than")):
         compared = {**seen, "called": called, "mean": {"value": mean, "low": 1.0, "high": 2.0}}
         numbers = result.gather(journal, 1, {"comparisons": [compared], "groups": []})

@@ -175,7 +175,7 @@ def contents(folder):
 def test_a_window_plays_the_newest_policy_and_takes_a_newer_one_between_two_episodes(walked, monkeypatch):
     import pygame
 
-    monkeypatch.setattr(window, "pace_of", lambda env: 2_000.0)
+    monkeypatch.setattr(window, "pace_of", lambda *_: 2_000.0)
     held, before = Lock(walked), contents(walked)
     played = window.watch(walked, env=EnvSpec(f"{OWN}:Walk"))
     assert next(played).env_steps == 8
@@ -194,7 +194,7 @@ def test_a_window_plays_the_newest_policy_and_takes_a_newer_one_between_two_epis
 
 @pytest.mark.usefixtures("screen")
 def test_before_the_first_evaluation_the_policy_of_the_start_plays(walked, tmp_path, monkeypatch):
-    monkeypatch.setattr(window, "pace_of", lambda env: 2_000.0)
+    monkeypatch.setattr(window, "pace_of", lambda *_: 2_000.0)
     begun = tmp_path / "run"
     shutil.copytree(walked, begun)
     (begun / "policy" / "last.safetensors").unlink()
@@ -211,7 +211,7 @@ def test_before_the_first_evaluation_the_policy_of_the_start_plays(walked, tmp_p
 def test_the_window_does_not_take_mujocos_renderer_away(tmp_path, monkeypatch):
     import pygame
 
-    monkeypatch.setattr(window, "pace_of", lambda env: 60.0)
+    monkeypatch.setattr(window, "pace_of", lambda *_: 60.0)
     shutil.copytree(GOLDEN, tmp_path / "run")
     played = window.watch(tmp_path / "run")
     for _ in range(2):  # the first frame was drawn before there was a window

@@ -156,11 +156,13 @@ def test_a_run_and_its_evaluations_are_the_same(tmp_path):
     seen = []
     for n_workers in (0, 2):
         options = {"n_envs": 3, "steps": 90, "random_steps": 50, "batch_size": 8, "eval_every": 60, "eval_episodes": 2}
+        options |= {"action_repeat": 2}
         config = Config(**options, env_workers=n_workers, engine="eager", threads=1, td3=TD3Config(hidden=(8, 8)))
         session = Session(EnvSpec(f"{OWN}:Walk"), Choice("td3", config, "as asked"), tmp_path / str(n_workers))
         rows = list(session.run())
         seen.append([{name: value for name, value in row.items() if name != "wall_s"} for row in rows])
     assert seen[0] == seen[1]
+    assert {row["length"] for row in seen[0] if row["kind"] == "episode"} == {10}  # decisions, of 20 frames
     assert {row["kind"] for row in seen[0]} == {"episode", "update", "evaluation", "health"}
 
 

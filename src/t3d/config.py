@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from t3d.env_spec import FrameColor, FrameSize, FrameStack, View
+from t3d.env_spec import ActionRepeat, FrameColor, FrameSize, FrameStack, View
 from t3d.errors import ConfigRefused
 
 # A configuration may come from a stranger's file: what is above these limits would only fail later, and dearly.
@@ -181,7 +181,10 @@ class Config:
     fresh_envs: _Flag = False
     """Make the environment anew for every episode, for those that carry traces from one into the next."""
     max_episode_steps: _OptionalPositive = None
-    """Truncate every episode after so many steps, in training and in evaluations; for environments without a limit."""
+    """Truncate every episode after so many env steps, in training and in evaluations; for environments without a limit.
+    With an action repeat that is so many decisions."""
+    action_repeat: ActionRepeat = 1
+    """Frames of the environment that one action is played for; one env step of a run is one decision."""
     frame_size: FrameSize = 64
     """Pixels of a frame's side: images among the observations are brought to it. Without images it means nothing, nor
     do the next two."""
@@ -211,7 +214,7 @@ class Config:
     @property
     def view(self) -> View:
         """How the run looks at its environment."""
-        return View(self.frame_size, self.frame_color, self.frame_stack)
+        return View(self.frame_size, self.frame_color, self.frame_stack, self.action_repeat)
 
     @property
     def will_learn(self) -> bool:

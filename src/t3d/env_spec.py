@@ -20,11 +20,12 @@ from t3d.errors import ConfigRefused
 FrameSize = Annotated[int, Meta(ge=16, le=256, description="a whole number, 16 to 256")]
 FrameColor = Annotated[Literal["grey", "rgb"], Meta(description="grey or rgb")]
 FrameStack = Annotated[int, Meta(ge=1, le=16, description="a whole number, 1 to 16")]
+ActionRepeat = Annotated[int, Meta(ge=1, le=1_000, description="a whole number, 1 to 1,000")]
 
 
 @dataclass(frozen=True)
 class View:
-    """How a run looks at its environment, as its options say."""
+    """How a run looks at its environment and plays in it, as its options say."""
 
     frame_size: FrameSize = 64
     """Pixels of a frame's side, of an image among the observations."""
@@ -32,6 +33,8 @@ class View:
     """grey, or rgb."""
     frame_stack: FrameStack = 3
     """Frames that the networks see at once."""
+    action_repeat: ActionRepeat = 1
+    """Frames of the environment that one action is played for."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from t3d.config import IDLE, Config
-from t3d.env_spec import EnvSpec, View
+from t3d.env_spec import ActionRepeat, EnvSpec, View
 from t3d.frames import FEATURES, encoder_weights
 from t3d.spaces import ObsPart, Shape, Spaces
 
@@ -127,7 +127,7 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
     action_shape: Shape
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
-    view: View | None  # how images among the observations are looked at
+    view: View  # how its environment was looked at and played in
     period_s: Period
     hidden: Annotated[Shape, Meta(min_length=1)]
     layer_norm: bool
@@ -142,15 +142,19 @@ class PolicyInfo(Record, frozen=True, kw_only=True):
         bounds = zip(self.action_low, self.action_high, strict=True)
         if not all(math.isfinite(high - low) and low < high for low, high in bounds):
             raise ValueError("action bounds that are not finite, with low < high")
-        if (self.view is not None) != any(part.dtype == "uint8" for part in self.obs):
-            raise ValueError("images without a way to look at them, or the other way round")
         if self.weights > MAX_WEIGHTS:
             raise ValueError(f"{self.weights:,} weights, at most {MAX_WEIGHTS:,} are read")
 
     @property
     def spaces(self) -> Spaces:
         """What the policy sees and plays."""
-        return Spaces(self.obs, self.action_shape, self.action_low, self.action_high, self.view)
+        view = self.view if any(part.dtype == "uint8" for part in self.obs) else None
+        return Spaces(self.obs, self.action_shape, self.action_low, self.action_high, view)
+
+    @property
+    def action_repeat(self) -> int:
+        """Frames that each action was played for."""
+        return self.view.action_repeat
 
     @property
     def weights(self) -> int:
@@ -317,11 +321,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "event": {"what": str},
 }
 # What it may have. Of an event: between which env steps rows are gone. Of an evaluation: when it was due, if it waited
-# for an episode's end; and which of several policies did better, whose numbers it has.
+# for an episode's end; which of several policies did better, whose numbers it has; and the action repeat, above 1.
 _MAYBE: list[tuple[str, Any, None]] = [
     ("lost", tuple[Count, Count] | None, None),
     ("due", Count | None, None),
     ("policy", Text | None, None),
+    ("action_repeat", ActionRepeat | None, None),
 ]
 ROWS = {
     kind: msgspec.defstruct(kind, [("env_steps", Count), ("wall_s", Seconds), *fields.items(), *_MAYBE])

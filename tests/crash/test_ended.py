@@ -107,8 +107,8 @@ def test_a_few_kills(server, folder):
     ],
     ids=str,
 )
-def test_a_few_kills_of_a_run_that_normalises_and_learns_in_bursts(server, folder, case, algorithm):
-    learns = BRIEF | {"normalize_obs": True, "train_at": "episode", "algorithm": algorithm}
+def test_a_few_kills_of_a_run_that_normalises_repeats_actions_and_learns_in_bursts(server, folder, case, algorithm):
+    learns = BRIEF | {"normalize_obs": True, "action_repeat": 2, "train_at": "episode", "algorithm": algorithm}
     kill_often(server, folder, 3, case, learns)
 
 

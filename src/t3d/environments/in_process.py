@@ -172,7 +172,7 @@ class Instances:
 def _raised(error: BaseException, i: int, doing: str) -> Broken:
     if is_ctrl_c(error):
         raise error
-    if isinstance(error, EnvFailed):  # of the picture: it says itself what is wrong
+    if isinstance(error, EnvFailed):  # of one of our wrappers: it says itself what is wrong
         return Broken(i, error)
     name, _, message = message_of(error).partition(": ")
     do = "fix the environment; its own traceback is above"

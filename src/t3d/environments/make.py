@@ -1,4 +1,4 @@
-"""Make an environment from its name and look at its spaces. With pixels the only file that imports gymnasium."""
+"""Make an environment from its name and look at its spaces. But for two wrappers, gymnasium is imported here alone."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from t3d.address import FILE_AND_NAME, importable_from, module_at, object_at
 from t3d.env_spec import EnvSpec, View
+from t3d.environments.action_repeat import RepeatedActions
 from t3d.environments.images import is_image, refuse_too_small
 from t3d.environments.pixels import Pixels, without_a_screen
 from t3d.environments.process_state import ProcessState
@@ -56,7 +57,9 @@ def make(env: EnvSpec, *, render: bool = False) -> Env:
         if env.pixels:
             without_a_screen()
         made = _made(env, render or env.pixels)
-        if env.pixels:
+        if env.view.action_repeat > 1:
+            made = RepeatedActions(made, env.view.action_repeat, env.title)
+        if env.pixels:  # one picture for all frames that an action is played for
             with quiet_pybullet():
                 made = Pixels(made, env.title, env.view.frame_size)
         for wrapper in env.wrappers:
@@ -321,7 +324,7 @@ def spaces_of(env: Env, name: str, view: View) -> Spaces:
 
 
 def period_of(env: Env, spec: EnvSpec) -> float | None:
-    """Return how many seconds of its own time a step of an environment takes; None where nobody knows.
+    """Return how many seconds of its own time an env step, all its frames, takes; None where nobody knows.
 
     MuJoCo's environments and many others say it as `dt`. A wrapper may repeat actions, so with one it is not known.
     """
@@ -330,7 +333,7 @@ def period_of(env: Env, spec: EnvSpec) -> float | None:
     except Exception:  # noqa: BLE001 - a property is its author's code; what it does not say is not known
         return None
     period_s = float(said) if isinstance(said, numbers.Real) and not spec.wrappers else 0.0
-    return period_s if 0 < period_s < math.inf else None
+    return period_s * spec.view.action_repeat if 0 < period_s < math.inf else None
 
 
 _OLD_GYM = "import gymnasium in its place where the environment is written, or wrap it with a class of shimmy"

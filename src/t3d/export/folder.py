@@ -46,6 +46,8 @@ def origin_of(policy: Policy) -> str:
     """Return a line for people: what the policy is, and what wrote it down."""
     info = policy.info
     score = "" if info.return_mean is None else f", return {info.return_mean:,.1f}"
+    if info.action_repeat != 1:
+        score += f", each action played for {info.action_repeat:,} frames"
     return (
         f"Policy of {info.env}, trained for {info.env_steps:,} steps{score} (run {info.run[:16]}), "
         f"exported by t3d {version('t3d')}"
@@ -142,7 +144,7 @@ def files_of(policy: Policy, kind: Format) -> dict[str, bytes]:
     Raises:
         ConfigRefused: a package is missing.
     """
-    if policy.info.view is not None and kind in ("c", "numpy"):
+    if policy.info.spaces.view is not None and kind in ("c", "numpy"):
         raise ConfigRefused(
             "this export is of policies of vectors", got=f"one of {policy.info.spaces.obs_in_words}", do="--format onnx"
         )
@@ -174,6 +176,7 @@ def contract_of(policy: Policy, kind: Format, files: Mapping[str, bytes], checke
             "low": list(spaces.action_low),
             "high": list(spaces.action_high),
         },
+        "action_repeat": info.action_repeat,
         "period_s": info.period_s,
         "from": {
             "run": info.run,

@@ -69,10 +69,12 @@ def _score(returns: list[float]) -> str:
 def _text(policy: Policy, facts: Facts, env: str, score: str) -> str:
     info = policy.info
     granted = f"Licence: {facts.licence}." if facts.licence else "No licence is granted."
+    repeat = info.action_repeat
+    played = "" if repeat == 1 else f" Each of its actions is to be played for {repeat:,} frames of the environment."
     lines = [
         f"# {_plain(info.algorithm)} in {env}",
         "",
-        f"A policy for continuous control, trained for {info.env_steps:,} steps with t3d.",
+        f"A policy for continuous control, trained for {info.env_steps:,} steps with t3d.{played}",
         "",
         "| return, mean ± spread over episodes | episodes | seed | verified |",
         "|---:|---:|---:|---|",

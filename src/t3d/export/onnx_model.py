@@ -88,6 +88,7 @@ def model_of(policy: Policy) -> bytes:
     model.ir_version, model.producer_version = IR_VERSION, version("t3d")
     facts = {"run": info.run, "env": info.env, "algorithm": info.algorithm, "env_steps": info.env_steps}
     facts |= {"action_low": spaces.action_low, "action_high": spaces.action_high, "period_s": info.period_s}
+    facts |= {"action_repeat": info.action_repeat}
     helper.set_model_props(model, {name: json.dumps(fact) for name, fact in facts.items()})
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString()

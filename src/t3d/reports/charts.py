@@ -36,20 +36,21 @@ def learning(groups: Sequence[Group], counted: Sequence[dict[str, Any]]) -> dict
         groups: those of the environment.
         counted: their numbers, in the same order.
     """
-    last = max(max(run.curve) for group in groups for run in group.runs)
+    last = max(max(run.curve) * run.action_repeat for group in groups for run in group.runs)
     references = [_reference(reference, last) for reference in counted[0]["references"]]
     overlapping = [reference for reference in references if reference["shown"]]
     for reference in overlapping[_REFERENCES_SHOWN:]:
         reference["shown"] = False
     return {
         "x_max": last,
+        "x_unit": x_unit(groups),
         "groups": [
             {
                 "label": group.label,
                 "seeds": len(group.runs),
                 **_curve(group, numbers),
                 "runs": [
-                    {"seed": run.seed, "points": _joined(_parts(sorted(run.curve.items()), run.gaps))}
+                    {"seed": run.seed, "points": _in_frames(_parts(sorted(run.curve.items()), run.gaps), run)}
                     for run in group.runs
                 ],
             }
@@ -59,8 +60,13 @@ def learning(groups: Sequence[Group], counted: Sequence[dict[str, Any]]) -> dict
     }
 
 
+def x_unit(groups: Sequence[Group]) -> str:
+    """Return what the curves of an environment are drawn over; where nobody repeats actions the two are the same."""
+    return "env steps" if all(group.action_repeat == 1 for group in groups) else "frames"
+
+
 def _curve(group: Group, numbers: dict[str, Any]) -> dict[str, Any]:
-    """Return the group's own curves and their env steps, without a value where rows of a run are gone."""
+    """Return the group's own curves and their frames, without a value where rows of a run are gone."""
     gaps = [gap for run in group.runs for gap in run.gaps]
     places = _joined(_parts([(step, i) for i, step in enumerate(numbers["env_steps"])], gaps))
     curves = {
@@ -68,7 +74,7 @@ def _curve(group: Group, numbers: dict[str, Any]) -> dict[str, Any]:
         and {end: values and [None if i is None else values[int(i)] for _, i in places] for end, values in band.items()}
         for name, band in numbers["curve"].items()
     }
-    return {"env_steps": [step for step, _ in places], **curves}
+    return {"frames": [step * group.action_repeat for step, _ in places], **curves}
 
 
 def _parts(points: Points, gaps: Sequence[tuple[int, int]]) -> list[Points]:
@@ -88,8 +94,13 @@ def _joined(parts: Sequence[Points]) -> Line:
     return line
 
 
+def _in_frames(parts: Sequence[Points], run: Run) -> Line:
+    """Return the parts of a curve over env steps as one line over frames."""
+    return [(step * run.action_repeat, value) for step, value in _joined(parts)]
+
+
 def _reference(reference: dict[str, Any], last: int) -> dict[str, Any]:
-    """Return a published curve up to the step `last`; one that begins later is a level line, at first not shown."""
+    """Return a published curve up to the frame `last`; one that begins later is a level line, at first not shown."""
     points = [(steps, mean) for steps, mean, _ in reference["points"]]
     inside = [(x, y) for x, y in points if x <= last]
     after = [(x, y) for x, y in points if x > last]
@@ -127,7 +138,7 @@ def small(groups: Sequence[Group], kinds: Sequence[str]) -> list[dict[str, Any]]
                     {
                         "group": index,
                         "seed": run.seed,
-                        "points": with_gaps(points, run.gaps),
+                        "points": drawn(points, run),
                     }
                     for index, run, points in lines
                     if points
@@ -149,9 +160,12 @@ def _fields(run: Run, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield from sorted(quantities, key=lambda entry: order.index(entry) if entry in order else len(order))
 
 
-def with_gaps(points: Points, gaps: Sequence[tuple[int, int]]) -> Line:
-    """Return a line of MOST_POINTS at most, which ends and begins anew where rows are gone."""
-    return _joined([thinned(part, _together(points)) for part in _parts(points, gaps)])
+def drawn(points: Points, run: Run) -> Line:
+    """Return a run's numbers by env steps as a line over frames, of MOST_POINTS at most.
+
+    It ends and begins anew where rows are gone.
+    """
+    return _in_frames([thinned(part, _together(points)) for part in _parts(points, run.gaps)], run)
 
 
 def _points(rows: Sequence[Row], name: str) -> Points:

@@ -15,7 +15,7 @@ WIDTH_IN, _PANEL_IN, _LINE_IN = 3.3, 2.04, 0.14
 # Dark to light and told apart by those who do not see all colours (Okabe and Ito 2008), and by their dashes in grey.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _DASHES = ("-", "--", "-.", ":")
-_COLUMNS = ("env", "group", "measured", "seeds", "env_steps")
+_COLUMNS = ("env", "group", "measured", "seeds", "env_steps", "frames")
 
 
 def drawn(report: Report, kind: str) -> bytes:
@@ -56,17 +56,18 @@ def drawn(report: Report, kind: str) -> bytes:
 
 def _panel(panel: Any, env: str, groups: Sequence[dict[str, Any]]) -> None:
     for index, group in enumerate(groups):
-        steps, mean = group["env_steps"], group["curve"]["mean"]
+        frames, mean = group["frames"], group["curve"]["mean"]
         colour, seeds = _COLOURS[index % len(_COLOURS)], len(group["runs"])
         label = f"{group['label']} ({seeds} seed{'' if seeds == 1 else 's'})"
         dash = _DASHES[index // len(_COLOURS) % len(_DASHES)] if len(groups) > len(_COLOURS) else "-"
-        panel.plot(steps, mean["value"], dash, color=colour, linewidth=1.2, label=label, clip_on=False, zorder=3)
+        panel.plot(frames, mean["value"], dash, color=colour, linewidth=1.2, label=label, clip_on=False, zorder=3)
         if mean["low"] is not None:
-            panel.fill_between(steps, mean["low"], mean["high"], color=colour, alpha=0.18, linewidth=0)
+            panel.fill_between(frames, mean["low"], mean["high"], color=colour, alpha=0.18, linewidth=0)
     panel.set_title(env, loc="left")
-    panel.set_xlabel("env steps")
+    repeated = any(group["action_repeat"] != 1 for group in groups)
+    panel.set_xlabel("frames (env steps times the action repeat)" if repeated else "env steps")
     panel.set_ylabel("return" if all(g["measured"] == "evaluations" for g in groups) else "return of training episodes")
-    panel.set_xlim(0, max(group["env_steps"][-1] for group in groups) or 1)
+    panel.set_xlim(0, max(group["frames"][-1] for group in groups) or 1)
     panel.xaxis.set_major_locator(_ticks(4))
     panel.yaxis.set_major_locator(_ticks(5))
     ticks = panel.yaxis.get_major_locator().tick_values(*panel.get_ylim())
@@ -102,13 +103,13 @@ def table(report: Report) -> str:
     for group in report.numbers["groups"]:
         curves = [group["curve"]["mean"], group["curve"]["iqm"]]
         words = [_plain(group[name]) for name in ("env", "label", "measured")]
-        for i, steps in enumerate(group["env_steps"]):
+        for i, steps in enumerate(zip(group["env_steps"], group["frames"], strict=True)):
             numbers = [
                 "" if curve is None or curve[end] is None else repr(float(curve[end][i]))
                 for curve in curves
                 for end in ("value", "low", "high")
             ]
-            writer.writerow([*words, len(group["runs"]), steps, *numbers])
+            writer.writerow([*words, len(group["runs"]), *steps, *numbers])
     return out.getvalue()
 
 

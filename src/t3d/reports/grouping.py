@@ -37,6 +37,16 @@ class Group:
     returns: Floats  # (n, P), the mean returns there
     notes: tuple[str, ...]
 
+    @property
+    def action_repeat(self) -> int:
+        """Frames of the environment that an env step is: of all its runs, as of every option."""
+        return self.runs[0].action_repeat
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Where every run has a point of its curve, in frames: what groups of different action repeats share."""
+        return tuple(step * self.action_repeat for step in self.env_steps)
+
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Group runs by environment, preset and every option but the seed and those that change no number.

@@ -74,7 +74,7 @@ def _template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
     )
     words = (wording.number, wording.span, wording.seconds, wording.percent, wording.counted, wording.trust)
-    environment.filters.update({word.__name__: word for word in words})
+    environment.filters.update({word.__name__: word for word in (*words, wording.steps_of)})
     return environment.get_template(name)
 
 

@@ -147,8 +147,8 @@ def _moved(run: Run) -> str:
 
 
 def _nearest(group: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the published return to hold the final one against: of TD3, at the same step or the nearest known."""
-    last = group["env_steps"][-1]
+    """Return the published return to hold the final one against: of TD3, after as many frames, or the nearest known."""
+    last = group["frames"][-1]
     texts = []
     for reference in group["references"]:
         if reference["algorithm"] == "TD3":

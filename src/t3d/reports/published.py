@@ -41,13 +41,16 @@ def find(env: str) -> list[Reference]:
     return sorted(references, key=lambda reference: (reference.warning != "", reference.algorithm != "TD3"))
 
 
-def at(reference: Reference, env_steps: int) -> float | None:
-    """Return a reference's return at a step, by a straight line between its points; None outside them."""
+def at(reference: Reference, frames: int) -> float | None:
+    """Return a reference's return after so many frames, by a straight line between its points; None outside them.
+
+    Those who are cited played each action for one frame: their env steps are frames.
+    """
     for (x0, y0, _), (x1, y1, _) in itertools.pairwise(reference.points):
-        if x0 <= env_steps <= x1:
-            return y0 + (y1 - y0) * (env_steps - x0) / (x1 - x0)
+        if x0 <= frames <= x1:
+            return y0 + (y1 - y0) * (frames - x0) / (x1 - x0)
     first = reference.points[0]
-    return first[1] if first[0] == env_steps else None
+    return first[1] if first[0] == frames else None
 
 
 def _reference(rows: list[dict[str, str]], env_id: str) -> Reference:

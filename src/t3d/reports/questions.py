@@ -202,8 +202,8 @@ def _drawn(chart: Chart, groups: Sequence[Group]) -> dict[str, Any]:
             for place, (name, value) in enumerate(chart.lines):
                 points = [(row["env_steps"], float(seen)) for row in rows if (seen := _number(value, row)) is not None]
                 if points:
-                    drawn = charts.with_gaps(points, run.gaps)
-                    lines.append({"group": index, "seed": run.seed, "name": name, "dashed": place, "points": drawn})
+                    line = charts.drawn(points, run)
+                    lines.append({"group": index, "seed": run.seed, "name": name, "dashed": place, "points": line})
     shown = {"title": chart.title, "words": chart.words, "healthy": chart.healthy}
     return {**shown, "is_share": chart.is_share, "lines": lines}
 

@@ -53,6 +53,11 @@ class Run:
         return int(self.options["seed"])
 
     @property
+    def action_repeat(self) -> int:
+        """Frames of the environment that an env step of this run is."""
+        return int(self.options["action_repeat"])
+
+    @property
     def evaluations(self) -> dict[int, float]:
         """The mean return of each evaluation, by the env steps it was due at. Of two at one step the later counts."""
         return {int(row.get("due") or row["env_steps"]): float(row["return_mean"]) for row in self.rows["evaluation"]}

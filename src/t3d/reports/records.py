@@ -85,12 +85,13 @@ class Table(Mapping[str, NDArray[Any]]):
 
 @dataclass(frozen=True)
 class Records:
-    """What runs have recorded. Each table says of a row its run's folder, seed and group.
+    """What runs have recorded. Each table says of a row its run's folder, seed and group, its env steps and its frames:
+    env steps times the action repeat, by which runs of different ones compare.
 
     `docs/design.md` names the columns of each kind of row, `docs/health.md` explains those of health.
     """
 
-    runs: Table  # one row a run: folder, seed, group, env, preset, env steps so far, whether it came to its end
+    runs: Table  # one row a run: folder, seed, group, env, preset, how far it came, whether to its end
     evaluations: Table
     episodes: Table  # of training
     losses: Table
@@ -118,7 +119,15 @@ def read(*paths: str | Path) -> Records:
     runs = find([Path(path) for path in paths])
     named = list(zip(runs, labels(runs), strict=True))
     facts = [
-        {"env": run.env, "preset": run.preset, "env_steps": run.env_steps, "finished": run.finished} for run in runs
+        {
+            "env": run.env,
+            "preset": run.preset,
+            "action_repeat": run.action_repeat,
+            "env_steps": run.env_steps,
+            "frames": run.env_steps * run.action_repeat,
+            "finished": run.finished,
+        }
+        for run in runs
     ]
     return Records(
         runs=_table([_origin(run, group) | fact for (run, group), fact in zip(named, facts, strict=True)]),
@@ -136,7 +145,13 @@ def _origin(run: Run, group: str) -> Row:
 
 
 def _of_kind(named: Sequence[tuple[Run, str]], kind: str) -> Table:
-    return _table([{**_origin(run, group), **row} for run, group in named for row in run.rows[kind]])
+    return _table(
+        [
+            {**_origin(run, group), **row, "frames": row["env_steps"] * run.action_repeat}
+            for run, group in named
+            for row in run.rows[kind]
+        ]
+    )
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -58,7 +58,9 @@ def _group(group: Group) -> dict[str, Any]:
             }
             for i, run in enumerate(group.runs)
         ],
+        "action_repeat": group.action_repeat,
         "env_steps": list(group.env_steps),
+        "frames": list(group.frames),
         "curve": {
             "mean": _lists(statistics.mean(group.returns)),
             "iqm": _lists(_middle(group.returns)),
@@ -118,8 +120,8 @@ def _baseline(group: Group) -> dict[str, Any] | None:
 
 
 def _reference(reference: published.Reference, group: Group) -> dict[str, Any]:
-    last = group.env_steps[-1]
-    return {**reference._asdict(), "env_steps": last, "there": published.at(reference, last)}
+    last = group.frames[-1]
+    return {**reference._asdict(), "frames": last, "there": published.at(reference, last)}
 
 
 def _published(group: Group) -> list[published.Reference]:
@@ -129,16 +131,19 @@ def _published(group: Group) -> list[published.Reference]:
 
 
 def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Compare the first group of each environment with its others; equal pairs of labels are pooled."""
+    """Compare the first group of each environment with its others, after equally many frames.
+
+    Equal pairs of labels are pooled.
+    """
     compared: list[dict[str, Any]] = []
     parts: dict[tuple[str, str], list[tuple[str, statistics.Interval]]] = {}
     for env in dict.fromkeys(group.env for group in groups):
         first, *others = [group for group in groups if group.env == env]
         for other in others:
-            step = max(set(first.env_steps) & set(other.env_steps), default=None)
-            if step is None or first.measured != other.measured:
+            frames = max(set(first.frames) & set(other.frames), default=None)
+            if frames is None or first.measured != other.measured:
                 continue
-            ends = [group.returns[:, group.env_steps.index(step)] for group in (first, other)]
+            ends = [group.returns[:, group.frames.index(frames)] for group in (first, other)]
             seen = statistics.compare(*ends)
             parts.setdefault((first.label, other.label), []).append((env, seen.improvement))
             compared.append(
@@ -146,7 +151,8 @@ def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:
                     "env": env,
                     "first": first.label,
                     "second": other.label,
-                    "env_steps": step,
+                    "frames": frames,
+                    "repeated": first.action_repeat != 1 or other.action_repeat != 1,
                     "seeds": [len(end) for end in ends],
                     **seen._asdict(),
                     "mean": seen.mean._asdict(),
@@ -171,18 +177,18 @@ def _best_of(groups: Sequence[Group]) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for env in dict.fromkeys(group.env for group in groups):
         alike = [group for group in groups if group.env == env and group.measured == groups[0].measured]
-        common = set.intersection(*(set(group.env_steps) for group in alike)) if len(alike) > 1 else set()
+        common = set.intersection(*(set(group.frames) for group in alike)) if len(alike) > 1 else set()
         if not common:
             continue
-        step = max(common)
-        ends = [group.returns[:, group.env_steps.index(step)] for group in alike]
+        frames = max(common)
+        ends = [group.returns[:, group.frames.index(frames)] for group in alike]
         means = [float(end.mean()) for end in ends]
         seen = statistics.optimism(ends)
         entries.append(
             {
                 "env": env,
                 "of": len(alike),
-                "env_steps": step,
+                "frames": frames,
                 "best": alike[means.index(max(means))].label,
                 "mean": max(means),
                 "optimism": seen and seen._asdict(),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from t3d.reports import html
-from t3d.reports.wording import counted, number, span
+from t3d.reports.wording import counted, number, span, steps_of
 
 _SURE, _UNSURE = "Better than the default.", "No better than the default."
 
@@ -61,7 +61,7 @@ def verdict(numbers: dict[str, Any]) -> tuple[str, str]:
     seeds = " and ".join(map(str, dict.fromkeys(seen["seeds"])))
     interval = f", 95 % interval {span(seen['mean'])}" if seen["mean"]["low"] is not None else ""
     return word, (
-        f"After {seen['env_steps']:,} steps, over {seeds} fresh seeds each, its mean return less the default's is "
+        f"After {steps_of(seen)}, over {seeds} fresh seeds each, its mean return less the default's is "
         f"{number(seen['mean']['value'])}{interval}. {seen['verdict']}"
     )
 

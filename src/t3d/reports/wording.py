@@ -52,6 +52,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def steps_of(entry: dict[str, Any]) -> str:
+    """Say after how long groups are held against each other: 10,000 steps; in frames, where actions are repeated.
+
+    Args:
+        entry: one of `summarize(...)["comparisons"]`, of an environment.
+    """
+    return counted(entry["frames"], "frame" if entry["repeated"] else "step")
+
+
 def learned(group: dict[str, Any]) -> tuple[str, str]:
     """Say whether a group learned: a word and the evidence.
 

@@ -159,7 +159,7 @@ def _film(snapshot: Snapshot, spec: EnvSpec, frames: int) -> tuple[Film | None, 
             )
             with ProcessState(spec.title):
                 made = make(spec)
-                pace = pace_of(made)
+                pace = pace_of(made, spec)
                 close(made, spec.title)
         except (VideoFailed, EnvRefused) as error:
             return None, _without("There is no film", error)

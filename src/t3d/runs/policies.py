@@ -227,7 +227,7 @@ def _source(path: Path, which: Which, env: EnvSpec | None, algorithm: type[TD3] 
         spec = environment_of(record, env, may_differ=True)
         is_own = spec.identity == record.spec.identity
         file = run_folder.policy_path(path, which)
-        return _Source(file, which, policy, spec, is_own, record.config, notes)
+        return _Source(file, which, policy, spec, is_own, record.config, _how_played(policy) + notes)
     policy = load(path, algorithm)
     if env is None:
         raise RunRefused(
@@ -236,12 +236,16 @@ def _source(path: Path, which: Which, env: EnvSpec | None, algorithm: type[TD3] 
             expected="the environment on the command line",
             do=f"add --env: it was trained in {policy.info.env}",
         )
-    notes = ["it is untrained"] if policy.info.env_steps == 0 else []
+    notes = _how_played(policy) + (["it is untrained"] if policy.info.env_steps == 0 else [])
     # The file's text is compared, and leads nowhere.
     is_own = env.title == policy.info.env
-    if policy.info.view is not None:
-        env = env.looked_at(policy.info.view)
+    env = env.looked_at(policy.info.view)
     return _Source(path, path.stem, policy, env, is_own, presets.choose(env).config, notes)
+
+
+def _how_played(policy: Policy) -> list[str]:
+    repeat = policy.info.action_repeat
+    return [] if repeat == 1 else [f"each action is played for {repeat:,} frames, as in training"]
 
 
 def recorded_in(run: Path) -> RunRecord:

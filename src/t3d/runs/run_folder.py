@@ -202,7 +202,7 @@ def policy_of(trainer: Trainer, record: RunRecord, which: str, return_mean: floa
         action_shape=spaces.action_shape,
         action_low=spaces.action_low,
         action_high=spaces.action_high,
-        view=spaces.view,
+        view=record.config.view,
         period_s=record.period_s,
         hidden=agent.config.hidden,
         layer_norm=agent.config.layer_norm == "both",

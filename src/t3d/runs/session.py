@@ -263,7 +263,7 @@ class Session:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
         limit = config.max_episode_steps or max(evaluation.LEAST_PATIENCE, 10 * self._store.metrics.longest_episode)
-        note: dict[str, Any] = {}
+        note: dict[str, Any] = {} if config.action_repeat == 1 else {"action_repeat": config.action_repeat}
         if config.train_at == "episode" and in_turn and (late := env_steps % int(config.eval_every)):
             note["due"] = env_steps - late  # it waited for the updates that wait for an episode's end
         if not self._is_free:

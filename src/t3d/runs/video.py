@@ -148,7 +148,7 @@ def _play(
     instances = Instances(spec, 1, render=True)
     env, rows, seed = instances.envs[0], instances.rows, evaluation_seed(seed, 0)
     act = within_bounds(acting.act, acting.info.spaces, instances.spaces)
-    pace, stacks = pace_of(env), Stacks(instances.spaces, 1)
+    pace, stacks = pace_of(env, spec), Stacks(instances.spaces, 1)
     # A film shows at most 60 frames a second, and at least one.
     every, times = max(1, math.ceil(pace / MOST_FPS)), max(1, math.ceil(1 / pace))
     try:
@@ -169,9 +169,9 @@ def _play(
     return repeated[:frames], Fraction(pace * times / every).limit_denominator(1_000)
 
 
-def pace_of(env: Env) -> float:
-    """Return how many env steps a second of a film shows: what the environment says of itself, or 30."""
-    return float(env.metadata.get("render_fps") or 30)
+def pace_of(env: Env, spec: EnvSpec) -> float:
+    """Return how many env steps a second of a film shows: what the environment says of its frames, or 30 of these."""
+    return float(env.metadata.get("render_fps") or 30) / spec.view.action_repeat
 
 
 def rendered(env: Env) -> NDArray[Any]:

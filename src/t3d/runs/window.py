@@ -67,7 +67,7 @@ def watch(run: Path, *, env: EnvSpec | None = None, algorithm: type[TD3] | None 
             for episode in itertools.count():
                 policy = policies.take()
                 seed = evaluation_seed(record.config.seed, episode)
-                for played in _episode(instances, policy, episode, seed, window):
+                for played in _episode(instances, pace_of(instances.envs[0], spec), policy, episode, seed, window):
                     signals.stop_here()
                     if window.is_closed:
                         return
@@ -105,12 +105,11 @@ class _Newest:
 
 
 def _episode(
-    instances: Instances, policy: Policy, episode: int, seed: int, window: _Window
+    instances: Instances, pace: float, policy: Policy, episode: int, seed: int, window: _Window
 ) -> Generator[Played | None]:
     """Play one episode, frame by frame in real time; what was played comes with the last of them."""
     env, rows, spaces = instances.envs[0], instances.rows, instances.spaces
     act = within_bounds(policy.act, policy.info.spaces, spaces)
-    pace = pace_of(env)
     every = max(1, math.ceil(pace / MOST_FPS))
     after, total = f"policy after {policy.info.env_steps:,} steps", 0.0
     instances.begin_reset(0, seed, anew=False)

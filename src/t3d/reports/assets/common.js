@@ -100,7 +100,7 @@ const shared = (() => {
             cornerRadius: 6, usePointStyle: true, boxWidth: 14, boxPadding: 6,
             filter: (item) => !item.dataset.silent,
             callbacks: {
-              title: more.title ?? ((items) => (items.length ? exact.format(items[0].parsed.x) + " env steps" : "")),
+              title: more.title ?? ((items) => (items.length ? `${exact.format(items[0].parsed.x)} ${more.unit ?? "env steps"}` : "")),
               label: more.label ?? tooltip,
               labelPointStyle: () => ({ pointStyle: "line", rotation: 0 }),
               labelColor: ({ dataset }) => ({ borderColor: dataset.borderColor, backgroundColor: dataset.borderColor }),

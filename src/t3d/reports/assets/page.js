@@ -27,16 +27,16 @@
       const of = (what) => `${study.id}-${index}-${what}`;
       const before = datasets.length;
       if (group.seeds > 1) {
-        datasets.push(...band(group.env_steps, group.mean, stroke, of("mean")));
-        datasets.push(line(name + "mean", along(group.env_steps, group.mean.value), stroke, {
+        datasets.push(...band(group.frames, group.mean, stroke, of("mean")));
+        datasets.push(line(name + "mean", along(group.frames, group.mean.value), stroke, {
           borderWidth: 2.5, key: of("mean"), legend: single ? `mean of ${group.seeds} seeds, 95 % t interval` : name + "mean, 95 % interval",
           interval: ends(group.mean),
         }));
       }
       if (group.iqm) {
         const tone = single ? colour("series-1") : stroke;
-        datasets.push(...band(group.env_steps, group.iqm, tone, of("iqm")));
-        datasets.push(line(name + "interquartile mean", along(group.env_steps, group.iqm.value), tone, {
+        datasets.push(...band(group.frames, group.iqm, tone, of("iqm")));
+        datasets.push(line(name + "interquartile mean", along(group.frames, group.iqm.value), tone, {
           borderWidth: 2.5, borderDash: single ? [] : [8, 3], key: of("iqm"), off: true, interval: ends(group.iqm),
           legend: name + "interquartile mean" + (single ? ", 95 % bootstrap interval" : ""),
         }));
@@ -90,7 +90,7 @@
 
   function learning(study) {
     const datasets = curves(study);
-    const chart = draw("learning-" + study.id, datasets, { max: study.learning.x_max });
+    const chart = draw("learning-" + study.id, datasets, { max: study.learning.x_max, unit: study.learning.x_unit });
     const redraw = () => {
       datasets.forEach((dataset) => { dataset.hidden = hidden.has(dataset.key); });
       chart.update();
@@ -106,7 +106,7 @@
         const name = (many ? study.learning.groups[run.group].label + ", " : "") + "seed " + run.seed;
         return line(name, xy(run.points), faded(series(run.group), entry.lines.length > 1 ? 0.6 : 1), { borderWidth: 1.25 });
       });
-      draw(`${kind}-${study.id}-${i}`, datasets, { small: true, max: study.learning.x_max });
+      draw(`${kind}-${study.id}-${i}`, datasets, { small: true, max: study.learning.x_max, unit: study.learning.x_unit });
     });
   }
 
@@ -136,7 +136,7 @@
       });
       const [low, high] = chart.healthy;
       const y = chart.is_share ? { min: 0, max: 1 } : { suggestedMin: low ?? undefined, suggestedMax: high === null ? undefined : high * 1.1 };
-      draw(`questions-${study.id}-${i}`, datasets, { small: true, max: study.learning.x_max, plugins: [healthy(chart.healthy)], y });
+      draw(`questions-${study.id}-${i}`, datasets, { small: true, max: study.learning.x_max, unit: study.learning.x_unit, plugins: [healthy(chart.healthy)], y });
     });
   }
 
