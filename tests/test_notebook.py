@@ -35,7 +35,7 @@ def execute(notebook, folder, python=sys.executable, **options):
     manager = AsyncKernelManager(kernel_name="python3")
     manager.kernel_spec.argv[0] = str(python)
     where = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, km=manager, timeout=3_600, resources=where, **options).execute()
+    NotebookClient(notebook, km=manager, timeout=3_600, resources=where, **options).execute(cleanup_kc=True)
 
 
 def streamed(cell, name):
