@@ -146,7 +146,7 @@ def test_a_policy_needs_neither_training_nor_environments():
     room = {"architectures", "files", "normalizer", "player", "policy"}
     used = {name for stem in room for name in imports(SOURCE / "policy" / f"{stem}.py")}
     assert {name for name in used if name.startswith("t3d")} - {f"t3d.policy.{stem}" for stem in room} == {
-        "t3d.storage.checked_files", "t3d.errors", "t3d.formats", "t3d.spaces",
+        "t3d.storage.checked_files", "t3d.errors", "t3d.formats", "t3d.frames", "t3d.spaces",
         "t3d.policy.torch_nets"  # for a network of a caller's own, where one is loaded
     }  # fmt: skip
     light = {"__future__", "collections.abc", "typing", "numpy", "numpy.typing"}
@@ -160,6 +160,7 @@ def test_reports_know_nothing_of_training():
     used = {name for name in used if room(name) != "reports"}
     assert used == {
         "t3d.storage.checked_files",
+        "t3d.storage.row_lines",
         "t3d.config",
         "t3d.env_spec",
         "t3d.errors",
@@ -352,4 +353,4 @@ def test_the_checks_of_this_file_would_see_what_they_look_for():
         assert not writes(ast.parse(text)), text
     assert "t3d.environments.envs" in imports(SOURCE / "training" / "trainer.py")
     assert "t3d.runs.run_folder" in imports(SOURCE / "runs" / "policies.py")  # `from t3d.runs import folder`
-    assert list(itertools.chain.from_iterable(imports(f) for f in FILES)).count("gymnasium") == 2
+    assert list(itertools.chain.from_iterable(imports(f) for f in FILES)).count("gymnasium") == 3

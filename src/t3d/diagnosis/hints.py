@@ -149,8 +149,7 @@ def _saturated(batches: Sequence[Row]) -> Hint | None:
     )
 
 
-# Whose units may be dead; the encoder is that of images.
-NETWORKS = ("actor", "q1", "q2", "encoder")
+NETWORKS = ("actor", "q1", "q2", "encoder")  # whose units may be dead; the encoder is that of images
 
 
 def _dead(batches: Sequence[Row]) -> Hint | None:
