@@ -17,7 +17,7 @@ from floor import floor_s
 from t3d import presets
 from t3d.bench import bench
 from t3d.cli.bench import flat
-from t3d.env_spec import EnvSpec
+from t3d.env_spec import EnvSpec, View
 from t3d.environments.make import make, spaces_of
 from t3d.machine import describe
 
@@ -37,7 +37,7 @@ def measure(env: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return what one bench of a job says, and the floor, measured before and behind it."""
     config = presets.choose(EnvSpec(env), None).config.with_values(options)
     made = make(EnvSpec(env))
-    spaces = spaces_of(made, env)
+    spaces = spaces_of(made, env, View())
     made.close()
     sizes = spaces.obs_size, spaces.action_size, config.td3.hidden, config.batch_size, options["threads"]
     before = floor_s(*sizes)

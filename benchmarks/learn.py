@@ -49,6 +49,7 @@ class Study:
 
 FAST, TD7 = {"preset": "fast"}, {"preset": "td7", "batch-size": "128"}
 RARELY = {"eval-every": "25_000"}
+PIXELS = {"pixels": ""}
 STUDIES = {
     "inverted-pendulum": Study("InvertedPendulum-v5", 20_000, 5, "every seed >= 950", "least", 950),
     "pendulum": Study("Pendulum-v1", 20_000, 5, "mean >= -200", at_least=-200),
@@ -79,6 +80,9 @@ STUDIES = {
     "fast-walker2d-bullet": Study(
         "Walker2DBulletEnv-v0", 500_000, 5, "mean >= 1,800", at_least=1800, options=FAST | RARELY
     ),
+    "pixels-pendulum": Study("Pendulum-v1", 30_000, 5, "mean >= -250", at_least=-250, options=PIXELS),
+    "pixels-inverted-pendulum": Study("InvertedPendulum-v5", 50_000, 1, "what is seen", options=PIXELS),
+    "carracing": Study("CarRacing-v3", 100_000, 1, "what is seen"),
     "fast-pendulum": Study("Pendulum-v1", 20_000, 5, "as good as td3", at_least=-200, options=FAST),
     "fast-inverted-pendulum": Study(
         "InvertedPendulum-v5", 20_000, 5, "as good as td3", "least", at_least=950, options=FAST

@@ -33,7 +33,7 @@ class Study(NamedTuple):
 
 STUDIES = {
     "pendulum": Study("Pendulum-v1 --trials 60 --steps 10_000 --seeds 3 --confirm 10", 90),
-    "inverted": Study("InvertedPendulum-v5 --trials 60 --steps 20_000 --seeds 3 --confirm 10", 150),
+    "inverted": Study("InvertedPendulum-v5 --trials 60 --steps 10_000 --seeds 3 --confirm 10", 120),
 }
 
 

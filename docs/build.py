@@ -33,7 +33,17 @@ from t3d.reports.listing import definition, step
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "t3d"
 PAGES_WITH_TABLES = (
-    *("cluster", "deploy", "durability", "environments", "names", "not-learning", "performance", "statistics"),
+    *(
+        "cluster",
+        "deploy",
+        "durability",
+        "environments",
+        "names",
+        "not-learning",
+        "performance",
+        "statistics",
+        "tuning",
+    ),
 )
 TABLES = tables.TABLES | performance.TABLES | {"results": results.readme_table}
 

@@ -176,7 +176,36 @@ def limits_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def studies_table() -> str:
+    """Return what studies of `t3d tune` found that were killed on the way."""
+    lines = [
+        "| study | killed | wall time | on ten fresh seeds: final return of the preset found | of ours |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    notes = []
+    for name in ("pendulum", "inverted"):
+        seen = json.loads((RESULTS / "tune" / f"{name}.json").read_text("utf-8"))
+        said, confirmed = dict(seen["said"]), seen["confirmed"] or {}
+        found, ours = (_interval(confirmed.get(label)) for label in ("tuned", "pendulum"))
+        lines.append(
+            f"| `{seen['command']}` | {seen['kills']} times | {seen['wall_s'] / 60:.0f} min | {found} | {ours} |"
+        )
+        notes += ["", f"{seen['command'].split()[2]}: {said['confirmed']} The preset: `{said['best']}`."]
+    machine = seen["machine"]
+    where = f"Means with 95 % intervals. {machine['processor']}, {machine['cores']} cores, which other work shared."
+    script = "[`benchmarks/study.py`](../benchmarks/study.py) runs them anew."
+    return "\n".join([*lines, *notes, "", f"{where} {script}"]) + "\n"
+
+
+def _interval(scores: dict[str, Any] | None) -> str:
+    if scores is None:
+        return "the default was the best"
+    final = scores["final"]["mean"]
+    return f"{final['value']:,.0f} ({final['low']:,.0f} to {final['high']:,.0f})"
+
+
 TABLES = {
+    "studies": studies_table,
     "contents": contents_table,
     "names": names_table,
     "limits": limits_table,

@@ -18,10 +18,10 @@ from t3d.formats import (
     RunRecord,
     SegmentState,
     TrainerState,
-    as_line,
     run_id,
 )
 from t3d.storage import checked_files
+from t3d.storage.row_lines import as_line
 
 MACHINE = Machine("Linux", "a processor", 2, "3.11", {"t3d": "0.1.0"})
 ENGINE = Engine("eager", 1, "as asked")

@@ -67,16 +67,15 @@ def test_spaces_that_td3_cannot_act_or_see_in(capsys, folder):
         "LowIsHigh": ["bounds are impossible", "low = [0.0, 0.0, 1.0], high = [1.0, 1.0, 1.0]"],
         "LowAboveHigh": ["cannot be made", "ValueError", "low=[0. 2. 0.]", "own_envs.py, line"],
         "LowAboveHighLater": ["bounds are impossible", "low = [0.0, 2.0, 0.0]"],
-        "Image": ["image observations are not yet supported", "(64, 64, 3)"],
         "DictObs": ["Discrete observations are not supported", "obs/gear is Discrete(3)", "FlattenObservation"],
-        "TupleObs": ["image observations are not yet supported", "obs/1 is an image"],
+        "TupleObs": ["smaller than a frame shall be", "obs/1 of 8x8 pixels", "let it draw a larger picture"],
         "NeedsArguments": ["cannot be made", "missing 1 required positional argument: 'size'", "--env-arg"],
     }
     for name, says in rows.items():
         err = refused(capsys, folder, "train", f"{OWN}:{name}")
         for text in [f"own_envs.py:{name}", *says, "  got:", "  do:"]:
             assert text in err, f"{name}: {err}"
-    for env, says in {"CartPole-v1": "Discrete(2)", "CarRacing-v3": "image", "Blackjack-v1": "continuous"}.items():
+    for env, says in {"CartPole-v1": "Discrete(2)", "Blackjack-v1": "continuous"}.items():
         assert says in refused(capsys, folder, "train", env)
     assert "continuous" in refused(capsys, folder, "check", "CartPole-v1")
 
@@ -149,7 +148,7 @@ def test_impossible_options(capsys, folder):
         "--batch-size 1000 --buffer-size 999": ["larger than the replay", "batch_size = 1000", "--buffer-size"],
         "--buffer-size 1e13": ["replay memory would not fit", "GB", "80%", "lower --buffer-size"],
         "--buffer-size 300 --n-envs 101": ["too small for that many environments"],
-        "--preset nonsense": ["no such preset", "nonsense", "bullet, course, fast, paper-2018"],
+        "--preset nonsense": ["no such preset", "nonsense", "bullet, course, fast, images, paper-2018"],
         "--stepz 3": ["--stepz", "--steps"],
         "--steps 1.5": ["1.5 is not a whole number"],
         "--steps many": ["--steps"],
@@ -260,8 +259,9 @@ def test_an_environment_whose_first_reset_raises_leaves_nothing_behind(capsys, f
 
 
 def test_a_failing_evaluation_says_that_it_was_one(capsys, folder):
-    # The second instance made, the evaluation's, fails at its 30th step, in its second episode.
-    type(make(EnvSpec(f"{OWN}:SecondFails"))).made = 0
+    # One is made to look at. Of those after it the evaluation's, the second, fails at its 30th step, in its second
+    # episode.
+    type(make(EnvSpec(f"{OWN}:SecondFails"))).made = 2
     code, _, err = typed(
         capsys, "train", f"{OWN}:SecondFails", "--steps", "100", "--random-steps", "10", "--eval-every", "25",
         "--out", "run", *SMALL, "--eval-episodes", "2",

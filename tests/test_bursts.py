@@ -124,7 +124,7 @@ def test_too_many_updates_between_two_log_lines_are_refused_by_what_may_wait():
 def test_observations_are_normalised_as_they_were_when_the_burst_began():
     made, seen = train(normalize_obs=True), []
     batch = made.learner._batch
-    made.learner._batch = lambda index: seen.append(made.normalizer.mean.copy()) or batch(index)
+    made.learner._batch = lambda *drawn: seen.append(made.normalizer.mean.copy()) or batch(*drawn)
     while made.env_steps < 30:
         before = len(seen)
         step(made)

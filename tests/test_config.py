@@ -511,6 +511,7 @@ FIGURES = {
     "small": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 256},
     "td7": {"hidden": (256, 256), "lr": 3e-4, "batch_size": 256, "embedding": 256, "climb": "mean"},
     "fast": {"hidden": (256, 256), "lr": 3e-4, "batch_size": 128, "embedding": 128, "climb": "q1"},
+    "images": {"hidden": (256, 256), "lr": 5e-4, "batch_size": 128, "buffer_size": 100_000, "action_repeat": 2},
 }
 COMMON = {"tau": 0.005, "policy_noise": 0.2, "noise_clip": 0.5, "policy_delay": 2, "exploration_noise": 0.1}
 

@@ -173,7 +173,7 @@ def test_every_stream_of_a_run_is_its_own_and_follows_from_the_seed():
         return {name: stream.integers(2**62) for name, stream in vars(Streams.from_seed(seed)).items()}
 
     assert first(0) == first(0)
-    assert len(set(first(0).values()) | set(first(1).values())) == 2 * len(first(0)) == 10
+    assert len(set(first(0).values()) | set(first(1).values())) == 2 * len(first(0)) == 12
 
 
 # ---- Episodes

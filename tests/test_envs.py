@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from t3d import presets
 from t3d.config import Config
-from t3d.env_spec import EnvSpec
+from t3d.env_spec import EnvSpec, View
 from t3d.environments.envs import Envs
 from t3d.environments.make import make, spaces_of
 from t3d.errors import Diverged, EnvFailed, EnvRefused
@@ -238,7 +238,7 @@ def test_bounds_in_double_precision_are_rounded_inwards():
     box = gymnasium.spaces.Box(-0.1, 0.1, (1,), np.float64)
     env = make(EnvSpec(f"{OWN}:Walk"))
     env.action_space = box
-    spaces = spaces_of(env, "own")
+    spaces = spaces_of(env, "own", View())
     assert box.contains(np.array(spaces.action_low, np.float32))
     assert box.contains(np.array(spaces.action_high, np.float32))
     assert abs(spaces.action_high[0] - 0.1) < 1e-8
@@ -247,7 +247,7 @@ def test_bounds_in_double_precision_are_rounded_inwards():
 def test_two_dimensional_spaces_are_flat_inside_and_whole_outside():
     envs = Envs(EnvSpec(f"{OWN}:Square"), 2, SEED_OF, fresh=False)  # it asserts the shape of its actions itself
     assert (envs.spaces.obs_size, envs.spaces.action_size) == (4, 3)
-    assert (envs.spaces.obs_shape, envs.spaces.action_shape) == ((2, 2), (3, 1))
+    assert (envs.spaces.obs[0].shape, envs.spaces.action_shape) == ((2, 2), (3, 1))
     play(envs, actions_for(envs, 25))
 
 
@@ -340,7 +340,7 @@ def test_an_actor_that_diverged_is_not_blamed_on_the_env():
 
 PLAY = """
 import numpy as np
-from t3d.env_spec import EnvSpec
+from t3d.env_spec import EnvSpec, View
 from t3d.environments.envs import Envs
 for env in {envs!r}:
     envs = Envs(EnvSpec(env), 2, lambda i, k: 10 * i + k, fresh=True)
@@ -379,14 +379,14 @@ def test_a_module_of_ones_own_registers_its_ids(tmp_path, monkeypatch):
     (tmp_path / "t3d_test_robots.py").write_text(MODULE)
     (tmp_path / "t3d_test_walks.py").write_text(Path(OWN).read_text())
     env = make(EnvSpec("t3d_test_robots:My/T3dWalk-v0"))
-    assert spaces_of(env, "mine").obs_size == 4
+    assert spaces_of(env, "mine", View()).obs_size == 4
     assert env.spec.max_episode_steps == 7
 
 
 def test_a_file_may_import_its_neighbours(tmp_path):
     (tmp_path / "t3d_test_neighbour.py").write_text(Path(OWN).read_text())
     (tmp_path / "mine.py").write_text("from t3d_test_neighbour import Walk\nclass Mine(Walk): pass\n")
-    assert spaces_of(make(EnvSpec(f"{tmp_path}/mine.py:Mine")), "Mine").obs_size == 4
+    assert spaces_of(make(EnvSpec(f"{tmp_path}/mine.py:Mine")), "Mine", View()).obs_size == 4
     with pytest.raises(EnvRefused, match="Walk, Mine"):
         make(EnvSpec(f"{tmp_path}/mine.py:Yours"))
 

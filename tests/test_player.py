@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import small_runs
 import torch
+from msgspec import structs
 from test_policy import OBS, saved
 from threadpoolctl import threadpool_limits
 from torch import nn
 
 import t3d
 from t3d.config import TD3Config
+from t3d.env_spec import View
 from t3d.errors import ConfigRefused
 from t3d.formats import PolicyInfo
 from t3d.networks import Actor, SaleActor, SalePolicy, StateEncoder
@@ -23,7 +25,8 @@ from t3d.policy.architectures import ARCHITECTURES, operations_of
 from t3d.policy.player import FUNCTIONS, Operation, play
 from t3d.policy.torch_nets import arrays_of
 from t3d.runs import policies
-from t3d.spaces import Spaces
+from t3d.spaces import ObsPart, Spaces
+from t3d.td3 import TD3
 
 
 def info_of(spaces, hidden, layer_norm=False, architecture="mlp", embedding=256):
@@ -37,6 +40,7 @@ def info_of(spaces, hidden, layer_norm=False, architecture="mlp", embedding=256)
         action_shape=spaces.action_shape,
         action_low=spaces.action_low,
         action_high=spaces.action_high,
+        view=View(),
         period_s=None,
         hidden=hidden,
         layer_norm=layer_norm,
@@ -105,7 +109,28 @@ IN_TORCH = {
 
 
 def test_every_operation_is_tried():
-    assert set(IN_TORCH) | {"concat"} == set(FUNCTIONS)
+    assert set(IN_TORCH) | {"concat"} | OF_IMAGES == set(FUNCTIONS)
+
+
+OF_IMAGES = {"frames", "vectors", "convolution", "flat"}
+
+
+@pytest.mark.parametrize("side", [16, 40])
+@pytest.mark.parametrize("vectors", [0, 3])
+def test_what_sees_images_plays_as_in_pytorch(side, vectors):
+    parts = [ObsPart(name="obs/camera", shape=(side, side, 3), dtype="uint8")]
+    parts += [ObsPart(name="obs/joints", shape=(vectors,))] if vectors else []
+    spaces, rng = Spaces(tuple(parts), (2,), (-1.0,) * 2, (1.0,) * 2, View(side, "rgb", 2)), np.random.default_rng(0)
+    net = TD3(spaces, TD3Config(hidden=(7, 5)), rng).policy_net()
+    obs = rng.integers(0, 256, (9, spaces.seen_size)).astype(np.float32)
+    info = structs.replace(info_of(spaces, (7, 5), architecture="cnn"), view=View(side, "rgb", 2))
+    tensors = arrays_of(net)
+    assert sum(tensor.size for tensor in tensors.values()) == info.weights
+    assert torch_nets.architecture_of(net) == "cnn"
+    operations = operations_of(info, tensors)
+    assert {operation.kind for operation in operations} >= (OF_IMAGES if vectors else OF_IMAGES - {"vectors"})
+    with torch.no_grad():
+        np.testing.assert_allclose(play(operations, obs), net(torch.from_numpy(obs)).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", IN_TORCH)

@@ -13,7 +13,7 @@ from strangers import description_of, sealed_policy
 
 import t3d
 from t3d.config import TD3Config
-from t3d.env_spec import EnvSpec
+from t3d.env_spec import EnvSpec, View
 from t3d.environments.envs import Envs
 from t3d.formats import PolicyInfo
 from t3d.policy.files import encode
@@ -42,6 +42,7 @@ def saved(path, which="best", obs_shape=(4,), action_shape=(3,), seed=7, **field
         action_shape=action_shape,
         action_low=tuple(LOW.tolist()),
         action_high=tuple(HIGH.tolist()),
+        view=View(),
         period_s=None,
         hidden=HIDDEN,
         layer_norm=False,

@@ -4,13 +4,11 @@ It trains, is saved, comes back to the bit, evaluates, reports, loads and is fil
 """
 
 import contextlib
-import dataclasses
 import json
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import own_envs
 import pytest
 import small_runs
 import torch
@@ -23,14 +21,13 @@ from t3d import api
 from t3d.address import address_of, object_at
 from t3d.cli.main import run as command
 from t3d.env_spec import EnvSpec
-from t3d.environments.make import spaces_of
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.networks import linear, mlp
 from t3d.policy.torch_nets import architecture_of
 from t3d.replay import NOTHING, Replay
 from t3d.reports import write_report
 from t3d.runs.session import Session
-from t3d.spaces import ObsPart, Spaces
+from t3d.spaces import Spaces
 from t3d.training.learner import Learner
 from t3d.training.randomness import Streams
 from t3d.training.trainer import Trainer
@@ -208,69 +205,6 @@ def test_a_class_has_an_address_for_other_processes(tmp_path, monkeypatch):
     script = tmp_path / "script.py"
     script.write_text("import t3d\nclass Mine(t3d.TD3):\n    'In a script.'\n")
     assert object_at(f"{script}:Mine").__doc__ == "In a script."
-
-
-# ---- A second kind of observation: let in where spaces are read, and looked at by networks of one's own
-
-
-class Bytes(own_envs.Walk):
-    """Shows where it stands as a byte a number."""
-
-    def reset(self, **options):
-        obs, info = super().reset(**options)
-        return self.as_bytes(obs), info
-
-    def step(self, action):
-        obs, *rest = super().step(action)
-        return self.as_bytes(obs), *rest
-
-    @staticmethod
-    def as_bytes(obs):
-        return (128 + 127 * np.tanh(obs)).astype(np.uint8)
-
-
-class Sees(nn.Module):
-    """Bring bytes to [0, 1] before a network."""
-
-    def forward(self, obs, *action):
-        return super().forward(obs / 255, *action)
-
-
-class BytesActor(Sees, t3d.Actor):
-    pass
-
-
-class BytesCritic(Sees, t3d.Critic):
-    def q1(self, obs, action):
-        return super().q1(obs / 255, action)
-
-
-class BytesTD3(t3d.TD3):
-    actor_class, critic_class = BytesActor, BytesCritic
-
-
-def test_a_second_kind_of_observation_goes_through_the_house(tmp_path, monkeypatch):
-    def as_bytes(env, name):
-        spaces = spaces_of(env, name)
-        return dataclasses.replace(spaces, obs=(ObsPart(shape=spaces.obs_shape, dtype="uint8"),))
-
-    monkeypatch.setattr("t3d.environments.in_process.spaces_of", as_bytes)
-    env, options = f"{__file__}:Bytes", {"steps": 90, "checkpoint_every": 30, "n_envs": 1}
-    whole = Session(EnvSpec(env), small_runs.choice(**options), tmp_path / "whole", algorithm=BytesTD3)
-    list(whole.run())
-    rows = Session(EnvSpec(env), small_runs.choice(**options), tmp_path / "run", algorithm=BytesTD3).run()
-    for row in rows:
-        if row["env_steps"] >= 50:
-            rows.close()
-    back = Session(EnvSpec(env), small_runs.choice(**options), tmp_path / "run", resume=True, algorithm=BytesTD3)
-    assert back.trainer.replay.slot["obs"] == np.dtype((np.uint8, (4,)))
-    assert back.trainer.envs.obs.dtype == np.uint8
-    list(back.run())
-    for name, tensor in whole.trainer.agent.tensors().items():
-        assert torch.equal(tensor, back.trainer.agent.tensors()[name]), name
-    policy = t3d.load(back.path, algorithm=BytesTD3)
-    assert policy.info.obs[0].dtype == "uint8"
-    assert policy(np.full(4, 200)).shape == (3,)
 
 
 # ---- Other memories, each of a few lines

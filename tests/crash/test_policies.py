@@ -10,6 +10,7 @@ import pytest
 from crash_runs import Disk, Exits, Fails, Full, Gone, Short, live
 
 import t3d
+from t3d.env_spec import View
 from t3d.formats import PolicyInfo
 from t3d.policy.files import encode
 from t3d.runs.run_folder import policy_path, write_policy
@@ -43,6 +44,7 @@ def policy(number):
         action_shape=(1,),
         action_low=(-1.0,),
         action_high=(1.0,),
+        view=View(),
         period_s=None,
         hidden=(3,),
         layer_norm=False,

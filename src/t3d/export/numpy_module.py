@@ -41,7 +41,7 @@ def files_of(policy: Policy, origin: str) -> dict[str, bytes]:
     # Quotes would end the docstring, a backslash begin something else.
     plain = "".join(c if c.isprintable() and c not in '"\\' else "_" for c in origin)
     _, _, text = Path(player.__file__).read_text("utf-8").partition('"""\n\n')
-    text = text.replace("from typing import NamedTuple\n", "from pathlib import Path\nfrom typing import NamedTuple\n")
+    text = text.replace("from typing import", "from pathlib import Path\nfrom typing import", 1)
     tail = NUMPY_TAIL.format(operations="\n".join(lines), normalize=normalize, **sizes)
     content = NUMPY_HEAD.format(origin=plain, module=MODULE, **sizes) + "\n" + text + tail
     packed = io.BytesIO()

@@ -99,14 +99,14 @@ class Policy:
             raise ValueError(f"the parts of these observations are of different numbers: {leading}")
         (front,) = leading
         rows = math.prod(front)
-        flat: list[NDArray[Any]] = [arrays[part.name].reshape(rows, -1) for part in spaces.vectors]
+        flat: list[NDArray[Any]] = [arrays[p.name].reshape(rows, math.prod(p.shape)) for p in spaces.vectors]
         if (view := spaces.view) is not None:
             stacks = {p.name: arrays[p.name].reshape(rows, view.frame_stack, *p.shape) for p in spaces.images}
             frames = [
                 [frames_of(spaces, {n: s[r, k] for n, s in stacks.items()}) for k in range(view.frame_stack)]
                 for r in range(rows)
             ]
-            flat = [np.array(frames, np.float32).reshape(rows, -1), *flat]
+            flat = [np.array(frames, np.float32).reshape(rows, spaces.pixels), *flat]
         return self.of_flat(np.concatenate(flat, axis=1)).reshape(front + spaces.action_shape)
 
     def _shape_of(self, part: ObsPart) -> tuple[int, ...]:

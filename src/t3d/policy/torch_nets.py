@@ -20,7 +20,12 @@ from t3d.policy.files import Tensors
 from t3d.policy.player import Floats
 from t3d.spaces import Spaces
 
-_OURS: dict[str, type[nn.Module]] = {"mlp": Actor, "sale": SalePolicy}  # the keys of architectures.ARCHITECTURES
+# The keys of architectures.ARCHITECTURES, and the classes of what plays: of an encoder, too, where images are seen.
+_OURS: dict[str, tuple[type[nn.Module], ...]] = {
+    "mlp": (Actor,),
+    "cnn": (PixelEncoder, Actor),
+    "sale": (SalePolicy,),
+}
 
 
 class Agent(Protocol):
@@ -36,9 +41,8 @@ Algorithm = Callable[[Spaces, TD3Config, np.random.Generator], Agent]
 
 def architecture_of(net: nn.Module) -> str:
     """Return how a policy's file names the network that plays."""
-    if isinstance(net, Seeing) and type(net.encoder) is PixelEncoder and type(net.body) is Actor:
-        return "cnn"
-    ours = (name for name, kind in _OURS.items() if type(net) is kind)
+    parts = (net.encoder, net.body) if isinstance(net, Seeing) else (net,)
+    ours = (name for name, kinds in _OURS.items() if tuple(map(type, parts)) == kinds)
     return next(ours, f"<own>.{class_name(type(net))}")
 
 
