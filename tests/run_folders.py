@@ -53,6 +53,8 @@ def write_run(
         env=env,
         env_kwargs={},
         wrappers=(),
+        pixels=False,
+        drawn_by="",
         preset=preset,
         algorithm="TD3",
         sources=(),
