@@ -1,6 +1,6 @@
 """One batch through steps 4 to 15, an episode under the critics' eyes, and a map: the numbers of `t3d explain`.
 
-Everything is computed by the functions of `td3.py`, on copies: what passes between two steps of one function is heard
+Everything is computed by the agent's own methods, on copies: what passes between two steps of one function is heard
 by hooks on the networks, not computed a second time.
 """
 
@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from t3d.diagnosis import health
 from t3d.diagnosis.explained import Floats, Followed, Judged, Plane, Update
+from t3d.diagnosis.own_steps import own_steps
 from t3d.replay import Batch
 from t3d.td3 import TD3
 
 GRID = 48  # places a side of a map
 _NEAR = 1  # places around one that count as near it
 _ON_CIRCLE = 1e-3
+
+_Calls = list[tuple[Any, Any]]  # what a network is given, and what it answers
 
 # From observations as an environment gives them, (N, S), to what the networks take.
 Seen = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -35,7 +38,7 @@ def through_the_steps(
     """Take a batch through steps 4 to 15.
 
     Args:
-        agent: TD3 itself; nothing of it changes.
+        agent: TD3 itself, or one that takes its steps (`own_steps.takes_the_steps`); nothing of it changes.
         batch: B transitions, observations as the memory holds them.
         noise: (B, A) standard normal, as for `TD3.update`.
         age: (B,) how many env steps ago each transition was made.
@@ -44,17 +47,11 @@ def through_the_steps(
     arrays = batch._replace(obs=seen(batch.obs), next_obs=seen(batch.next_obs))
     given = Batch(*(torch.as_tensor(part, device=agent.device) for part in arrays))
     drawn = torch.as_tensor(noise, device=agent.device)
-    moved = copy.deepcopy(agent)
+    moved, changed = copy.deepcopy(agent), frozenset(step for own in own_steps(type(agent)) for step in own.steps)
     # Steps 5 to 9.
     with _heard(moved.actor_target) as played, _heard(moved.critic_target) as judged:
         target_q = moved.target_q(given, drawn)
-    ((_, next_action),), (((_, smoothed), (next_q1, next_q2)),) = played, judged
-    numbers: dict[str, Any] = {
-        "next_action": next_action,
-        "smoothed": smoothed,
-        "next_q1": next_q1,
-        "next_q2": next_q2,
-        "next_q": torch.minimum(next_q1, next_q2),
+    numbers = _asked(played, judged, taken_is_smaller=8 not in changed) | {
         "target_q": target_q,
         "target_q_unsmoothed": moved.target_q(given, torch.zeros_like(drawn)),
     }
@@ -64,6 +61,7 @@ def through_the_steps(
     looked = health.from_batch(agent, arrays, noise, age)
     return Update(
         **numbers,
+        changed=changed,
         age=age,
         number=agent.updates + 1,
         actor_moves=(agent.updates + 1) % agent.config.policy_delay == 0,
@@ -72,29 +70,42 @@ def through_the_steps(
     )
 
 
+def _asked(played: _Calls, judged: _Calls, taken_is_smaller: bool) -> dict[str, Any]:
+    """Return what the target networks were asked on the way to a target, and said; None where it was not once each."""
+    numbers: dict[str, Any] = dict.fromkeys(("next_action", "smoothed", "next_q1", "next_q2", "next_q"))
+    if len(played) == 1:
+        numbers["next_action"] = played[0][1]
+    if len(judged) == 1:
+        (_, numbers["smoothed"]), said = judged[0]
+        if len(said) == 2:
+            numbers["next_q1"], numbers["next_q2"] = said
+            numbers["next_q"] = torch.minimum(*said) if taken_is_smaller else None
+    return numbers
+
+
 def _moves(moved: TD3, batch: Batch[Tensor], target_q: Tensor) -> dict[str, Any]:
     """Make steps 10 to 15; return what is seen before and after each."""
-    with _heard(moved.critic) as judged:
-        critic_loss, _, _ = moved.update_critic(batch, target_q)
-    _, (q1, q2) = judged[0]
     with torch.no_grad():
-        q1_after, q2_after = moved.critic(batch.obs, batch.action)
+        said = moved.critic(batch.obs, batch.action)
+    critic_loss, _, _ = moved.update_critic(batch, target_q)
+    with torch.no_grad():
+        said_after = moved.critic(batch.obs, batch.action)
         played = moved.actor(batch.obs)
-        played_q1 = moved.critic.q1(batch.obs, played)
+        played_q1 = moved.critic(batch.obs, played)[0]
     actor_loss = moved.update_actor(batch)
     with torch.no_grad():
         played_after = moved.actor(batch.obs)
-        played_q1_after = moved.critic.q1(batch.obs, played_after)
+        played_q1_after = moved.critic(batch.obs, played_after)[0]
     before = _distance(moved.actor, moved.actor_target), _distance(moved.critic, moved.critic_target)
     moved.update_targets()
     after = _distance(moved.actor, moved.actor_target), _distance(moved.critic, moved.critic_target)
     return {
-        "q1": q1,
-        "q2": q2,
-        "q1_after": q1_after,
-        "q2_after": q2_after,
+        "q1": said[0],
+        "q2": said[1] if len(said) == 2 else None,
+        "q1_after": said_after[0],
+        "q2_after": said_after[1] if len(said) == 2 else None,
         "critic_loss": float(critic_loss),
-        "critic_loss_after": float(sum((q - target_q).square().mean() for q in (q1_after, q2_after))),
+        "critic_loss_after": float(sum((q - target_q).square().mean() for q in said_after)),
         "played": played,
         "played_after": played_after,
         "played_q1": played_q1,
@@ -115,9 +126,9 @@ def _lags(agent: TD3, batch: Batch[Tensor]) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _heard(net: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
+def _heard(net: nn.Module) -> Iterator[_Calls]:
     """Keep what a network is given and what it answers, call by call."""
-    calls: list[tuple[Any, Any]] = []
+    calls: _Calls = []
     hook = net.register_forward_hook(lambda module, given, answer: calls.append((given, answer)))
     try:
         yield calls
@@ -139,12 +150,15 @@ def _array(values: Any) -> Floats:
 
 def choose(update: Update) -> list[Followed]:
     """Return three transitions that are worth following, or as many as the batch has."""
-    apart = np.abs(update.next_q1 - update.next_q2) * (1 - update.terminated)
+    if update.next_q1 is None or update.next_q2 is None:
+        apart = np.zeros(len(update.reward))
+    else:
+        apart = np.abs(update.next_q1 - update.next_q2) * (1 - update.terminated)
     smoothing = np.abs(update.target_q - update.target_q_unsmoothed)
     middle = np.argsort(update.target_q, kind="stable")[(len(apart) - 1) // 2]
     ranked = [
         (np.array([middle]), "its target lies in the middle of the batch"),
-        (np.argsort(-apart, kind="stable"), "the twins disagree most about what follows it"),
+        (np.argsort(-apart, kind="stable")[: np.count_nonzero(apart)], "the twins disagree most about what follows it"),
         (np.flatnonzero(update.terminated), "its episode truly ended with it"),
         (np.argsort(-smoothing, kind="stable"), "smoothing changed its target most"),
         (np.arange(len(apart)), "it is the next of the batch"),

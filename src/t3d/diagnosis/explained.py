@@ -16,10 +16,13 @@ Floats = NDArray[np.float32]
 
 
 class Update(NamedTuple):
-    """One batch on its way through steps 4 to 15; every number is what td3.py's own functions gave.
+    """One batch on its way through steps 4 to 15; every number is what the agent's own methods gave.
 
     Steps 12 to 15 move a copy of the agent, as if the next update were made from this batch and the actor had its turn.
+    None stands for what a changed algorithm does not say: no second critic, or a step that it makes in another way.
     """
+
+    changed: frozenset[int]  # the steps whose lines are not TD3's
 
     # Of step 4: the batch, its observations as the memory holds them.
     obs: Floats  # (B, S)
@@ -30,18 +33,18 @@ class Update(NamedTuple):
     discount: Floats  # (B,)
     age: NDArray[np.intp]  # (B,) env steps ago
     # Steps 5 to 9: the target, and what it would be without step 6's noise.
-    next_action: Floats  # (B, A) of the actor target
-    smoothed: Floats  # (B, A) with step 6's noise
-    next_q1: Floats  # (B,)
-    next_q2: Floats  # (B,)
-    next_q: Floats  # (B,)
+    next_action: Floats | None  # (B, A) of the actor target
+    smoothed: Floats | None  # (B, A) with step 6's noise
+    next_q1: Floats | None  # (B,)
+    next_q2: Floats | None  # (B,)
+    next_q: Floats | None  # (B,)
     target_q: Floats  # (B,)
     target_q_unsmoothed: Floats  # (B,)
     # Steps 10 to 12: what the critics say, before and after they have moved.
     q1: Floats  # (B,)
-    q2: Floats  # (B,)
+    q2: Floats | None  # (B,)
     q1_after: Floats  # (B,)
-    q2_after: Floats  # (B,)
+    q2_after: Floats | None  # (B,)
     critic_loss: float
     critic_loss_after: float
     # Of step 13: the actor's own action in s, and what Q1 says of it, before and after the actor has moved.
@@ -59,6 +62,14 @@ class Update(NamedTuple):
     critic_distance: tuple[float, float]  # before and after step 15
     critic_move: float  # how far step 12 moved the critics' weights, as a share of their length
     actor_move: float  # how far step 13 moved the actor's
+
+
+class OwnSteps(NamedTuple):
+    """A method of TD3 that a class derived from it has a text of its own for."""
+
+    name: str  # Class.method
+    steps: tuple[int, ...]  # those of the fifteen whose lines are not TD3's
+    code: str  # empty where the class was typed in, and no file holds it
 
 
 class Followed(NamedTuple):
@@ -113,7 +124,9 @@ class Explained(NamedTuple):
     action_size: int  # A
     held: int  # transitions in the memory
     batch: int  # the number of the batch: another one is another draw
-    update: Update | None  # None where the memory is empty
+    algorithm: str  # the class that trained it
+    own: tuple[OwnSteps, ...]  # what that changes
+    update: Update | None  # None where the memory is empty, or the algorithm does not take TD3's steps
     followed: list[Followed]
     judged: Judged | None  # None where no episode could be played
     plane: Plane | None

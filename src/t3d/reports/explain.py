@@ -60,22 +60,33 @@ def _step(step: int, explained: Explained) -> dict[str, Any]:
     parts = [listing.step(step), *map(listing.definition, text.code)]
     update = explained.update
     rows, facts = told(step, update, explained.followed, explained.record.config) if update else ([], [])
+    own = next((own for own in explained.own if step in own.steps), None)
     return {
         **text._asdict(),
+        "own": own,
         "files": list(dict.fromkeys(file for file, _ in parts)),
-        "shapes": [f"{name} {tuple(sizes[letter] for letter in of)}" for name, of in text.shapes],
-        "code": "\n\n\n".join(code for _, code in parts),
+        "shapes": [] if own else [f"{name} {tuple(sizes[letter] for letter in of)}" for name, of in text.shapes],
+        "code": "\n\n\n".join(code for _, code in parts) if own is None else own.code,
         "rows": rows,
         "facts": facts,
+        "is_drawn": update is not None and all(getattr(update, name) is not None for name in _DRAWN.get(step, ())),
     }
+
+
+# What the histograms of some steps are made of, and a changed algorithm may not say.
+_DRAWN = {5: ["next_action"], 7: ["next_q1", "next_q2"], 8: ["next_q"]}
 
 
 def _lead(update: Update) -> list[str]:
     """Return what the batch shows at a glance."""
-    first, off = update.next_q1 < update.next_q2, np.abs(update.q1 - update.target_q)
+    off = np.abs(update.q1 - update.target_q)
     smoothing = np.abs(update.target_q - update.target_q_unsmoothed)
+    smaller = []
+    if update.next_q is not None and update.next_q1 is not None:
+        share = float((update.next_q1 == update.next_q).mean())
+        smaller = [f"Q1 was the smaller twin in {percent(share)} of this batch."]
     return [
-        f"Q1 was the smaller twin in {percent(float(first.mean()))} of this batch.",
+        *smaller,
         f"Smoothing moved a target by {figure(float(smoothing.mean()))} on average.",
         f"Q1 is off its target by {figure(float(off.mean()))}, and targets are about {figure(_typical(update))}.",
     ]
@@ -131,10 +142,16 @@ def _maps(plane: Plane | None) -> list[str]:
 def _update(update: Update, config: Config) -> dict[str, Any]:
     """Return what the page's charts draw of the batch."""
     names = ("reward", "terminated", "next_q1", "next_q2", "next_q", "target_q", "target_q_unsmoothed", "q1", "q2")
-    named = {name: _list(getattr(update, name)) for name in (*names, "q1_after", "critic_lag")}
+    named = {name: _said(getattr(update, name)) for name in (*names, "q1_after", "critic_lag")}
     named["played_q1_moved"] = _list(update.played_q1_after - update.played_q1)
-    vectors = ("next_action", "smoothed", "actor_lag")
-    return named | {name: _list(getattr(update, name).T) for name in vectors} | {"gamma": config.td3.gamma}
+    for name in ("next_action", "smoothed", "actor_lag"):
+        values = getattr(update, name)
+        named[name] = None if values is None else _list(values.T)
+    return named | {"gamma": config.td3.gamma}
+
+
+def _said(values: NDArray[Any] | None) -> Any:
+    return None if values is None else _list(values)
 
 
 def _episode(judged: Judged) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Table(Mapping[str, NDArray[Any]]):
         try:
             import pandas
         except ImportError as error:
-            raise ConfigRefused("pandas is not installed", do="pip install pandas") from error
+            raise ConfigRefused("pandas is not installed", do='pip install "t3d[data]"') from error
         return pandas.DataFrame(self._flat())
 
     def to_polars(self) -> Any:
@@ -72,7 +72,7 @@ class Table(Mapping[str, NDArray[Any]]):
         try:
             import polars
         except ImportError as error:
-            raise ConfigRefused("polars is not installed", do="pip install polars") from error
+            raise ConfigRefused("polars is not installed", do='pip install "t3d[data]"') from error
         return polars.DataFrame(self._flat())
 
     def _flat(self) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from t3d.diagnosis.explained import Followed, Update
 from t3d.reports.wording import MINUS, percent
 
 Row = tuple[str, list[str]]  # a name, and of each transition that is followed its number
+_Said = NDArray[Any] | None  # None where a changed algorithm does not say it
 _MEMORY = "Adam remembers the batches before, too, and a single step may lead away from this one's good"
 _MOST = 4  # numbers of an action that are shown
 
 
 def told(step: int, update: Update, followed: Sequence[Followed], config: Config) -> tuple[list[Row], list[str]]:
-    """Return the rows of a step's table, and what is to be said of the whole batch.
+    """Return the rows of a step's table, and what is to be said of the whole batch: what the algorithm says of it.
 
     Args:
         step: 4 to 15.
@@ -28,7 +29,7 @@ def told(step: int, update: Update, followed: Sequence[Followed], config: Config
         config: the run's options.
     """
     at = [one.row for one in followed]
-    return _ROWS[step](update, at), _FACTS[step](update, config)
+    return [row for row in _ROWS[step](update, at) if row[1]], _FACTS[step](update, config)
 
 
 def figure(value: float) -> str:
@@ -44,11 +45,21 @@ def signed(value: float) -> str:
     return text if text.startswith(MINUS) or text == "0" else f"+{text}"
 
 
-def _of(values: NDArray[Any], at: Sequence[int], write: Callable[[float], str] = figure) -> list[str]:
+def _of(values: _Said, at: Sequence[int], write: Callable[[float], str] = figure) -> list[str]:
+    if values is None:
+        return []
     if values.ndim == 1:
         return [write(float(values[i])) for i in at]
     more = ", …" if values.shape[1] > _MOST else ""
     return [", ".join(write(float(value)) for value in values[i][:_MOST]) + more for i in at]
+
+
+def _minus(first: _Said, second: _Said) -> _Said:
+    return None if first is None or second is None else first - second
+
+
+def _squared(values: _Said) -> _Said:
+    return None if values is None else np.square(values)
 
 
 def _size(values: NDArray[Any]) -> str:
@@ -60,10 +71,20 @@ def _share(values: NDArray[np.bool_]) -> str:
 
 
 def _taken(update: Update, at: Sequence[int]) -> list[str]:
-    return ["Q1" if update.next_q1[i] < update.next_q2[i] else "Q2" for i in at]
+    if update.next_q is None or update.next_q1 is None:
+        return []
+    return ["Q1" if update.next_q1[i] == update.next_q[i] else "Q2" for i in at]
+
+
+def _apart(update: Update) -> _Said:
+    """Return how far the twins are apart over what follows."""
+    apart = _minus(update.next_q1, update.next_q2)
+    return None if apart is None else np.abs(apart)
 
 
 def _target(update: Update, at: Sequence[int]) -> list[str]:
+    if update.next_q is None:
+        return []
     parts = [update.reward, update.discount, 1 - update.terminated, update.next_q]
     return [" · ".join(figure(float(part[i])) for part in parts).replace(" · ", " + ", 1) for i in at]
 
@@ -73,7 +94,7 @@ _ROWS: dict[int, Callable[[Update, Sequence[int]], list[Row]]] = {
     5: lambda u, at: [("next_action", _of(u.next_action, at))],
     6: lambda u, at: [
         ("next_action before", _of(u.next_action, at)),
-        ("what was added", _of(u.smoothed - u.next_action, at, signed)),
+        ("what was added", _of(_minus(u.smoothed, u.next_action), at, signed)),
         ("next_action", _of(u.smoothed, at)),
         ("target changed by", _of(u.target_q - u.target_q_unsmoothed, at, signed)),
     ],
@@ -81,17 +102,17 @@ _ROWS: dict[int, Callable[[Update, Sequence[int]], list[Row]]] = {
     8: lambda u, at: [
         ("taken", _taken(u, at)),
         ("next_q", _of(u.next_q, at)),
-        ("below the other by", _of(np.abs(u.next_q1 - u.next_q2), at)),
+        ("below the other by", _of(None if u.next_q is None else _apart(u), at)),
     ],
     9: lambda u, at: [("r + γ · (1 − end) · next_q", _target(u, at)), ("target_q", _of(u.target_q, at))],
     10: lambda u, at: [("q1", _of(u.q1, at)), ("q2", _of(u.q2, at)), ("target_q", _of(u.target_q, at))],
     11: lambda u, at: [
         ("(q1 − target_q)²", _of(np.square(u.q1 - u.target_q), at)),
-        ("(q2 − target_q)²", _of(np.square(u.q2 - u.target_q), at)),
+        ("(q2 − target_q)²", _of(_squared(_minus(u.q2, u.target_q)), at)),
     ],
     12: lambda u, at: [
         ("q1 moved by", _of(u.q1_after - u.q1, at, signed)),
-        ("q2 moved by", _of(u.q2_after - u.q2, at, signed)),
+        ("q2 moved by", _of(_minus(u.q2_after, u.q2), at, signed)),
         ("q1 should move by", _of(u.target_q - u.q1, at, signed)),
     ],
     13: lambda u, at: [
@@ -111,14 +132,19 @@ def _sampled(update: Update, _: Config) -> list[str]:
 
 
 def _played(update: Update, _: Config) -> list[str]:
+    if update.next_action is None:
+        return []
     return [f"{_share(np.abs(update.next_action) > 0.99)} of these actions lie at their bounds."]
 
 
 def _smoothed(update: Update, config: Config) -> list[str]:
-    added, change = update.smoothed - update.next_action, update.target_q - update.target_q_unsmoothed
-    clamped = np.abs(update.smoothed) >= 1
+    added, change = _minus(update.smoothed, update.next_action), update.target_q - update.target_q_unsmoothed
+    facts = []
+    if added is not None and update.smoothed is not None:
+        clamped = f"; {_share(np.abs(update.smoothed) >= 1)} of the sums were clamped to the range"
+        facts.append(f"The noise moved a′ by {_size(added)} on average{'' if 6 in update.changed else clamped}.")
     return [
-        f"The noise moved a′ by {_size(added)} on average; {_share(clamped)} of the sums were clamped to the range.",
+        *facts,
         f"That moved a target by {_size(change)} on average, at most by {figure(float(np.abs(change).max()))}, "
         f"and all of them together by {signed(float(change.mean()))}.",
         f"policy_noise is {config.td3.policy_noise:g}, noise_clip {config.td3.noise_clip:g}.",
@@ -126,23 +152,27 @@ def _smoothed(update: Update, config: Config) -> list[str]:
 
 
 def _valued(update: Update, _: Config) -> list[str]:
+    apart = _apart(update)
+    if apart is None or update.next_q1 is None or update.next_q2 is None:
+        return []
     means = [figure(float(values.mean())) for values in (update.next_q1, update.next_q2)]
-    return [
-        f"On average Qt1 says {means[0]} and Qt2 {means[1]}; they differ by {_size(update.next_q1 - update.next_q2)}."
-    ]
+    return [f"On average Qt1 says {means[0]} and Qt2 {means[1]}; they differ by {_size(apart)}."]
 
 
 def _kept(update: Update, _: Config) -> list[str]:
-    below = (update.next_q1 + update.next_q2) / 2 - update.next_q
+    apart = _apart(update)
+    if update.next_q is None or update.next_q1 is None or apart is None:
+        return []
+    below = apart / 2
     return [
-        f"Q1 was taken in {_share(update.next_q1 < update.next_q2)} of the batch, else Q2.",
+        f"Q1 was taken in {_share(update.next_q1 == update.next_q)} of the batch, else Q2.",
         f"The smaller lies {_size(below)} below the mean of both: so much caution goes into this batch's targets.",
     ]
 
 
 def _aimed(update: Update, config: Config) -> list[str]:
     said = f"gamma is {config.td3.gamma:g}: a reward in {_horizon(config)} steps counts half."
-    if update.terminated.any():
+    if update.terminated.any() and 9 not in update.changed:
         said += f" In {int(update.terminated.sum())} transitions the target is the reward alone."
     return [said]
 
@@ -160,15 +190,19 @@ def _said(update: Update, _: Config) -> list[str]:
 
 
 def _lost(update: Update, _: Config) -> list[str]:
-    return [f"The loss is {figure(update.critic_loss)}: the mean square of both errors, added."]
+    what = "" if 11 in update.changed else ": the mean square of both errors, added"
+    return [f"The loss is {figure(update.critic_loss)}{what}."]
 
 
 def _learned(update: Update, config: Config) -> list[str]:
-    downhill = "" if update.critic_loss_after < update.critic_loss else f" It is not less: {_MEMORY}."
     nearer = np.abs(update.q1_after - update.target_q) < np.abs(update.q1 - update.target_q)
+    fact = f"Q1 came nearer to {_share(nearer)} of its targets."
+    if not update.changed & {10, 11}:  # another loss is not known after the move
+        downhill = "" if update.critic_loss_after < update.critic_loss else f" It is not less: {_MEMORY}."
+        losses = f"from {figure(update.critic_loss)} to {figure(update.critic_loss_after)}"
+        fact = f"The loss on this same batch went {losses}; {fact}{downhill}"
     return [
-        f"The loss on this same batch went from {figure(update.critic_loss)} to {figure(update.critic_loss_after)}; "
-        f"Q1 came nearer to {_share(nearer)} of its targets.{downhill}",
+        fact,
         f"The weights moved by {_parts(update.critic_move)} of their length; lr is {config.td3.lr:g}.",
     ]
 
@@ -186,24 +220,23 @@ def _climbed(update: Update, config: Config) -> list[str]:
     ]
 
 
-def _followed(distance: tuple[float, float], config: Config) -> str:
+def _followed(distance: tuple[float, float], config: Config, is_own: bool) -> str:
     halves = f"{math.ceil(math.log(2) / -math.log1p(-config.td3.tau)):,}" if 0 < config.td3.tau < 1 else "1"
-    return (
-        f"Its weights were {_parts(distance[0])} of their length behind, and then {_parts(distance[1])}. "
-        f"With tau {config.td3.tau:g} it goes half of the way to what stands still in {halves} moves."
-    )
+    tau = f" With tau {config.td3.tau:g} it goes half of the way to what stands still in {halves} moves."
+    moved = f"Its weights were {_parts(distance[0])} of their length behind, and then {_parts(distance[1])}."
+    return moved if is_own else moved + tau
 
 
 def _actor_followed(update: Update, config: Config) -> list[str]:
     return [
-        _followed(update.actor_distance, config),
+        _followed(update.actor_distance, config, 14 in update.changed),
         f"In s′ its actions are {_size(update.actor_lag)} behind on average.",
     ]
 
 
 def _critic_followed(update: Update, config: Config) -> list[str]:
     return [
-        _followed(update.critic_distance, config),
+        _followed(update.critic_distance, config, 15 in update.changed),
         f"In (s, a) Qt1 is {_size(update.critic_lag)} behind on average.",
     ]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from t3d.diagnosis import explain
 from t3d.diagnosis.explained import Explained, Film, Followed, Plane, Update
 from t3d.diagnosis.health import Trajectory, seen
+from t3d.diagnosis.own_steps import builds_own_networks, own_steps, takes_the_steps
 from t3d.env_spec import EnvSpec
 from t3d.environments.make import close, make
 from t3d.environments.process_state import ProcessState
@@ -47,11 +48,13 @@ def gather(
     """
     snapshot = open_run(run, at, algorithm)
     notes = list(snapshot.notes)
-    if algorithm is not TD3:
+    if not takes_the_steps(snapshot.agent):
         notes.append(
-            f"{algorithm.__name__} is not TD3 itself, and takes its own way through the steps: the page tells TD3's, "
-            "without numbers of a batch. What its critics and its actor say in an episode is its own."
+            f"{algorithm.__name__} does not make its update of TD3's steps and networks: the page tells TD3's, without "
+            "numbers of a batch. What its critics and its actor say in an episode is its own."
         )
+    elif builds_own_networks(algorithm):
+        notes.append(f"{algorithm.__name__} has networks of its own: steps 2 and 3, which stand before this page's.")
     if not len(snapshot.replay):
         notes.append("Its replay memory is gone, so there is no batch to take through the steps.")
     if not snapshot.agent.updates:
@@ -73,6 +76,8 @@ def gather(
         action_size=snapshot.info.spaces.action_size,
         held=len(snapshot.replay),
         batch=batch,
+        algorithm=algorithm.__name__,
+        own=own_steps(algorithm) if takes_the_steps(snapshot.agent) else (),
         update=update,
         followed=followed,
         judged=judged,
@@ -85,7 +90,7 @@ def gather(
 def _batch(snapshot: Snapshot, number: int) -> tuple[Update | None, list[Followed]]:
     """Return a batch on its way, drawn by a stream of its own, and which of its transitions are followed."""
     replay, config = snapshot.replay, snapshot.record.config
-    if not len(replay) or type(snapshot.agent) is not TD3:
+    if not len(replay) or not takes_the_steps(snapshot.agent):
         return None, []
     rng = explain_generator(config.seed, snapshot.env_steps, number)
     index = replay.draw(rng, config.batch_size)

@@ -2,7 +2,9 @@
 (() => {
   const { dark, calm, colour, series, faded, exact, minus, line, roundTicks, draw } = shared;
   const { update, followed, episode, pace, plane } = JSON.parse(document.getElementById("data").textContent);
-  const BINS = 32, NEAR = 16, STAGES = ["Qt1", "Qt2", "smaller", "target", "Q1", "Q2"];
+  const BINS = 32, NEAR = 16, NAMED = { next_q1: "Qt1", next_q2: "Qt2", next_q: "smaller", target_q: "target", q1: "Q1", q2: "Q2" };
+  // A changed algorithm may not say some of these.
+  const said = Object.keys(NAMED).filter((name) => update?.[name]), STAGES = said.map((name) => NAMED[name]);
   const number = (value) => minus(exact.format(Number(value.toPrecision(4))));
   const ours = (k) => colour(["one", "two", "three"][k]);
   const byId = (id) => document.getElementById(id);
@@ -13,10 +15,13 @@
   // ---- A path, in words
 
   function words(i) {
-    const u = update, first = u.next_q1[i] < u.next_q2[i];
-    const smoothing = u.target_q[i] - u.target_q_unsmoothed[i];
-    const end = u.terminated[i] ? "it truly ended, so the target is the reward alone" : `target ${number(u.reward[i])} + ${number(u.gamma)} \u00b7 ${number(u.next_q[i])} = ${number(u.target_q[i])}`;
-    return `Qt1 ${number(u.next_q1[i])}, Qt2 ${number(u.next_q2[i])}: ${first ? "Q1" : "Q2"} is taken \u2192 ${end} (smoothing: ${smoothing < 0 ? "" : "+"}${number(smoothing)}) \u2192 Q1 says ${number(u.q1[i])}, Q2 ${number(u.q2[i])}`;
+    const u = update, smoothing = u.target_q[i] - u.target_q_unsmoothed[i];
+    const twins = u.next_q1 && u.next_q2 ? `Qt1 ${number(u.next_q1[i])}, Qt2 ${number(u.next_q2[i])}` : "";
+    const taken = u.next_q ? `: ${u.next_q1[i] < u.next_q2[i] ? "Q1" : "Q2"} is taken` : "";
+    const sum = u.next_q ? `${number(u.reward[i])} + ${number(u.gamma)} \u00b7 ${number(u.next_q[i])} = ` : "";
+    const end = u.next_q && u.terminated[i] ? "it truly ended, so the target is the reward alone" : `target ${sum}${number(u.target_q[i])}`;
+    const second = u.q2 ? `, Q2 ${number(u.q2[i])}` : "";
+    return `${twins}${taken}${twins && " \u2192 "}${end} (smoothing: ${smoothing < 0 ? "" : "+"}${number(smoothing)}) \u2192 Q1 says ${number(u.q1[i])}${second}`;
   }
 
   function tell() {
@@ -134,22 +139,24 @@
   function histograms() {
     const u = update, d = dimension;
     const shown = {
-      4: [[u.reward], ["reward"]], 5: [[u.next_action[d]], ["next_action"]],
+      4: [[u.reward], ["reward"]], 5: [[u.next_action?.[d]], ["next_action"]],
       6: [[difference(u.target_q, u.target_q_unsmoothed)], ["change"]], 7: [[u.next_q1, u.next_q2], ["next_q1", "next_q2"]],
-      8: [[difference(u.next_q2, u.next_q1)], ["Qt2 \u2212 Qt1"]], 9: [[u.target_q], ["target_q"]],
+      8: [[u.next_q && difference(u.next_q2, u.next_q1)], ["Qt2 \u2212 Qt1"]], 9: [[u.target_q], ["target_q"]],
       10: [[u.q1, u.q2], ["q1", "q2"]],
-      11: [[difference(u.q1, u.target_q), difference(u.q2, u.target_q)], ["q1 \u2212 target_q", "q2 \u2212 target_q"]],
+      11: [[difference(u.q1, u.target_q), u.q2 && difference(u.q2, u.target_q)], ["q1 \u2212 target_q", "q2 \u2212 target_q"]],
       12: [[difference(u.q1_after, u.q1)], ["moved"]], 13: [[u.played_q1_moved], ["moved"]],
       14: [[u.actor_lag[d]], ["behind"]], 15: [[u.critic_lag], ["behind"]],
     };
-    for (const [number, [lists, labels]] of Object.entries(shown)) histogram("chart-" + number, lists, labels);
+    for (const [number, [lists, labels]] of Object.entries(shown)) {
+      if (byId("chart-" + number)) histogram("chart-" + number, lists.filter((values) => values), labels);
+    }
     for (const name of document.querySelectorAll(".dimension")) name.textContent = d + 1;
   }
 
   // ---- The path of each transition
 
   function path() {
-    const stages = [update.next_q1, update.next_q2, update.next_q, update.target_q, update.q1, update.q2];
+    const stages = said.map((name) => update[name]);
     const rest = {
       id: "rest",
       beforeDatasetsDraw({ ctx, scales }) {
