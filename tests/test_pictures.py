@@ -18,7 +18,9 @@ from t3d.environments.envs import Envs
 from t3d.environments.make import spaces_in
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused
 from t3d.frames import seen_in_episode
+from t3d.reports import explain
 from t3d.reports.page import gather, render
+from t3d.runs import explanation
 from t3d.runs.exports import export_policy
 from t3d.runs.session import Session
 from t3d.training.trainer import Trainer
@@ -326,3 +328,10 @@ def test_a_picture_of_another_size_or_kind_ends_the_run(tmp_path):
     envs.step(np.zeros((1, 1), np.float32))
     with pytest.raises(EnvFailed, match=r"an image of uint8 and shape \(16, 16, 1\)"):
         envs.step(np.zeros((1, 1), np.float32))
+
+
+def test_explain_shows_what_is_seen(run):
+    explained = explanation.gather(run.path, None, 0, EnvSpec(CAMERA.name), 2)
+    assert any("It sees images" in note for note in explained.notes)
+    assert explained.judged is not None and explained.update is None
+    assert base64.b64encode((run.path / "video" / "seen.png").read_bytes()).decode() in explain.render(explained)

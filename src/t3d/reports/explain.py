@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from t3d.config import Config
 from t3d.diagnosis.explained import Explained, Judged, Plane, Update
-from t3d.reports import html, listing
+from t3d.reports import html, listing, videos
 from t3d.reports.step_numbers import figure, told
 from t3d.reports.steps import STEPS
 from t3d.reports.videos import BUDGET_BYTES
@@ -26,6 +27,8 @@ def render(explained: Explained) -> str:
     """Return the page's text."""
     update, config = explained.update, explained.record.config
     notes = list(explained.notes)
+    seen, left_out = videos.seen_in(Path(explained.path))
+    notes += left_out
     film = explained.film
     if film and len(film.mp4) > BUDGET_BYTES:
         notes.append(f"The film is not shown: {len(film.mp4):,} bytes, at most {BUDGET_BYTES:,}; film fewer frames.")
@@ -41,6 +44,7 @@ def render(explained: Explained) -> str:
         lead=_lead(update) if update else [],
         steps=[_step(text.number, explained) for text in STEPS],
         table=_table(explained) if update else [],
+        seen=seen,
         film=film and "data:video/mp4;base64," + base64.b64encode(film.mp4).decode(),
         film_note=_film_note(explained) if explained.judged else "",
         maps=_maps(explained.plane),

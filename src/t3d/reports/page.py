@@ -72,7 +72,7 @@ def render(report: Report, live: Live | None = None) -> str:
         groups = [group for group in report.groups if group.env == study["env"]]
         study["stages"], notes = videos.stages(groups[0], films) if len(groups) == 1 else ([], [])
         study["notes"] += notes
-        study["seen"], notes = videos.seen(groups[0])
+        study["seen"], notes = videos.seen_in(groups[0].runs[0].path)
         study["notes"] += notes
     return html.render(
         "page.html.j2",

@@ -99,9 +99,9 @@ def stages(group: Group, clips: Sequence[Clip]) -> tuple[list[Stage], list[str]]
     return found, notes
 
 
-def seen(group: Group) -> tuple[str, list[str]]:
-    """Return the picture of what the first run of a group sees, as a data URI, or nothing; and why it is left out."""
-    file = group.runs[0].path / "video" / "seen.png"
+def seen_in(run: Path) -> tuple[str, list[str]]:
+    """Return the picture of what a run sees, as a data URI, or nothing; and why it is left out."""
+    file = run / "video" / "seen.png"
     if not file.is_file():
         return "", []
     content, note = _read(file, _PICTURE_BYTES, "PNG", _PNG)

@@ -48,7 +48,9 @@ def gather(
     """
     snapshot = open_run(run, at, algorithm)
     notes = list(snapshot.notes)
-    if not takes_the_steps(snapshot.agent):
+    if snapshot.info.spaces.view is not None:
+        notes.append("It sees images: a batch of them is not taken through the steps here, only an episode is shown.")
+    elif not takes_the_steps(snapshot.agent):
         notes.append(
             f"{algorithm.__name__} does not make its update of TD3's steps and networks: the page tells TD3's, without "
             "numbers of a batch. What its critics and its actor say in an episode is its own."
