@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 STEPS = (DOCS / "steps.md").read_text("utf-8")
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 
 _spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
 assert _spec is not None and _spec.loader is not None
@@ -142,7 +142,7 @@ def test_check_says_whether_something_differs(tmp_path, monkeypatch):
     docs.mkdir()
     for file in (*DOCS.glob("*.py"), ROOT / "README.md", *DOCS.glob("*.md")):
         (tmp_path / file.relative_to(ROOT)).write_text(file.read_text("utf-8"), "utf-8")
-    for folder in ("src", "benchmarks"):
+    for folder in ("src", "benchmarks", "examples"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     page = docs / "steps.md"
     page.write_text(STEPS.replace("torch.minimum", "torch.maximum"), "utf-8")

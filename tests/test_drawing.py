@@ -15,7 +15,7 @@ from t3d.engines import blas_and_threads
 from t3d.engines.fused import Fused
 from t3d.policy.normalizer import Normalizer
 from t3d.replay import Replay
-from t3d.spaces import ObsPart, Spaces
+from t3d.spaces import Spaces
 from t3d.td3 import TD3
 from t3d.training.learner import Learner
 from t3d.training.randomness import Streams
@@ -159,9 +159,6 @@ def test_what_cannot_be_drawn_takes_the_plain_path(monkeypatch):
     assert drawing(replay, OtherScale(5)) is None
     assert drawing(replay, engine="eager") is None
     assert drawing(memory(kind=partial(Replay, prioritized=True))[0]) is None
-    part = ObsPart(shape=(5,), dtype="uint8")
-    assert drawing(memory(spaces=dataclasses.replace(SPACES, obs=(part,)))[0]) is None
-    part = SPACES.obs[0]
     monkeypatch.setattr(blas_and_threads, "can_draw", False)  # as on Windows
     assert drawing(memory()[0]) is None
 

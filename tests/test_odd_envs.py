@@ -32,6 +32,7 @@ from t3d.reports import write_report
 from t3d.runs.checkpoints import folders
 from t3d.runs.session import Session
 from t3d.runs.signals import Signals
+from t3d.spaces import ObsPart
 from t3d.training.evaluation import evaluate
 
 ODD = str(Path(odd_envs.__file__).resolve())
@@ -247,7 +248,7 @@ def test_an_odd_shape_is_told_once(caplog):
 @pytest.mark.parametrize("given", ["four", None, [1, 2, 3, "4"], np.array([1, 2, 3, 4j]), [1, 2, 3, None], [1.0]])
 def test_an_observation_that_is_none_is_refused(given):
     with pytest.raises(EnvFailed, match="the environment's observation is of the wrong kind"):
-        values.numbers_of(given, "obs", (4,), np.dtype(np.float32), "it")
+        values.numbers_of(given, ObsPart(shape=(4,)), "it")
 
 
 @pytest.mark.parametrize(

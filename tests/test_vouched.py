@@ -129,7 +129,7 @@ def test_a_gap_is_told_and_every_curve_has_a_break_there(tmp_path):
     assert drawn["runs"][0]["points"] == [(100, 1.0), (200.0, None), (300, 31.25)]
     assert drawn["runs"][1]["points"] == sorted(CURVE.items())
     # The mean needs every seed.
-    assert drawn["env_steps"] == [100, 200.0, 300]
+    assert drawn["frames"] == [100, 200.0, 300]
     assert drawn["mean"]["value"] == [1.0, None, 31.25]
     assert drawn["mean"]["low"][1] is None
     (target_q,) = [chart for chart in charts.small(made, ("update",)) if chart["title"] == "target Q"]
@@ -142,7 +142,7 @@ def test_a_gap_before_and_behind_all_points_breaks_nothing(tmp_path):
     lost = [row("event", 300, what="rows are gone", lost=span) for span in ((0, 90), (300, 310))]
     write_rows(run, [*rows, *lost])
     made = grouping.group_runs(read_runs.find([run]))
-    assert charts.learning(made, summary.summarize(made)["groups"])["groups"][0]["env_steps"] == [100, 300]
+    assert charts.learning(made, summary.summarize(made)["groups"])["groups"][0]["frames"] == [100, 300]
 
 
 def test_evaluations_repeated_after_a_gap_count_once(tmp_path):

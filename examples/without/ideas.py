@@ -26,8 +26,10 @@ class NoClamp(TD3):
 
     @torch.no_grad()
     def target_q(self, batch: t3d.Batch[Tensor], noise: Tensor) -> Tensor:
-        next_action = self.actor_target(batch.next_obs) + self.config.policy_noise * noise  # (B, A)
-        next_q = torch.minimum(*self.critic_target(batch.next_obs, next_action))  # (B,)
+        next_action = self.actor_target(batch.next_obs)  # (B, A)
+        next_action = next_action + self.config.policy_noise * noise  # (B, A)
+        next_q1, next_q2 = self.critic_target(batch.next_obs, next_action)  # (B,), (B,)
+        next_q = torch.minimum(next_q1, next_q2)  # (B,)
         return bellman(batch.reward, batch.terminated, batch.discount, next_q)  # (B,)
 
 
@@ -42,7 +44,7 @@ class TimeLimitIsTheEnd(gymnasium.Wrapper[Any, Any, Any, Any]):
 class Idea(NamedTuple):
     """What is left out, how, and what should then suffer."""
 
-    name: str
+    name: str  # as it reads after "TD3"
     steps: str  # of the fifteen
     suffers: str  # one of the measures of train.py
     why: str
@@ -50,51 +52,51 @@ class Idea(NamedTuple):
 
 
 IDEAS = {
-    "td3": Idea("TD3 itself", "", "", "", {}),
+    "td3": Idea("as it is", "", "", "", {}),
     "no-twin": Idea(
-        "no second opinion",
+        "without the second opinion",
         "8",
         "bias",
         "an error of the one critic that is too high goes straight into its next targets",
         {"algorithm": NoTwin},
     ),
     "no-delay": Idea(
-        "no delay",
+        "without the delay",
         "13 to 15",
         "spread",
         "actor and targets follow critics that have not settled",
         {"policy_delay": 1},
     ),
     "no-smoothing": Idea(
-        "no smoothing",
+        "without smoothing",
         "6",
         "bias",
         "a narrow peak of the critic, which is usually an error, is not averaged with what lies around it",
         {"policy_noise": 0.0},
     ),
     "no-clamp": Idea(
-        "no clamps",
+        "without the clamps",
         "6",
         "loss",
         "the critics are asked about actions that nobody can play, and of which they have learned nothing",
         {"algorithm": NoClamp},
     ),
     "no-targets": Idea(
-        "no target networks",
+        "without target networks",
         "14, 15",
         "spread",
         "critics learn from targets that move with every update of theirs",
         {"tau": 1.0},
     ),
     "no-exploration": Idea(
-        "no exploration noise",
+        "without exploration noise",
         "1",
         "return",
         "after the random steps the memory holds what the actor does already, and nothing beside it",
         {"exploration_noise": 0.0},
     ),
     "time-limit-is-the-end": Idea(
-        "a time limit taken for the end",
+        "with a time limit taken for the end",
         "9",
         "loss",
         "the same state is worth much or little by a clock that no observation shows",

@@ -45,7 +45,7 @@ def main(
         often = {"eval_every": max(1, steps // 20), "log_every": max(1, steps // 100)}
         trained = t3d.train(ENV, seeds=seeds, threads=1, **often, **arguments)
         runs[key] = measure(trained.path, steps)
-        print(f"{idea.name}: return {np.mean(runs[key]['return']):,.0f}", flush=True)
+        print(f"TD3 {idea.name}: return {np.mean(runs[key]['return']):,.0f}", flush=True)
     measured = {"env": ENV, "steps": steps, "seeds": seeds, "machine": describe(), "runs": runs}
     results.write_text(json.dumps(measured, indent=1) + "\n")
     page.write_text(page_of(measured))
@@ -75,19 +75,19 @@ def page_of(measured: dict[str, Any]) -> str:
     lines = [
         "# TD3 without one of its ideas",
         "",
-        "Written by [`train.py`](train.py) from [`results.json`](results.json); [`ideas.py`](ideas.py) has the seven",
-        f"changes. {measured['env']}, {measured['steps']:,} steps, {seeds} seeds each; all numbers are means over the",
-        "second half of a run, then over seeds, with their 95 % interval (Student's t).",
+        "What is each idea of TD3 for? Leave it out, and look at the number that should suffer. Each of the seven",
+        "changes in [`ideas.py`](ideas.py) is an option, a subclass or a wrapper. The runs and this page are made by",
+        "`python examples/without/train.py`, the page from [`results.json`](results.json).",
         "",
-        "| without | step | what should suffer | TD3 | without it | seen? |",
+        f"{measured['env']}, {measured['steps']:,} steps, {seeds} seeds each. Numbers are means over the second half",
+        "of a run, then over seeds, with their 95 % interval (Student's t).",
+        "",
+        "| TD3 | step | what should suffer, and why | as it is | changed | seen? |",
         "|---|---|---|---:|---:|---|",
     ]
     for key, idea in list(IDEAS.items())[1:]:
-        before, after = runs["td3"][idea.suffers], runs[key][idea.suffers]
-        lines.append(
-            f"| {idea.name} | {idea.steps} | {idea.suffers}: {idea.why} | {_shown(before)} | {_shown(after)} "
-            f"| {_seen(before, after, worse='lower' if idea.suffers == 'return' else 'higher')} |"
-        )
+        before, after, seen = _compared(measured, key)
+        lines.append(f"| {idea.name} | {idea.steps} | {idea.suffers}: {idea.why} | {before} | {after} | {seen} |")
     lines += ["", "All that was measured:", "", f"| | {' | '.join(MEASURES)} |", f"|---|{'---:|' * len(MEASURES)}"]
     for key, idea in IDEAS.items():
         lines.append(f"| {idea.name} | {' | '.join(_shown(runs[key][name]) for name in MEASURES)} |")
@@ -100,6 +100,21 @@ def page_of(measured: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def sentence(measured: dict[str, Any], key: str) -> str:
+    """Return what was measured without an idea, in one sentence."""
+    idea, (before, after, seen) = IDEAS[key], _compared(measured, key)
+    where = f"Measured in {measured['env']}, {measured['seeds']} seeds each"
+    return f"{where}: {idea.suffers} {after} {idea.name}, and {before} in TD3 as it is; {seen}."
+
+
+def _compared(measured: dict[str, Any], key: str) -> tuple[str, str, str]:
+    """Return the measure that should suffer with TD3 and without the idea, and whether a difference was seen."""
+    suffers = IDEAS[key].suffers
+    before, after = measured["runs"]["td3"][suffers], measured["runs"][key][suffers]
+    seen = _seen(before, after, worse="lower" if suffers == "return" else "higher")
+    return _shown(before), _shown(after), seen
 
 
 def _shown(values: list[float]) -> str:
@@ -115,7 +130,7 @@ def _seen(before: list[float], after: list[float], worse: Literal["lower", "high
     if not found.called or found.p_value is None:
         return "nothing was seen"
     is_worse = (found.mean.value < 0) == (worse == "lower")
-    return f"{'yes' if is_worse else '**the opposite**'}, p = {found.p_value:.2g}"
+    return f"{'seen' if is_worse else '**the opposite was seen**'}, p = {found.p_value:.2g}"
 
 
 if __name__ == "__main__":

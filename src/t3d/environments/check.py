@@ -229,8 +229,8 @@ def _numbers(trace: _Trace, space: Any, failure: str, spaces: Spaces) -> Finding
     if space.dtype is None or spaces.view is not None:
         return Finding("numbers", "ok", text)
     with np.errstate(over="ignore"):  # a bound beyond float32 is none here
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    outside = np.count_nonzero(((obs < low) | (obs > high)).reshape(len(obs), -1).any(axis=1))
+        low, high = space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel()
+    outside = np.count_nonzero(((obs < low) | (obs > high)).any(axis=1))
     if outside:
         text += f"; {outside:,} of {len(obs):,} observations lie outside the space, which is taken as it comes"
         return Finding("numbers", "look", text)

@@ -29,8 +29,8 @@ def normalize(obs: NDArray[Any], mean: NDArray[np.float64], std: NDArray[np.floa
         (B, S) in [-CLIP, CLIP]: how many standard deviations each lies from the mean.
     """
     size = len(mean)
-    if obs.shape[1] > size:  # pixels stand before the numbers
-        return np.concatenate([obs[:, :-size], normalize(obs[:, -size:], mean, std)], axis=1)
+    if obs.shape[-1] > size:  # pixels stand before the numbers
+        return np.concatenate([obs[..., :-size], normalize(obs[..., -size:], mean, std)], axis=-1)
     # In float64: beside a large mean float32 would lose the digits that tell observations apart.
     scaled = obs - mean
     scaled /= std
