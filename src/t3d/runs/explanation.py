@@ -74,7 +74,7 @@ def gather(
         record=snapshot.record,
         env_steps=snapshot.env_steps,
         updates=snapshot.agent.updates,
-        obs_size=snapshot.info.spaces.obs_size,
+        obs_size=snapshot.info.spaces.seen_size,
         action_size=snapshot.info.spaces.action_size,
         held=len(snapshot.replay),
         batch=batch,
