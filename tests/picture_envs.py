@@ -53,11 +53,11 @@ class Moving(Picture):
     episode_steps = 5
 
     def begin(self):
-        self.at = int(self.np_random.integers(6, SIDE - 6))
+        self.at = int(self.np_random.integers(SIDE))
         self.way = int(self.np_random.choice([-1, 1]))
 
     def go_on(self):
-        self.at += self.way
+        self.at = (self.at + self.way) % SIDE  # so that where it stands tells nothing
 
     def right(self):
         # Nobody can know it at the first step: half of the way is then right for both.
