@@ -42,6 +42,7 @@ PAGES_WITH_TABLES = (
         "not-learning",
         "performance",
         "statistics",
+        "images",
         "tuning",
     ),
 )

@@ -197,6 +197,22 @@ def studies_table() -> str:
     return "\n".join([*lines, *notes, "", f"{where} {script}"]) + "\n"
 
 
+def images_table() -> str:
+    """Return what an update from images costs."""
+    measured = json.loads((RESULTS / "images.json").read_text("utf-8"))
+    lines = ["| frames | threads | an update | putting its batch together | a slot |", "|---:|---:|---:|---:|---:|"]
+    lines += [
+        f"| {row['size']}x{row['size']} | {row['threads']} | {row['update_ms']:.1f} ms | {row['batch_ms']:.1f} ms "
+        f"| {row['slot_bytes']:,} bytes |"
+        for row in measured["rows"]
+    ]
+    hidden, machine = "-".join(map(str, measured["hidden"])), measured["machine"]
+    where = f"{machine['processor']}, {machine['cores']} cores, nothing else running"
+    what = f"Three grey frames, batches of {measured['batch']}, networks of {hidden} behind the encoder; medians of "
+    script = "[`benchmarks/images.py`](../benchmarks/images.py) measures it anew."
+    return "\n".join([*lines, "", f"{what}{measured['updates']}. {where}; {script}"]) + "\n"
+
+
 def _interval(scores: dict[str, Any] | None) -> str:
     if scores is None:
         return "the default was the best"
@@ -205,6 +221,7 @@ def _interval(scores: dict[str, Any] | None) -> str:
 
 
 TABLES = {
+    "images": images_table,
     "studies": studies_table,
     "contents": contents_table,
     "names": names_table,

@@ -3,6 +3,8 @@
 import time
 from collections import Counter
 
+import pytest
+
 SHOWN = 10
 # These begin first: one that is begun last is waited for by the other workers.
 DEAREST = ["test_ended.py", "test_workers.py", "test_page.py", "test_hostile.py", "test_seeds.py"]
@@ -13,6 +15,17 @@ began = time.monotonic()
 def pytest_collection_modifyitems(items):
     place = {name: number for number, name in enumerate(DEAREST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))  # keeps the order of all others
+
+
+@pytest.fixture
+def one_thread():
+    """One thread of PyTorch's while a test lasts: networks as small as a test's gain nothing from a second one."""
+    import torch  # most tests do without
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_terminal_summary(terminalreporter):

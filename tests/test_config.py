@@ -24,18 +24,12 @@ from t3d.td3 import TD3, UpdateInfo
 from t3d.training.learner import _as_tensor
 from t3d.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROBE = f"{Path(probes.__file__).resolve()}:Counting"
 SMALL = {"steps": 40, "random_steps": 10, "batch_size": 8, "buffer_size": 100, "hidden": (8, 8), "eval_episodes": 2}
 ALGORITHM = {field.name for field in dataclasses.fields(TD3Config)}
 RUN = {field.name for field in dataclasses.fields(Config)} - {"td3"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(**options):

@@ -25,16 +25,10 @@ from t3d.training.evaluation import evaluate
 from t3d.training.randomness import Streams, episode_seed, evaluation_seed
 from t3d.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROBE = f"{Path(probes.__file__).resolve()}:Counting"
 ENV = "Pendulum-v1"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def config(**options):

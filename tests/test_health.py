@@ -19,13 +19,7 @@ from t3d.td3 import TD3
 from t3d.training.evaluation import Trajectory, evaluate
 from t3d.training.trainer import Trainer
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def spec(probe):

@@ -8,7 +8,6 @@ from pathlib import Path
 import ill_envs
 import own_envs
 import pytest
-import torch
 
 from t3d import presets
 from t3d.config import Config, TD3Config
@@ -17,6 +16,8 @@ from t3d.diagnosis.hints import LOOKS, hints
 from t3d.env_spec import EnvSpec
 from t3d.training.evaluation import evaluate
 from t3d.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = {
     "episodes end at once",
@@ -29,14 +30,6 @@ NAMES = {
 SMALL = {"hidden": (32, 32), "random_steps": 200, "batch_size": 64, "buffer_size": 10_000, "lr": 1e-3, "threads": 1}
 # No target that stands still, no smoothing, and twenty updates on what one step has shown.
 RECKLESS = {"tau": 1.0, "policy_noise": 0.0, "policy_delay": 1, "lr": 3e-3, "random_steps": 100}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def spec(env):

@@ -12,18 +12,24 @@ import torch
 from PIL import Image
 
 import t3d
+from t3d.api import plan_seeds
 from t3d.config import Config
+from t3d.engines.choose import multiply_adds
 from t3d.env_spec import EnvSpec, View
 from t3d.environments.envs import Envs
 from t3d.environments.make import spaces_in
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused
-from t3d.frames import seen_in_episode
+from t3d.frames import FEATURES, encoder_multiply_adds, seen_in_episode
+from t3d.presets import Choice
 from t3d.reports import explain
 from t3d.reports.page import gather, render
 from t3d.runs import explanation
 from t3d.runs.exports import export_policy
 from t3d.runs.session import Session
+from t3d.spaces import Spaces
 from t3d.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HERE = Path(picture_envs.__file__).resolve()
 CAMERA = EnvSpec(f"{HERE}:Camera")
@@ -35,14 +41,6 @@ OPTIONS = {
     "random_steps": 300,
     "lr": 1e-3,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trainer(name, steps=0, **options):
@@ -170,6 +168,24 @@ def test_frames_behind_a_hole_in_the_memory_on_disk_are_not_learned_from(tmp_pat
     assert (frames.max(axis=2) == 255).all()  # a bar in each: none is a hole
     assert len(replay) < len(cut.trainer.replay) and length == 200
     again._store.close()
+
+
+def test_seeds_and_grids_look_at_their_environment_as_their_options_say(tmp_path):
+    env, config = EnvSpec(f"{HERE}:Bar"), Config().with_values(OPTIONS)
+    _, jobs = plan_seeds(env, Choice("images", config, "as asked"), 2, 1, tmp_path / "seeds")
+    assert [job.env["view"] for job in jobs] == [vars(config.view)] * 2
+    large = OPTIONS | {"buffer_size": 10**9}
+    with pytest.raises(ConfigRefused, match="the replay memory would not fit"):
+        plan_seeds(env, Choice("images", Config().with_values(large), "as asked"), 2, 1, tmp_path / "seeds")
+
+
+def test_an_updates_cost_is_that_of_the_encoder_and_of_what_sees_its_features():
+    made = trainer("Bar")
+    # Two convolutions, from three frames to 32 pictures of 7x7 and of 5x5, and what makes 50 features of those.
+    assert encoder_multiply_adds(made.agent.spaces) == 3 * 16 * 32 * 49 + 32 * 9 * 32 * 25 + 32 * 25 * FEATURES
+    vectors = Spaces.of_vectors(FEATURES, 1)
+    cost = multiply_adds(made.agent.spaces, made.config)
+    assert cost == multiply_adds(vectors, made.config) + 4 * 32 * encoder_multiply_adds(made.agent.spaces)
 
 
 # ---- A policy

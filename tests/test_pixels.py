@@ -281,13 +281,22 @@ def test_check_looks_at_the_picture():
 
 def test_check_writes_a_frame_to_look_at(tmp_path, capsys):
     file = tmp_path / "frame.png"
-    command(["check", f"{DRAWN}:Noisy", "--pixels", "--steps", "5", "--frame", str(file)])
+    noisy = ["check", f"{DRAWN}:Noisy", "--pixels", "--steps", "5", "--frame", str(file)]
+    assert command(noisy) == 2
+    assert "lower --frame-size to 20" in capsys.readouterr().err
+    assert not file.exists()
+    assert command([*noisy, "--frame-size", "16", "--frame-stack", "2"]) == 0
     assert f"frame in {file}" in capsys.readouterr().err
     sheet = np.array(Image.open(file))
-    assert sheet.shape == (16 + 384 + 16, 16 + 64 + 16 + 384 + 16, 3)
-    small, large = sheet[16:80, 16:80], sheet[16:400, 96:480]
-    assert np.array_equal(large[::6, ::6], small)
-    assert (small == small[:, :, :1]).all(), "grey, as it is learned from"
+    assert sheet.shape == (
+        192 + 2 * 12,
+        12 + 3 * (192 + 12),
+        3,
+    )  # the picture, and two frames
+    frames = [sheet[12:204, left : left + 192] for left in (216, 420)]
+    assert all((frame == frame[:, :, :1]).all() for frame in frames), "grey, as it is learned from"
+    assert all(np.array_equal(frame[::12, ::12].repeat(12, 0).repeat(12, 1), frame) for frame in frames), "16 pixels"
+    assert not np.array_equal(*frames)
     for flags in (["--frame", str(file)], ["--pixels", "--frame", "a.jpg"], ["--pixels", "--frame", "no/a.png"]):
         assert command(["check", f"{DRAWN}:Noisy", *flags]) == 2
         assert "frame" in capsys.readouterr().err

@@ -11,15 +11,9 @@ from t3d.config import Config, TD3Config
 from t3d.env_spec import EnvSpec
 from t3d.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GAMMA = probes.GAMMA
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # nets of 32 units gain nothing from a second one
-    yield
-    torch.set_num_threads(threads)
 
 
 def spec(probe):

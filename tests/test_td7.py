@@ -29,13 +29,7 @@ from t3d.training.trainer import Trainer
 from t3d.variants import td7
 from t3d.variants.td7 import TD7, huber
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---- The update

@@ -231,8 +231,7 @@ def choose(env: EnvSpec, preset: str | None = None, options: Mapping[str, Any] |
         ConfigRefused: as `presets.choose`.
         EnvRefused: what makes the environment is not there.
     """
-    asked = (options or {}).get("hardware")
-    hardware = is_hardware(env) if asked is None else bool(asked)
+    hardware = is_hardware(env) if (asked := (options or {}).get("hardware")) is None else bool(asked)
     images = preset is None and not hardware and spaces_in(env.looked_at(View(frame_size=16))).view is not None
     return presets.choose(env, preset, options, hardware=hardware, images=images)
 
@@ -340,7 +339,7 @@ def plan_seeds(
     """
     choice.config.check_together()
     algorithm_of(choice.config, algorithm)
-    _refuse_memory(env, choice.config.buffer_size, jobs)
+    _refuse_memory(env, choice.config, jobs)
     return jobs_of(env, choice, seeds, out, resume=resume, algorithm=algorithm, algorithm_changed=algorithm_changed)
 
 
@@ -360,7 +359,8 @@ def plan_grid(
     Raises:
         Refused: what one of them would be refused for.
     """
-    _refuse_memory(env, max(point.choice.config.buffer_size for point in grid.points), jobs)
+    for config in {(c.view, c.buffer_size): c for c in (point.choice.config for point in grid.points)}.values():
+        _refuse_memory(env, config, jobs)
     return grid_jobs(env, grid, seeds, parent, algorithm)
 
 
@@ -371,13 +371,13 @@ def plan_study(env: EnvSpec, config: Config, jobs: int, folder: Path) -> None:
         Refused: what one of its runs would be refused for.
     """
     refuse_as_parent(env, folder)
-    _refuse_memory(env, config.buffer_size, jobs)
+    _refuse_memory(env, config, jobs)
 
 
-def _refuse_memory(env: EnvSpec, buffer_size: int, jobs: int) -> None:
-    """Refuse so many replay memories at once, if this machine cannot hold them; the environment is looked at."""
-    slot_bytes = slot_dtype(spaces_in(env)).itemsize
-    refuse_too_large("the replay memory", jobs * buffer_size * slot_bytes, "lower --buffer-size or --jobs")
+def _refuse_memory(env: EnvSpec, config: Config, jobs: int) -> None:
+    """Refuse so many replay memories at once, if this machine cannot hold them."""
+    needed = jobs * config.buffer_size * slot_dtype(spaces_in(env.looked_at(config.view))).itemsize
+    refuse_too_large("the replay memory", needed, "lower --buffer-size or --jobs")
 
 
 def best_of_grid(paths: Sequence[Path]) -> str:

@@ -33,13 +33,18 @@ def small(image: NDArray[np.uint8], size: int, color: str) -> NDArray[np.uint8]:
     """
     from PIL import Image  # a policy of vectors does without it
 
-    pixels = image if image.shape[2] in (1, 3) else np.moveaxis(image, 0, 2)
+    pixels = channels_last(image)
     picture = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
     if color == "grey":
         picture = picture.convert("L")
     if picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BOX)
     return np.moveaxis(np.array(picture).reshape(size, size, -1), 2, 0)
+
+
+def channels_last(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image (H, W, C) or (C, H, W), C 1 or 3, as (H, W, C)."""
+    return image if image.shape[2] in (1, 3) else np.moveaxis(image, 0, 2)
 
 
 def frames_of(spaces: Spaces, parts: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -50,11 +55,13 @@ def frames_of(spaces: Spaces, parts: Mapping[str, NDArray[np.uint8]]) -> NDArray
     return np.concatenate(images)
 
 
-def pack(frames: NDArray[np.uint8], vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return rows (N, P) of bytes for frames (N, C, H, W) and vectors (N, S)."""
-    rows = len(frames)
-    as_bytes = np.ascontiguousarray(vectors, np.float32).view(np.uint8).reshape(rows, -1)
-    return np.concatenate([frames.reshape(rows, -1), as_bytes], axis=1)
+def row_of(spaces: Spaces, parts: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Return an observation as it is kept, (P,), of its parts by name; vectors alone as they are, (S,)."""
+    vectors = [parts[part.name].ravel() for part in spaces.vectors]
+    if spaces.view is None:
+        return np.concatenate(vectors)
+    as_bytes = [np.ascontiguousarray(vector).view(np.uint8) for vector in vectors]
+    return np.concatenate([frames_of(spaces, parts), *as_bytes])
 
 
 def vectors_of(spaces: Spaces, rows: NDArray[Any]) -> NDArray[np.float32]:
@@ -127,7 +134,8 @@ class Stacks:
     def __init__(self, spaces: Spaces, n_envs: int) -> None:
         self._spaces = spaces
         stack = 0 if spaces.view is None else spaces.view.frame_stack
-        self._frames = np.zeros((n_envs, stack, spaces.frame_size), np.uint8)  # the oldest first
+        self.frames = np.zeros((n_envs, stack, spaces.frame_size), np.uint8)
+        """(N, K, C * H * W), the oldest first."""
 
     def begin(self, rows: NDArray[Any], began: NDArray[np.bool_]) -> None:
         """Take the first observation of each stream's new episode: it stands for those before it.
@@ -137,13 +145,13 @@ class Stacks:
             began: (N,) where an episode has just begun; the other rows are not read.
         """
         if self._spaces.view is not None:
-            self._frames[began] = rows[began, None, : self._spaces.frame_size]
+            self.frames[began] = rows[began, None, : self._spaces.frame_size]
 
     def push(self, rows: NDArray[Any]) -> None:
         """Take the next observation (P,) of every stream, (N, P)."""
         if self._spaces.view is not None:
-            self._frames[:, :-1] = self._frames[:, 1:]
-            self._frames[:, -1] = rows[:, : self._spaces.frame_size]
+            self.frames[:, :-1] = self.frames[:, 1:]
+            self.frames[:, -1] = rows[:, : self._spaces.frame_size]
 
     def restore(self, rows: NDArray[Any], before: Sequence[NDArray[Any] | None]) -> None:
         """Go on where others stood.
@@ -156,13 +164,13 @@ class Stacks:
         for i, earlier in enumerate(before):
             if earlier is not None and self._spaces.view is not None:
                 together = np.concatenate([earlier, rows[i : i + 1]])[:, : self._spaces.frame_size]
-                self._frames[i] = together[_back(len(together), self._frames.shape[1])[-1]]
+                self.frames[i] = together[_back(len(together), self.frames.shape[1])[-1]]
 
     def seen(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Return what the networks see, (N, K * C * H * W + S); rows (N, P) are the newest observations."""
         if self._spaces.view is None:
             return rows
-        return seen(self._spaces, self._frames, vectors_of(self._spaces, rows))
+        return seen(self._spaces, self.frames, vectors_of(self._spaces, rows))
 
 
 def seen_in_episode(spaces: Spaces, rows: NDArray[Any]) -> NDArray[np.float32]:
@@ -201,6 +209,13 @@ def encoder_weights(spaces: Spaces) -> int:
     layers = convolutions(spaces)
     units = layers[-1].outputs * layers[-1].size ** 2
     return sum((a.inputs * a.kernel**2 + 1) * a.outputs for a in layers) + (units + 3) * FEATURES
+
+
+def encoder_multiply_adds(spaces: Spaces) -> int:
+    """Return how many multiply-adds one row takes through the encoder."""
+    layers = convolutions(spaces)
+    units = layers[-1].outputs * layers[-1].size ** 2
+    return sum(a.inputs * a.kernel**2 * a.outputs * a.size**2 for a in layers) + units * FEATURES
 
 
 def convolutions(spaces: Spaces) -> list[Convolution]:

@@ -174,7 +174,8 @@ def convolution(layer: Convolution, rng: np.random.Generator) -> nn.Conv2d:
         for weights in (made.weight, made.bias):
             assert weights is not None
             weights.copy_(torch.from_numpy(rng.uniform(-bound, bound, weights.shape)))
-    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    made.weight = nn.Parameter(made.weight.detach().contiguous(memory_format=torch.channels_last))
+    return made
 
 
 def encoder_of(spaces: Spaces, rng: np.random.Generator) -> tuple[nn.Module, Spaces]:

@@ -27,7 +27,7 @@ class Arguments(EnvArguments):
     steps: int | None = None
     """Random steps to take, three times: 1,000 if left out. Hardware takes them once, and none if left out."""
     frame: Path | None = None
-    """With --pixels: write what is learned from to this .png, after a few random steps, beside an enlarged copy."""
+    """With --pixels: write what is seen after some random steps to this .png, the picture and the frames made of it."""
     json: bool = False
     """Print one JSON object and nothing else."""
     view: View = field(default_factory=View)
@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> int:
     from t3d import api
     from t3d.environments import check_pixels
     from t3d.environments.check import STEPS, check, steps_taken
+    from t3d.runs import seen_picture
 
     if args.steps is not None:
         api.refuse_below_one("steps", args.steps)
@@ -59,11 +60,13 @@ def main(arguments: list[str]) -> int:
     quiet = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
     with quiet, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("random steps", total=steps_taken(args.steps or STEPS))
-        looked = check_pixels.look(env) if env.pixels else None
-        if looked and args.frame is not None:
-            check_pixels.write_picture(looked.picture, env.view, args.frame)
-            print(f"frame in {args.frame}", file=sys.stderr)
-        findings = check(env, args.steps, lambda: progress.advance(task)) + (looked.findings if looked else [])
+        findings = check(env, args.steps, lambda: progress.advance(task))
+        if env.pixels:
+            looked = check_pixels.look(env)
+            findings += looked.findings
+            if args.frame is not None:
+                seen_picture.write_of(args.frame, looked.pictures, env.view)
+                print(f"frame in {args.frame}", file=sys.stderr)
     if args.json:
         rows = [finding._asdict() for finding in findings]
         print(json.dumps({"env": env.title, "findings": rows}))

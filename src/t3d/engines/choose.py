@@ -15,6 +15,7 @@ from torch import Tensor
 
 from t3d.config import Config
 from t3d.errors import ConfigRefused
+from t3d.frames import FEATURES, encoder_multiply_adds
 from t3d.policy.normalizer import Normalizer
 from t3d.replay import Batch, Replay
 from t3d.spaces import Spaces
@@ -102,10 +103,13 @@ def that_draws(engine: Engine, replay: Replay, normalizer: Normalizer | None) ->
 
 def multiply_adds(spaces: Spaces, config: Config) -> int:
     """Return about how many multiply-adds an update takes; arguments as for `choose_threads`."""
-    size, actions, hidden = spaces.obs_size, spaces.action_size, config.td3.hidden
+    size, actions, hidden = spaces.vector_size, spaces.action_size, config.td3.hidden
     if config.algorithm == "td3":
+        seeing = 0
+        if spaces.view is not None:  # s forward and back, s' forward
+            seeing, size = 4 * encoder_multiply_adds(spaces), FEATURES + size
         # Forward through seven networks and a half, and back through as good as five: about 11 products a weight.
-        return 11 * config.batch_size * _weights(size + actions, *hidden, 1)
+        return config.batch_size * (seeing + 11 * _weights(size + actions, *hidden, 1))
     width, first = config.td3.embedding, hidden[0]
     zs, zsa = _weights(size, width, width, width), _weights(width + actions, width, width, width)
     actor = size * first + _weights(first + width, *hidden, actions)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from t3d import presets
 from t3d.env_spec import EnvSpec
+from t3d.environments.images import problem_of
 from t3d.environments.in_process import Broken, Instances
 from t3d.errors import EnvFailed, EnvRefused
 from t3d.frames import vectors_of
@@ -18,8 +19,6 @@ from t3d.spaces import Spaces
 
 _SEED = 12345
 STEPS = 1_000
-# Below this standard deviation, of pixels from 0 to 255, hardly anything can be seen in a frame.
-_PLAIN = 4.0
 _TOGETHER = 200  # steps that two instances take in turns
 # fails: training would end there. look: it would go on, and not as one may think.
 Verdict = Literal["ok", "look", "fails"]
@@ -83,9 +82,9 @@ def _played(env: EnvSpec, first: Instances, steps: int, tick: Callable[[], None]
     began = time.perf_counter()
     trace = _play(first, env.title, scaled, tick)
     speed = len(trace.reward) / (time.perf_counter() - began)
-    limit, obs_space = _time_limit(first.time_limit, trace), first.gym_spaces[0]
+    limit = _time_limit(first.time_limit, trace)
     if trace.failure or first.is_hardware:
-        return [limit, *_seen(trace, obs_space, first.spaces, trace.failure)]
+        return [limit, *_seen(trace, first, trace.failure)]
     try:
         second = Instances(env, 1)
     except EnvRefused as error:
@@ -97,12 +96,12 @@ def _played(env: EnvSpec, first: Instances, steps: int, tick: Callable[[], None]
     second.close()
     failure = again.failure or used.failure
     if failure:
-        return [limit, *_seen(trace, obs_space, first.spaces, failure)]
+        return [limit, *_seen(trace, first, failure)]
     repeats = _repeats(trace, again)
     fresh_envs = presets.choose(env).config.fresh_envs
     return [
         limit,
-        *_seen(trace, obs_space, first.spaces, failure),
+        *_seen(trace, first, failure),
         repeats,
         _forgets(trace, used, fresh_envs) if repeats.verdict == "ok" else _UNKNOWN,
         *shares,
@@ -205,19 +204,13 @@ def _sight(spaces: Spaces) -> str:
     return spaces.sight_in_words
 
 
-def _picture(spaces: Spaces, trace: _Trace) -> Finding:
-    """Say what the pictures look like: one that shows nothing is learned from like any other."""
-    pixels = np.stack(trace.obs)[:, : spaces.frame_size]
-    spread = float(pixels.std(axis=1).mean())
-    text = f"pixels from {pixels.min()} to {pixels.max()}, standard deviation within a frame {spread:.1f}"
-    if spread < _PLAIN:
-        return Finding("picture", "look", f"{text}: nearly of one colour; another camera may show more")
-    return Finding("picture", "ok", text)
-
-
-def _seen(trace: _Trace, space: Any, spaces: Spaces, failure: str) -> list[Finding]:
-    pictures = [_picture(spaces, trace)] if spaces.view is not None and not failure else []
-    return [_numbers(trace, space, failure, spaces), *pictures]
+def _seen(trace: _Trace, instances: Instances, failure: str) -> list[Finding]:
+    """Say what was observed: numbers, and of images whether anything can be seen in the last ones."""
+    findings = [_numbers(trace, instances.gym_spaces[0], failure, instances.spaces)]
+    for part, image in zip(instances.spaces.images, instances.raw_images, strict=False):
+        problem = problem_of(image)
+        findings.append(Finding(part.name, "look" if problem else "ok", problem or "the picture shows something"))
+    return findings
 
 
 def _numbers(trace: _Trace, space: Any, failure: str, spaces: Spaces) -> Finding:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import math
 import statistics
 import time
 from pathlib import Path
@@ -13,24 +11,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.env_spec import EnvSpec, View
+from t3d.env_spec import EnvSpec
 from t3d.environments.check import Finding
 from t3d.environments.make import Env, close, make
 from t3d.errors import ConfigRefused, EnvFailed, T3DError, message_of
-from t3d.frames import small
-from t3d.storage import disk
 
 _SEED = 12345
 _STEPS = 30
 _TIMES = 10  # that one picture is drawn to see what that costs
-_LARGE, _GAP, _GREY = 384, 16, 224  # pixels, and what is around the pictures
 
 
 class Looked(NamedTuple):
-    """What was found, and a picture to look at."""
+    """What was found, and what was drawn meanwhile."""
 
     findings: list[Finding]
-    picture: NDArray[np.uint8]  # (H, W, 3), after some random steps
+    pictures: list[NDArray[np.uint8]]  # (H, W, 3) each, of some random steps
 
 
 class _Seen(NamedTuple):
@@ -52,7 +47,7 @@ def look(env: EnvSpec) -> Looked:
         EnvFailed: it raised, or drew no picture.
     """
     one, other = (_play(env) for _ in range(2))
-    return Looked([one.finding, _changes(one.pictures), _repeats(one, other)], one.pictures[-1])
+    return Looked([one.finding, _changes(one.pictures), _repeats(one, other)], one.pictures)
 
 
 def refuse_impossible_file(path: Path) -> None:
@@ -65,23 +60,6 @@ def refuse_impossible_file(path: Path) -> None:
         raise ConfigRefused("a frame is written as a PNG", got=str(path), expected="a name that ends in .png")
     if not path.absolute().parent.is_dir():
         raise ConfigRefused("the folder for the frame is not there", got=str(path), do=f"mkdir {path.parent}")
-
-
-def write_picture(picture: NDArray[np.uint8], view: View, path: Path) -> None:
-    """Write a picture (H, W, 3) as it will be learned from, and beside it a copy that is large enough for people."""
-    from PIL import Image
-
-    channels = small(picture, view.frame_size, view.frame_color)
-    learned = np.repeat(np.moveaxis(channels, 0, 2), 3 // len(channels), axis=2)  # (size, size, 3)
-    times = math.ceil(_LARGE / view.frame_size)
-    large = learned.repeat(times, axis=0).repeat(times, axis=1)
-    height, width = learned.shape[:2]
-    sheet = np.full((large.shape[0] + 2 * _GAP, width + large.shape[1] + 3 * _GAP, 3), _GREY, np.uint8)
-    sheet[_GAP:, _GAP:][:height, :width] = learned
-    sheet[_GAP:-_GAP, width + 2 * _GAP : -_GAP] = large
-    file = io.BytesIO()
-    Image.fromarray(sheet).save(file, "PNG")
-    disk.replace(path, file.getvalue())
 
 
 def _play(env: EnvSpec) -> _Seen:

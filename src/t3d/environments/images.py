@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from t3d.env_spec import View
 from t3d.errors import EnvRefused
+from t3d.frames import channels_last
 from t3d.spaces import ObsPart
 
 _CHANNELS = (1, 3)
 # Sides of a picture that floats, or a stack of pictures, may be of; anything smaller is taken for a matrix of numbers.
 _LEAST_SIDE = 16
+# Of a picture's pixels so many may have another colour than the commonest, and its mean may be so bright, of 255.
+_FEW, _DARK = 0.005, 8.0
 
 
 def is_image(space: Any, name: str) -> bool:
@@ -31,7 +35,7 @@ def is_image(space: Any, name: str) -> bool:
     if np.issubdtype(space.dtype, np.floating):
         raise _refused("floats that look like a picture", f"{name}: {space.dtype} of shape {shape}", _AS_BYTES)
     if len(shape) == 2:
-        do = "let it observe (H, W, 1): --wrapper FILE.py:channel with a gymnasium.wrappers.ReshapeObservation"
+        do = "let it observe (H, W, 1); where it is no picture, --wrapper gymnasium.wrappers:FlattenObservation"
         raise _refused("a picture without channels", f"{name}: shape {shape}", do)
     if len(shape) > 3:
         raise _refused("a stack of pictures", f"{name}: shape {shape}", _NO_STACK)
@@ -63,6 +67,24 @@ def refuse_too_small(part: ObsPart, view: View, name: str) -> None:
             expected="a picture of that size or larger: nothing is made up between its pixels",
             do=f"lower --frame-size to {min(sides)}" if min(sides) >= 16 else "let it draw a larger picture",
         )
+
+
+def problem_of(image: NDArray[np.uint8]) -> str:
+    """Return what is wrong with a picture from which somebody is to learn; empty if nothing is.
+
+    Args:
+        image: (H, W, C) or (C, H, W), C 1 or 3.
+    """
+    pixels = channels_last(image)
+    flat = pixels.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], np.uint32)[: pixels.shape[2]]
+    colors, counts = np.unique(flat, return_counts=True)
+    if len(colors) == 1:
+        return "the picture is of one colour"
+    if counts.max() >= (1 - _FEW) * flat.size:
+        return f"the picture is of one colour but for {flat.size - counts.max()} of {flat.size:,} pixels"
+    if (bright := float(pixels.mean())) < _DARK:
+        return f"the picture is nearly black: {bright:.1f} of 255 on average"
+    return ""
 
 
 _AS_BYTES = (

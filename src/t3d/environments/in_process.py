@@ -16,7 +16,7 @@ from t3d.environments.make import close, is_ctrl_c, make, period_of, spaces_of
 from t3d.environments.silence import quiet_pybullet
 from t3d.environments.values import first_of, five_of, flag_of, numbers_of, reward_of
 from t3d.errors import EnvFailed, message_of
-from t3d.frames import frames_of, pack
+from t3d.frames import row_of
 from t3d.spaces import Spaces
 
 
@@ -145,12 +145,7 @@ class Instances:
             return numbers_of(given, self.spaces.obs[0], self._name).ravel()
         parts = {part.name: numbers_of(given, part, self._name) for part in self.spaces.obs}
         self.raw_images = [parts[part.name] for part in self.spaces.images]
-        vectors = [parts[part.name].ravel() for part in self.spaces.vectors]
-        vector: NDArray[Any] = np.concatenate(vectors) if vectors else np.zeros(0, np.float32)
-        if self.spaces.view is None:
-            return vector
-        row: NDArray[np.uint8] = pack(frames_of(self.spaces, parts)[None], vector[None])[0]
-        return row
+        return row_of(self.spaces, parts)
 
     def _action(self, action: NDArray[np.float32]) -> NDArray[Any]:
         """Return a copy of an action, as its space has it: an environment may keep it, and this memory is reused."""

@@ -12,13 +12,12 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d.environments.images import problem_of
 from t3d.environments.renderer import Renderer, camera_of
 from t3d.environments.values import first_of, five_of
 from t3d.errors import EnvFailed, EnvRefused
 
 _log = logging.getLogger("t3d")
-# Of a picture's pixels so many may have another colour than the commonest, and its mean may be so bright, of 255.
-_FEW, _DARK = 0.005, 8.0
 
 
 def without_a_screen() -> None:
@@ -118,17 +117,8 @@ class Pixels(gym.Wrapper[Any, Any, Any, Any]):
 
     def problem_of(self, picture: NDArray[np.uint8]) -> str:
         """Return what is wrong with a picture from which somebody is to learn, and what to do; empty if nothing is."""
-        flat = picture.reshape(-1, 3).astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-        colors, counts = np.unique(flat, return_counts=True)
-        if len(colors) == 1:
-            what = "is of one colour"
-        elif counts.max() >= (1 - _FEW) * len(flat):
-            what = f"is of one colour but for {len(flat) - counts.max()} of {len(flat):,} pixels"
-        elif (bright := float(picture.mean())) < _DARK:
-            what = f"is nearly black: {bright:.1f} of 255 on average"
-        else:
-            return ""
-        return f"the picture {what}; {self._renderer.other_view() if self._renderer else 'see its render'}"
+        what = problem_of(picture)
+        return what and f"{what}; {self._renderer.other_view() if self._renderer else 'see its render'}"
 
     def render(self) -> Any:
         """Return what the environment itself draws, at its own size."""

@@ -71,7 +71,8 @@ def job_of(
     own = "" if algorithm is None else address_of(algorithm)
     threads = 1 if choice.config.threads == "auto" else choice.config.threads
     config = dataclasses.replace(choice.config, seed=seed, threads=threads)
-    return Job(env.as_json(), choice.preset, dataclasses.asdict(config), str(out), own, algorithm_changed)
+    named = env.looked_at(config.view).as_json()
+    return Job(named, choice.preset, dataclasses.asdict(config), str(out), own, algorithm_changed)
 
 
 def train_run(job: Job) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from t3d.errors import ConfigRefused, RunRefused
 from t3d.formats import PolicyInfo
-from t3d.frames import frames_of
+from t3d.frames import Stacks, frames_of, row_of, seen
 from t3d.policy.architectures import ARCHITECTURES, operations_of
 from t3d.policy.files import Tensors, read, split
 from t3d.policy.normalizer import normalize
@@ -89,25 +89,37 @@ class Policy:
             ValueError: obs has another shape, lacks a part, holds no real numbers, or numbers that are not finite
                 and may not be answered with the last good action, or cannot, as there was none.
         """
-        return self.of_parts({part.name: self.array_of(obs, part, self._shape_of(part)) for part in self._spaces.obs})
-
-    def of_parts(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return actions as a call does, for the parts of an observation by name, each with rows in front or none."""
         spaces = self._spaces
-        leading = {arrays[p.name].shape[: arrays[p.name].ndim - len(self._shape_of(p))] for p in spaces.obs}
+        front, parts = self.parts_of(obs, {part: self._shape_of(part) for part in spaces.obs})
+        rows = math.prod(front)
+        vectors = [parts[part.name].reshape(rows, math.prod(part.shape)) for part in spaces.vectors]
+        flat = np.concatenate(vectors or [np.zeros((rows, 0), np.float32)], axis=1)
+        if spaces.view is not None:
+            images, stack = {part.name: parts[part.name] for part in spaces.images}, range(spaces.view.frame_stack)
+            frames = [
+                frames_of(spaces, {n: s[row, k] for n, s in images.items()}) for row in range(rows) for k in stack
+            ]
+            flat = seen(spaces, np.array(frames, np.uint8).reshape(rows, spaces.pixels), flat)
+        return self.of_flat(flat).reshape(front + spaces.action_shape)
+
+    def parts_of(
+        self, obs: Any, shapes: Mapping[ObsPart, tuple[int, ...]]
+    ) -> tuple[tuple[int, ...], dict[str, NDArray[Any]]]:
+        """Return the shape of what stands before each part of an observation, () or (N,), and the parts by name.
+
+        Args:
+            obs: as in a call.
+            shapes: of each part, of one observation.
+
+        Raises:
+            ValueError: as a call.
+        """
+        arrays = {part: self._array_of(obs, part, shape) for part, shape in shapes.items()}
+        leading = {array.shape[: array.ndim - len(shapes[part])] for part, array in arrays.items()}
         if len(leading) != 1:
             raise ValueError(f"the parts of these observations are of different numbers: {leading}")
         (front,) = leading
-        rows = math.prod(front)
-        flat: list[NDArray[Any]] = [arrays[p.name].reshape(rows, math.prod(p.shape)) for p in spaces.vectors]
-        if (view := spaces.view) is not None:
-            stacks = {p.name: arrays[p.name].reshape(rows, view.frame_stack, *p.shape) for p in spaces.images}
-            frames = [
-                [frames_of(spaces, {n: s[r, k] for n, s in stacks.items()}) for k in range(view.frame_stack)]
-                for r in range(rows)
-            ]
-            flat = [np.array(frames, np.float32).reshape(rows, spaces.pixels), *flat]
-        return self.of_flat(np.concatenate(flat, axis=1)).reshape(front + spaces.action_shape)
+        return front, {part.name: array.reshape(math.prod(front), *shapes[part]) for part, array in arrays.items()}
 
     def _shape_of(self, part: ObsPart) -> tuple[int, ...]:
         view = self._spaces.view
@@ -160,12 +172,7 @@ class Policy:
             what += f"{np.abs(flat[row]).max()}"
         raise ValueError(f"{what}{none}; t3d.load(..., on_bad='hold') answers with the last good action")
 
-    def array_of(self, obs: Any, part: ObsPart, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return a part of an observation as an array of this shape, or with rows in front.
-
-        Raises:
-            ValueError: as a call.
-        """
+    def _array_of(self, obs: Any, part: ObsPart, shape: tuple[int, ...]) -> NDArray[Any]:
         takes = "this policy takes observations of"
         of_part = "" if part.name == "obs" else f" in the part {part.name}"
         try:
@@ -186,10 +193,10 @@ class Policy:
     def predict(
         self,
         obs: ArrayLike | Mapping[str, Any],
-        state: tuple[NDArray[np.uint8], ...] | None = None,
+        state: NDArray[np.uint8] | None = None,
         episode_start: ArrayLike | None = None,
         deterministic: bool = True,
-    ) -> tuple[NDArray[np.float32], tuple[NDArray[np.uint8], ...] | None]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
         """Return (action, state): the convention Stable-Baselines3's helpers expect.
 
         Args:
@@ -213,10 +220,10 @@ class Player:
         state: of another player, to go on where that stood.
     """
 
-    def __init__(self, policy: Policy, state: tuple[NDArray[np.uint8], ...] | None = None) -> None:
+    def __init__(self, policy: Policy, state: NDArray[np.uint8] | None = None) -> None:
         self._policy = policy
         self.state = state
-        """The last frames of each image, (N, K, *shape) or (K, *shape) each, the oldest first; None at first."""
+        """The last frames as they are kept, (N, K, C * H * W), the oldest first; None at first."""
 
     def __call__(
         self, obs: ArrayLike | Mapping[str, Any], episode_start: ArrayLike | None = None
@@ -228,32 +235,23 @@ class Player:
             episode_start: (N,) where an episode begins with it; as after `reset`.
 
         Raises:
-            ValueError: as a call of the policy.
+            ValueError: as a call of the policy; or there were other numbers of observations before.
         """
         spaces = self._policy.info.spaces
         if spaces.view is None:
             return self._policy(obs)
-        frames = [self._policy.array_of(obs, part, part.shape) for part in spaces.images]
-        self.state = tuple(self._pushed(k, frame, episode_start) for k, frame in enumerate(frames))
-        stacks = dict(zip((part.name for part in spaces.images), self.state, strict=True))
-        vectors = {part.name: self._policy.array_of(obs, part, part.shape) for part in spaces.vectors}
-        return self._policy.of_parts(stacks | vectors)
-
-    def _pushed(self, k: int, frame: NDArray[np.uint8], episode_start: ArrayLike | None) -> NDArray[np.uint8]:
-        """Return the last frames of the k-th image with the newest behind them."""
-        view, image = self._policy.info.spaces.view, self._policy.info.spaces.images[k]
-        assert view is not None
-        axis = frame.ndim - len(image.shape)  # the stack's, behind that of rows where there is one
-        begun = np.repeat(np.expand_dims(frame, axis), view.frame_stack, axis)
-        if self.state is None:
-            return begun
-        if (before := self.state[k]).shape != begun.shape:
-            raise ValueError(f"frames of shape {frame.shape} behind others; reset() begins anew")
-        went_on = np.concatenate([np.delete(before, 0, axis), np.expand_dims(frame, axis)], axis)
-        if episode_start is None:
-            return went_on
-        anew = np.asarray(episode_start, bool).reshape(frame.shape[:axis])
-        return np.where(anew.reshape(anew.shape + (1,) * (begun.ndim - anew.ndim)), begun, went_on)
+        front, parts = self._policy.parts_of(obs, {part: part.shape for part in spaces.obs})
+        rows = np.stack([row_of(spaces, {n: a[i] for n, a in parts.items()}) for i in range(math.prod(front))])
+        stacks, begins = Stacks(spaces, len(rows)), np.broadcast_to(self.state is None, len(rows))
+        if self.state is not None:
+            if len(self.state) != len(rows):
+                raise ValueError(f"{len(rows)} observations behind {len(self.state)}; reset() begins anew")
+            stacks.frames[:] = self.state
+            begins = np.zeros(len(rows), bool) if episode_start is None else np.asarray(episode_start, bool).ravel()
+        stacks.push(rows)
+        stacks.begin(rows, begins)
+        self.state = stacks.frames
+        return self._policy.of_flat(stacks.seen(rows)).reshape(front + spaces.action_shape)
 
     def reset(self) -> None:
         """Begin an episode: forget the frames before it, and the last good actions."""

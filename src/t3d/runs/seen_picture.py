@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from t3d.spaces import Spaces
+from t3d.env_spec import View
+from t3d.frames import channels_last, seen_in_episode, small
+from t3d.spaces import ObsPart, Spaces
 from t3d.storage import disk
 
 _HEIGHT, _GAP, _GREY = 192, 12, 224  # pixels of each picture, between them, and what is around them
@@ -32,8 +34,9 @@ def write(path: Path, raw: Sequence[NDArray[np.uint8]], seen: NDArray[np.float32
     assert spaces.view is not None
     channels, height, width = spaces.frame_shape
     stack = seen[: spaces.pixels].reshape(spaces.view.frame_stack, channels, height, width).astype(np.uint8)
-    frames = [part for frame in stack for part in (_pictures(frame) if channels not in (1, 3) else [_last(frame)])]
-    pictures = [_last(image) for image in raw] + frames
+    # Several images share a frame, a channel or three each; one of them is shown as it is.
+    frames = list(stack) if len(spaces.images) == 1 else [channel[None] for frame in stack for channel in frame]
+    pictures = [_in_color(image) for image in [*raw, *frames]]
     sheet = [np.full((_HEIGHT + 2 * _GAP, _GAP, 3), _GREY, np.uint8)]
     for picture in pictures:
         image = Image.fromarray(picture)
@@ -46,12 +49,14 @@ def write(path: Path, raw: Sequence[NDArray[np.uint8]], seen: NDArray[np.float32
     disk.replace(path, file.getvalue())
 
 
-def _last(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image (H, W, C) or (C, H, W), C 1 or 3, as (H, W, 3)."""
-    pixels = image if image.shape[2] in (1, 3) else np.moveaxis(image, 0, 2)
+def write_of(path: Path, pictures: Sequence[NDArray[np.uint8]], view: View) -> None:
+    """Write what is seen at the last of some pictures (H, W, 3), where nothing else is observed. Else as `write`."""
+    spaces = Spaces((ObsPart(shape=pictures[0].shape, dtype="uint8"),), (1,), (-1.0,), (1.0,), view)
+    frames = np.stack([small(picture, view.frame_size, view.frame_color).ravel() for picture in pictures])
+    write(path, pictures[-1:], seen_in_episode(spaces, frames)[-1], spaces)
+
+
+def _in_color(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image as (H, W, 3)."""
+    pixels = channels_last(image)
     return np.ascontiguousarray(np.repeat(pixels, 3 // pixels.shape[2], axis=2))
-
-
-def _pictures(frame: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """Return the channels of a frame (C, H, W) that several images share, each as a picture."""
-    return [_last(channel[:, :, None]) for channel in frame]

@@ -105,8 +105,8 @@ class Learner:
         return info._replace(td_error=None)
 
     def _batch(self, index: NDArray[np.intp], by: NDArray[np.intp] | None = None) -> Batch[NDArray[np.float32]]:
-        shifts_of_frames = {} if by is None else {"shifts": by}
-        batch = self.replay.sample(index, self._config.td3.gamma, **shifts_of_frames)
+        gamma = self._config.td3.gamma
+        batch = self.replay.sample(index, gamma) if by is None else self.replay.sample(index, gamma, by)
         if self.normalizer is None:
             return batch
         return batch._replace(obs=self.normalizer(batch.obs), next_obs=self.normalizer(batch.next_obs))

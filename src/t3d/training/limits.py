@@ -48,24 +48,28 @@ def refuse_for_images(spaces: Spaces, config: Config) -> None:
     """
     if spaces.view is None:
         return
-    refused = {
-        "algorithm = td7": (
+    raw = config.normalize_obs and not spaces.vectors
+    for option, value, is_refused, why in (
+        (
+            "algorithm",
+            "td7",
             config.algorithm == "td7",
             "td3: td7's embeddings are of vectors, and no encoder feeds them",
         ),
-        "engine = fused": (config.engine == "fused", "eager, or auto: convolutions are PyTorch's own"),
-        "normalize_obs = True": (
-            config.normalize_obs and not spaces.vectors,
+        ("engine", "fused", config.engine == "fused", "eager, or auto: convolutions are PyTorch's own"),
+        (
+            "normalize_obs",
+            "True",
+            raw,
             "False: there are no vectors beside the images, and pixels are scaled as they are",
         ),
-    }
-    for got, (given, expected) in refused.items():
-        if given:
+    ):
+        if is_refused:
             raise ConfigRefused(
                 "this cannot be done with images",
-                got=f"{got}, {spaces.obs_in_words}",
-                expected=expected,
-                do=f"leave --{got.split()[0].replace('_', '-')} out",
+                got=f"{option} = {value}, {spaces.obs_in_words}",
+                expected=why,
+                do=f"leave --{option.replace('_', '-')} out",
             )
 
 

@@ -50,11 +50,11 @@ class Trainer:
             timeout_s=config.env_timeout,
             max_episode_steps=config.max_episode_steps,
         )
+        refuse_for_images(envs.spaces, config)
         slots_bytes = config.buffer_size * slot_dtype(envs.spaces).itemsize
         refuse_too_large("the replay memory", slots_bytes, "lower --buffer-size")
         refuse_too_large("the networks", least_state_bytes(config), "lower --hidden")
         self.replay = Replay(config.buffer_size, config.n_envs, envs.spaces, trained_by.prioritized)
-        refuse_for_images(envs.spaces, config)
         self.normalizer = Normalizer(envs.spaces.vector_size) if config.normalize_obs else None
         self.collector = Collector(envs, self.replay, self.normalizer, self.streams, config)
         self._burst_at = 0  # env steps at which the last burst of updates began
