@@ -23,6 +23,7 @@ from t3d.reports.explain import render
 from t3d.runs import explanation
 from t3d.spaces import Spaces
 from t3d.td3 import TD3, bellman, polyak
+from t3d.variants.td7 import TD7
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "without")]
@@ -84,6 +85,15 @@ def made(algorithm):
         (NoClamp, {"NoClamp.target_q": (6,)}),
         (OneCritic, {"OneCritic.target_q": (7, 8), "OneCritic.update_critic": (10, 11, 12)}),
         (OwnSmooth, {"OwnSmooth.target_q": (6,)}),
+        (
+            TD7,
+            {
+                "TD7.target_q": (5, 7, 8),
+                "TD7.update_critic": (10, 11),
+                "TD7.update_actor": (13,),
+                "TD7.update_targets": (14, 15),
+            },
+        ),
         (FurtherLine, {"FurtherLine.update_actor": (13,), "FurtherLine.update_targets": (15,)}),
     ],
 )
@@ -105,11 +115,12 @@ def test_a_class_that_was_typed_in_has_no_code_to_show_and_counts_as_changed():
 
 
 def test_an_update_of_its_own_is_not_told_as_td3s_steps():
-    assert not takes_the_steps(made(OwnUpdate))
-    assert takes_the_steps(made(OneCritic))
+    assert not takes_the_steps(OwnUpdate)
+    assert takes_the_steps(OneCritic)
+    assert takes_the_steps(TD7)
 
 
-@pytest.mark.parametrize("algorithm", [NoTwin, NoClamp, OneCritic])
+@pytest.mark.parametrize("algorithm", [NoTwin, NoClamp, OneCritic, TD7])
 def test_numbers_are_those_of_its_own_methods(algorithm):
     agent = made(algorithm)
     seen = taken(agent)
@@ -117,7 +128,10 @@ def test_numbers_are_those_of_its_own_methods(algorithm):
     assert np.array_equal(seen.target_q, agent.target_q(batch, noise).numpy())
     assert seen.critic_loss == float(agent.update(batch, noise).critic_loss)
     # What NoTwin takes is not the smaller of the two, and is not called so; OneCritic has no second word at all.
+    # Nor is what TD7 takes, which clamps the smaller.
     assert (seen.next_q is None) == (algorithm is not NoClamp)
+    assert seen.next_action is not None
+    assert (seen.next_q1 is None) == (algorithm is OneCritic)
     assert (seen.next_q2 is None) == (seen.q2 is None) == (algorithm is OneCritic)
     if algorithm is NoClamp:
         assert np.abs(seen.smoothed).max() > 1
@@ -155,9 +169,24 @@ def test_the_page_marks_what_is_changed_and_shows_its_code(one_critic, monkeypat
     assert "OneCritic has networks of its own: steps 2 and 3" in page
 
 
+def test_td7_is_told_by_its_own_lines_from_its_own_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(explanation, "_film", lambda *_: (None, ""))
+    t3d.train(ENV, out=tmp_path / "td7", video=False, quiet=True, algorithm="td7", embedding=4, **SMALL)
+    explained = explanation.gather(tmp_path / "td7", None, 0, EnvSpec(ENV), 5)
+    assert explained.notes[0].startswith("TD7 makes more of a batch than this page shows")
+    page = render(explained)
+    told = sections(page)
+    changed = [number for number, text in told.items() if '<em class="own">changed</em>' in text]
+    assert changed == [5, 7, 8, 10, 11, 13, 14, 15]
+    assert "self.player_target(batch.next_obs)" in told[5] and "TD7.target_q, in variants/td7.py." in told[5]
+    # What its largest error gave is what the memory still knows of.
+    snapshot = explanation.open_run(tmp_path / "td7")
+    assert snapshot.replay.priorities.largest >= snapshot.replay.priorities.of.max() >= 1
+
+
 def test_an_update_of_its_own_leaves_the_episode_and_says_so(one_critic, monkeypatch, tmp_path):
     monkeypatch.setattr(explanation, "_film", lambda *_: (None, ""))
-    monkeypatch.setattr(explanation, "takes_the_steps", lambda agent: False)
+    monkeypatch.setattr(explanation, "takes_the_steps", lambda algorithm: False)
     explained = explanation.gather(one_critic, None, 0, EnvSpec(ENV), 5, OneCritic)
     assert (explained.update, explained.own) == (None, ())
     assert explained.judged is not None

@@ -1,6 +1,7 @@
 """Learning from pictures: what teaches the encoder, that runs come back to the bit, and that policies see frames."""
 
 import base64
+import io
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 import t3d
 from t3d.api import plan_seeds
 from t3d.config import Config
+from t3d.diagnosis.explain import through_the_steps
 from t3d.engines.choose import multiply_adds
 from t3d.env_spec import EnvSpec, View
 from t3d.environments.envs import Envs
@@ -21,6 +23,7 @@ from t3d.environments.make import spaces_in
 from t3d.errors import ConfigRefused, EnvFailed, EnvRefused
 from t3d.frames import FEATURES, encoder_multiply_adds, seen_in_episode
 from t3d.presets import Choice
+from t3d.replay import Batch
 from t3d.reports import explain
 from t3d.reports.page import gather, render
 from t3d.runs import explanation
@@ -349,5 +352,40 @@ def test_a_picture_of_another_size_or_kind_ends_the_run(tmp_path):
 def test_explain_shows_what_is_seen(run):
     explained = explanation.gather(run.path, None, 0, EnvSpec(CAMERA.name), 2)
     assert any("It sees images" in note for note in explained.notes)
-    assert explained.judged is not None and explained.update is None
+    assert explained.judged is not None
     assert base64.b64encode((run.path / "video" / "seen.png").read_bytes()).decode() in explain.render(explained)
+
+
+def test_a_batch_of_images_is_explained_by_what_its_update_makes_of_it():
+    made = trainer("Camera", 340)
+    agent, rng = made.agent, np.random.default_rng(0)
+    batch = made.replay.sample(made.replay.draw(rng, 32), 0.99)
+    noise = rng.standard_normal((32, 1), np.float32)
+    agent.updates += agent.updates % 2 == 0  # the actor has its turn
+    told = through_the_steps(agent, batch, noise, np.arange(32), lambda obs: obs)
+    tensors = Batch(*map(torch.from_numpy, batch))
+    seen = agent.seen(tensors)
+    with torch.no_grad():
+        next_action = agent.actor_target(seen.next_obs)
+        q1, _ = agent.critic(seen.obs, tensors.action)
+    assert np.array_equal(told.target_q, agent.target_q(seen, torch.from_numpy(noise)).numpy())
+    assert np.array_equal(told.next_action, next_action.numpy())
+    assert np.array_equal(told.next_q, np.minimum(told.next_q1, told.next_q2))
+    assert np.array_equal(told.q1, q1.numpy())
+    info = agent.update(tensors, torch.from_numpy(noise))
+    assert (told.critic_loss, told.actor_loss) == (float(info.critic_loss), float(info.actor_loss))
+    with torch.no_grad():
+        assert np.array_equal(told.q1_after, agent.critic_net()(tensors.obs, tensors.action)[0].numpy())
+
+
+def test_frames_of_the_transitions_that_are_followed_stand_on_the_page(run):
+    explained = explanation.gather(run.path, None, 0, EnvSpec(CAMERA.name), 2)
+    page, update = explain.render(explained), explained.update
+    assert len(explained.pictures) == 3
+    for followed, of in zip(explained.followed, explained.pictures, strict=True):
+        for picture, obs in zip(of, (update.obs, update.next_obs), strict=True):
+            assert base64.b64encode(picture).decode() in page
+            sheet = np.array(Image.open(io.BytesIO(picture)))
+            # The middle of the newest frame's first pixel, in red: a frame of 16 pixels is 192 wide.
+            at = 12 + 2 * (192 + 12) + 6
+            assert sheet[12 + 6, at, 0] == obs[followed.row, 2 * 3 * 256]

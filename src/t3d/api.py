@@ -307,7 +307,7 @@ def explain_run(
     from t3d.reports.explain import render
     from t3d.reports.html import write
 
-    explained = explanation.gather(run, at, batch, env, video_frames, algorithm or TD3)
+    explained = explanation.gather(run, at, batch, env, video_frames, algorithm)
     return write(render(explained), out or run / "explain.html"), explained.notes
 
 

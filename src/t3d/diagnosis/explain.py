@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from t3d.diagnosis import health
 from t3d.diagnosis.explained import Floats, Followed, Judged, Plane, Update
 from t3d.diagnosis.own_steps import own_steps
+from t3d.networks import Seeing
 from t3d.replay import Batch
 from t3d.td3 import TD3
 
@@ -39,7 +40,7 @@ def through_the_steps(
 
     Args:
         agent: TD3 itself, or one that takes its steps (`own_steps.takes_the_steps`); nothing of it changes.
-        batch: B transitions, observations as the memory holds them.
+        batch: B transitions, as the memory samples them.
         noise: (B, A) standard normal, as for `TD3.update`.
         age: (B,) how many env steps ago each transition was made.
         seen: brings observations to what the networks take.
@@ -48,14 +49,16 @@ def through_the_steps(
     given = Batch(*(torch.as_tensor(part, device=agent.device) for part in arrays))
     drawn = torch.as_tensor(noise, device=agent.device)
     moved, changed = copy.deepcopy(agent), frozenset(step for own in own_steps(type(agent)) for step in own.steps)
+    through_encoder = moved.seen(given)
     # Steps 5 to 9.
-    with _heard(moved.actor_target) as played, _heard(moved.critic_target) as judged:
-        target_q = moved.target_q(given, drawn)
+    plays, judges = map(_behind_encoder, moved.target_nets())
+    with _heard(plays) as played, _heard(judges) as judged:
+        target_q = moved.target_q(through_encoder, drawn)
     numbers = _asked(played, judged, taken_is_smaller=8 not in changed) | {
         "target_q": target_q,
-        "target_q_unsmoothed": moved.target_q(given, torch.zeros_like(drawn)),
+        "target_q_unsmoothed": moved.target_q(through_encoder, torch.zeros_like(drawn)),
     }
-    numbers |= _lags(moved, given) | _moves(moved, given, target_q)
+    numbers |= _lags(moved, given) | _moves(moved, given, through_encoder, target_q)
     numbers = {name: _array(value) if isinstance(value, Tensor) else value for name, value in numbers.items()}
     numbers |= {name: _array(value) for name, value in batch._asdict().items()}
     looked = health.from_batch(agent, arrays, noise, age)
@@ -83,19 +86,20 @@ def _asked(played: _Calls, judged: _Calls, taken_is_smaller: bool) -> dict[str, 
     return numbers
 
 
-def _moves(moved: TD3, batch: Batch[Tensor], target_q: Tensor) -> dict[str, Any]:
+def _moves(moved: TD3, batch: Batch[Tensor], through_encoder: Batch[Tensor], target_q: Tensor) -> dict[str, Any]:
     """Make steps 10 to 15; return what is seen before and after each."""
+    actor, critic = moved.policy_net(), moved.critic_net()
     with torch.no_grad():
-        said = moved.critic(batch.obs, batch.action)
-    critic_loss, _, _ = moved.update_critic(batch, target_q)
+        said = critic(batch.obs, batch.action)
+    critic_loss, _, _ = moved.update_critic(through_encoder, target_q)
     with torch.no_grad():
-        said_after = moved.critic(batch.obs, batch.action)
-        played = moved.actor(batch.obs)
-        played_q1 = moved.critic(batch.obs, played)[0]
-    actor_loss = moved.update_actor(batch)
+        said_after = critic(batch.obs, batch.action)
+        played = actor(batch.obs)
+        played_q1 = critic(batch.obs, played)[0]
+    actor_loss = moved.update_actor(moved.without_encoder(through_encoder))
     with torch.no_grad():
-        played_after = moved.actor(batch.obs)
-        played_q1_after = moved.critic(batch.obs, played_after)[0]
+        played_after = actor(batch.obs)
+        played_q1_after = critic(batch.obs, played_after)[0]
     before = _distance(moved.actor, moved.actor_target), _distance(moved.critic, moved.critic_target)
     moved.update_targets()
     after = _distance(moved.actor, moved.actor_target), _distance(moved.critic, moved.critic_target)
@@ -119,10 +123,17 @@ def _moves(moved: TD3, batch: Batch[Tensor], target_q: Tensor) -> dict[str, Any]
 @torch.no_grad()
 def _lags(agent: TD3, batch: Batch[Tensor]) -> dict[str, Tensor]:
     """Return how the targets' answers differ from those of the networks they follow."""
+    plays, judges = agent.target_nets()
+    said, said_by_target = (net(batch.obs, batch.action)[0] for net in (agent.critic_net(), judges))
     return {
-        "actor_lag": agent.actor(batch.next_obs) - agent.actor_target(batch.next_obs),
-        "critic_lag": agent.critic(batch.obs, batch.action)[0] - agent.critic_target(batch.obs, batch.action)[0],
+        "actor_lag": agent.policy_net()(batch.next_obs) - plays(batch.next_obs),
+        "critic_lag": said - said_by_target,
     }
+
+
+def _behind_encoder(net: nn.Module) -> nn.Module:
+    """Return the part of a network that an update asks itself: of images it has the features already."""
+    return net.body if isinstance(net, Seeing) else net
 
 
 @contextlib.contextmanager

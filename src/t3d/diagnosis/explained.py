@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t3d.formats import RunRecord
+from t3d.spaces import Spaces
 
 Floats = NDArray[np.float32]
 
@@ -70,6 +71,7 @@ class OwnSteps(NamedTuple):
     name: str  # Class.method
     steps: tuple[int, ...]  # those of the fifteen whose lines are not TD3's
     code: str  # empty where the class was typed in, and no file holds it
+    file: str  # of ours, below `src/t3d/`; empty where it is a caller's
 
 
 class Followed(NamedTuple):
@@ -120,14 +122,14 @@ class Explained(NamedTuple):
     record: RunRecord
     env_steps: int
     updates: int
-    obs_size: int  # S
-    action_size: int  # A
+    spaces: Spaces
     held: int  # transitions in the memory
     batch: int  # the number of the batch: another one is another draw
     algorithm: str  # the class that trained it
     own: tuple[OwnSteps, ...]  # what that changes
     update: Update | None  # None where the memory is empty, or the algorithm does not take TD3's steps
     followed: list[Followed]
+    pictures: list[tuple[bytes, bytes]]  # PNGs of what is seen in s and in s' of these; none where it is vectors
     judged: Judged | None  # None where no episode could be played
     plane: Plane | None
     film: Film | None

@@ -11,6 +11,7 @@ from typing import Any
 
 from t3d.diagnosis.explained import OwnSteps
 from t3d.td3 import TD3
+from t3d.variants.contract import OURS
 
 METHODS = ("target_q", "update_critic", "update_actor", "update_targets")
 _MARK = re.compile(r" *# Step (\d+):")
@@ -22,26 +23,27 @@ def own_steps(algorithm: type[TD3]) -> tuple[OwnSteps, ...]:
     for name in METHODS:
         own, original = (inspect.unwrap(getattr(cls, name)) for cls in (algorithm, TD3))
         if own is not original:
-            found.append(OwnSteps(f"{algorithm.__name__}.{name}", *_steps_and_code(own, original)))
+            owner = next(cls for cls in algorithm.__mro__ if name in vars(cls))
+            found.append(OwnSteps(f"{owner.__name__}.{name}", *_steps_and_code(own, original), _file_of(owner)))
     return tuple(found)
 
 
-def takes_the_steps(agent: TD3) -> bool:
-    """Return whether an agent makes TD3's steps in TD3's order, with its six networks: their lines may be its own."""
-    plays, judges = agent.target_nets()
-    return (
-        type(agent).update is TD3.update
-        and agent.policy_net() is agent.actor
-        and agent.critic_net() is agent.critic
-        and plays is agent.actor_target
-        and judges is agent.critic_target
-    )
+def takes_the_steps(algorithm: type[TD3]) -> bool:
+    """Return whether a class makes TD3's steps in TD3's order, by one of our ways: their lines may be its own."""
+    ways = ("update", "seen", "without_encoder", "policy_net", "critic_net", "target_nets")
+    return any(all(getattr(algorithm, way) is getattr(ours, way) for way in ways) for ours in OURS.values())
 
 
 def builds_own_networks(algorithm: type[TD3]) -> bool:
     """Return whether a class has networks of its own: steps 2 and 3."""
     named = ("actor_class", "critic_class", "__init__")
     return any(getattr(algorithm, name) is not getattr(TD3, name) for name in named)
+
+
+def _file_of(algorithm: type[TD3]) -> str:
+    """Return where a class of ours stands, below `src/t3d/`; of a caller's nothing."""
+    package, _, module = algorithm.__module__.partition(".")
+    return f"{module.replace('.', '/')}.py" if package == "t3d" else ""
 
 
 def _steps_and_code(own: Callable[..., Any], original: Callable[..., Any]) -> tuple[tuple[int, ...], str]:

@@ -44,8 +44,9 @@ def render(explained: Explained) -> str:
         lead=_lead(update) if update else [],
         steps=[_step(text.number, explained) for text in STEPS],
         table=_table(explained) if update else [],
+        pictures=[[_uri("image/png", picture) for picture in of] for of in zip(*explained.pictures, strict=True)],
         seen=seen,
-        film=film and "data:video/mp4;base64," + base64.b64encode(film.mp4).decode(),
+        film=film and _uri("video/mp4", film.mp4),
         film_note=_film_note(explained) if explained.judged else "",
         maps=_maps(explained.plane),
         data={
@@ -58,9 +59,17 @@ def render(explained: Explained) -> str:
     )
 
 
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
 def _step(step: int, explained: Explained) -> dict[str, Any]:
     (text,) = [text for text in STEPS if text.number == step]
-    sizes = {"B": explained.record.config.batch_size, "S": explained.obs_size, "A": explained.action_size}
+    sizes = {
+        "B": explained.record.config.batch_size,
+        "S": explained.spaces.seen_size,
+        "A": explained.spaces.action_size,
+    }
     parts = [listing.step(step), *map(listing.definition, text.code)]
     update = explained.update
     rows, facts = told(step, update, explained.followed, explained.record.config) if update else ([], [])
@@ -105,9 +114,13 @@ def _table(explained: Explained) -> list[tuple[str, list[str]]]:
     update, followed = explained.update, explained.followed
     assert update is not None
     rows = [("chosen because", [one.why for one in followed])]
+    beside, behind = (" beside the frames", explained.spaces.pixels) if explained.pictures else ("", 0)
     for name in ("obs", "action", "reward", "next_obs"):
         values = getattr(update, name)
-        rows.append((name, [vector(np.atleast_1d(values[one.row])) for one in followed]))
+        if name in ("obs", "next_obs"):
+            name, values = name + beside, values[:, behind:]
+        if values.size:
+            rows.append((name, [vector(np.atleast_1d(values[one.row])) for one in followed]))
     ends = ["ended truly" if update.terminated[one.row] else "goes on" for one in followed]
     ages = [f"{int(update.age[one.row]):,} env steps ago" for one in followed]
     return [*rows, ("terminated", ends), ("stored", ages)]

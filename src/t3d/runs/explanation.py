@@ -21,16 +21,19 @@ from t3d.policy.files import encode
 from t3d.policy.policy import Policy
 from t3d.runs import run_folder
 from t3d.runs.policies import environment_of
+from t3d.runs.seen_picture import png
 from t3d.runs.signals import Signals
 from t3d.runs.snapshot import Snapshot, open_run
 from t3d.runs.video import film, pace_of
+from t3d.spaces import Spaces
 from t3d.td3 import TD3
 from t3d.training import evaluation
 from t3d.training.randomness import explain_generator
+from t3d.variants.td7 import COPY_EVERY, TD7
 
 
 def gather(
-    run: Path, at: int | None, batch: int, env: EnvSpec | None, frames: int, algorithm: type[TD3] = TD3
+    run: Path, at: int | None, batch: int, env: EnvSpec | None, frames: int, own: type[TD3] | None = None
 ) -> Explained:
     """Return everything that the page shows.
 
@@ -40,23 +43,15 @@ def gather(
         batch: which batch: another number is another draw.
         env: the environment, where that is not an installed suite's id alone; None then goes without an episode.
         frames: of the film, at most so many.
-        algorithm: the class that trained it, TD3 or a caller's.
+        own: the class that trained it, where that is a caller's.
 
     Raises:
         RunRefused, ConfigRefused: as `snapshot.open_run`; or another environment than the run's was given.
         Stopped: a signal asked for it.
     """
-    snapshot = open_run(run, at, algorithm)
-    notes = list(snapshot.notes)
-    if snapshot.info.spaces.view is not None:
-        notes.append("It sees images: a batch of them is not taken through the steps here, only an episode is shown.")
-    elif not takes_the_steps(snapshot.agent):
-        notes.append(
-            f"{algorithm.__name__} does not make its update of TD3's steps and networks: the page tells TD3's, without "
-            "numbers of a batch. What its critics and its actor say in an episode is its own."
-        )
-    elif builds_own_networks(algorithm):
-        notes.append(f"{algorithm.__name__} has networks of its own: steps 2 and 3, which stand before this page's.")
+    snapshot = open_run(run, at, own)
+    algorithm = type(snapshot.agent)
+    notes = [*snapshot.notes, *_of_algorithm(snapshot)]
     if not len(snapshot.replay):
         notes.append("Its replay memory is gone, so there is no batch to take through the steps.")
     if not snapshot.agent.updates:
@@ -74,14 +69,14 @@ def gather(
         record=snapshot.record,
         env_steps=snapshot.env_steps,
         updates=snapshot.agent.updates,
-        obs_size=snapshot.info.spaces.seen_size,
-        action_size=snapshot.info.spaces.action_size,
+        spaces=snapshot.info.spaces,
         held=len(snapshot.replay),
         batch=batch,
         algorithm=algorithm.__name__,
-        own=own_steps(algorithm) if takes_the_steps(snapshot.agent) else (),
+        own=own_steps(algorithm) if takes_the_steps(algorithm) else (),
         update=update,
         followed=followed,
+        pictures=_pictures(snapshot.info.spaces, update, followed),
         judged=judged,
         plane=_plane(snapshot, update, episode),
         film=shown,
@@ -89,10 +84,35 @@ def gather(
     )
 
 
+def _of_algorithm(snapshot: Snapshot) -> list[str]:
+    """Return in what its update differs from the steps of the page, a sentence each."""
+    algorithm = type(snapshot.agent)
+    name = algorithm.__name__
+    if not takes_the_steps(algorithm):
+        return [
+            f"{name} does not make its update of TD3's steps and networks: the page tells TD3's, without numbers of a "
+            "batch. What its critics and its actor say in an episode is its own."
+        ]
+    notes = []
+    if snapshot.info.spaces.view is not None:
+        notes.append(
+            "It sees images. Between steps 4 and 5 an encoder makes features of them, which are what actor and critics "
+            "take for s; step 12 moves it with the critics, and in step 15 its target follows."
+        )
+    if issubclass(algorithm, TD7):
+        notes.append(
+            f"{name} makes more of a batch than this page shows: before step 5 its embeddings learn, and the targets "
+            f"follow at every {COPY_EVERY}th update only, by copies (docs/td7.md)."
+        )
+    elif builds_own_networks(algorithm):
+        notes.append(f"{name} has networks of its own: steps 2 and 3, which stand before this page's.")
+    return notes
+
+
 def _batch(snapshot: Snapshot, number: int) -> tuple[Update | None, list[Followed]]:
     """Return a batch on its way, drawn by a stream of its own, and which of its transitions are followed."""
     replay, config = snapshot.replay, snapshot.record.config
-    if not len(replay) or not takes_the_steps(snapshot.agent):
+    if not len(replay) or not takes_the_steps(type(snapshot.agent)):
         return None, []
     rng = explain_generator(config.seed, snapshot.env_steps, number)
     index = replay.draw(rng, config.batch_size)
@@ -100,6 +120,13 @@ def _batch(snapshot: Snapshot, number: int) -> tuple[Update | None, list[Followe
     batch = replay.sample(index, config.td3.gamma)
     update = explain.through_the_steps(snapshot.agent, batch, noise, replay.age(index), snapshot.seen)
     return update, explain.choose(update)
+
+
+def _pictures(spaces: Spaces, update: Update | None, followed: list[Followed]) -> list[tuple[bytes, bytes]]:
+    """Return what is seen in s and in s' of the transitions that are followed; nothing where it is vectors alone."""
+    if update is None or spaces.view is None:
+        return []
+    return [(png([], update.obs[one.row], spaces), png([], update.next_obs[one.row], spaces)) for one in followed]
 
 
 def _episode(snapshot: Snapshot, env: EnvSpec | None) -> tuple[EnvSpec | None, Trajectory | None, str]:

@@ -17,17 +17,13 @@ from t3d.storage import disk
 _HEIGHT, _GAP, _GREY = 192, 12, 224  # pixels of each picture, between them, and what is around them
 
 
-def write(path: Path, raw: Sequence[NDArray[np.uint8]], seen: NDArray[np.float32], spaces: Spaces) -> None:
-    """Write it as a PNG.
+def png(raw: Sequence[NDArray[np.uint8]], seen: NDArray[np.float32], spaces: Spaces) -> bytes:
+    """Return it as a PNG.
 
     Args:
-        path: the file.
         raw: the images of an observation as the environment gave them; none where they are in another process.
         seen: (P,) what the networks take with it, as `Envs.seen`.
         spaces: the environment's.
-
-    Raises:
-        OSError: it cannot be written.
     """
     from PIL import Image
 
@@ -45,8 +41,17 @@ def write(path: Path, raw: Sequence[NDArray[np.uint8]], seen: NDArray[np.float32
         sheet.append(framed)
     file = io.BytesIO()
     Image.fromarray(np.concatenate(sheet, axis=1)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path: Path, raw: Sequence[NDArray[np.uint8]], seen: NDArray[np.float32], spaces: Spaces) -> None:
+    """Write it as `png` makes it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     disk.make_folder(path.parent)
-    disk.replace(path, file.getvalue())
+    disk.replace(path, png(raw, seen, spaces))
 
 
 def write_of(path: Path, pictures: Sequence[NDArray[np.uint8]], view: View) -> None:

@@ -12,7 +12,7 @@ import torch
 from msgspec import structs
 from numpy.typing import NDArray
 
-from t3d.errors import ConfigRefused, RunRefused
+from t3d.errors import RunRefused
 from t3d.formats import Manifest, PolicyInfo, RunRecord
 from t3d.policy.files import STATISTICS, Tensors
 from t3d.policy.normalizer import Normalizer, as_networks_see
@@ -28,6 +28,7 @@ from t3d.storage.checked_files import read_policy_header
 from t3d.td3 import TD3
 from t3d.training.limits import least_state_bytes, refuse_too_large
 from t3d.training.trainer import slots_needed
+from t3d.variants.contract import algorithm_of
 from t3d.variants.sources import source_of
 
 _log = logging.getLogger("t3d")
@@ -67,26 +68,20 @@ class Snapshot:
         return np.concatenate([of_env["obs"] for of_env in rows])
 
 
-def open_run(run: Path, at: int | None = None, algorithm: type[TD3] = TD3) -> Snapshot:
+def open_run(run: Path, at: int | None = None, own: type[TD3] | None = None) -> Snapshot:
     """Return a run as a checkpoint holds it.
 
     Args:
         run: the run folder.
         at: env steps of the checkpoint; None takes the newest.
-        algorithm: the class that trained it: TD3, or a caller's that is derived from it.
+        own: the class that trained it, where that is a caller's.
 
     Raises:
         RunRefused: it is not a run folder, has no such checkpoint, or that is damaged.
-        ConfigRefused: it was trained by another algorithm, or by td7; or its memory would not fit into this machine's.
+        ConfigRefused: it was trained by another algorithm; or its memory would not fit into this machine's.
     """
     record = recorded_in(run)
-    if record.config.algorithm != "td3":
-        raise ConfigRefused(
-            "only TD3, or a class derived from it, can be explained",
-            got=f"{run}: algorithm {record.algorithm}",
-            expected="algorithm TD3: another one's update takes other ways",
-            do=f"t3d report {run}",
-        )
+    algorithm = algorithm_of(record.config, own)
     refuse_another_algorithm(run, record, algorithm)
     config, info = record.config, _policy_info(run, record)
     slots_bytes = config.buffer_size * slot_dtype(info.spaces).itemsize
@@ -158,9 +153,12 @@ def _restored(
     if manifest.run != record.run or len(trainer.written) != config.n_envs:
         raise RunRefused("a checkpoint is not of this run", got=f"{path}: run {manifest.run}", expected=record.run)
     agent = algorithm(spaces, config.td3, np.random.default_rng(0))
+    replay = Replay(config.buffer_size, config.n_envs, spaces, algorithm.prioritized)
     normalizer = Normalizer(spaces.vector_size) if config.normalize_obs else None
     expected = {name: tensor.numpy() for name, tensor in agent.tensors().items()}
     expected |= normalizer.state() if normalizer else {}
+    if (priorities := replay.priorities) is not None:
+        expected |= {"priorities": priorities.of, "largest_priority": priorities.largest}
     expected["obs"] = np.zeros((config.n_envs, spaces.obs_size), spaces.obs_dtype)
     most_bytes = sum(array.nbytes for array in expected.values()) + SPARE_STATE_BYTES
     tensors = checkpoints.read(path, manifest.state, most_bytes + 8 * config.n_envs * (1 + spaces.action_size))
@@ -173,10 +171,11 @@ def _restored(
         agent.updates = trainer.updates
         if normalizer:
             normalizer.restore({name: tensors[name].numpy() for name in normalizer.state()})
-        replay = Replay(config.buffer_size, config.n_envs, spaces)
         replay.restore(
             trainer.written, log.open(manifest.replay, slots_needed(config, trainer)), tensors["obs"].numpy()
         )
+        if priorities is not None:
+            priorities.restore(tensors["priorities"].numpy(), tensors["largest_priority"].numpy())
     except NONSENSE as error:
         raise RunRefused("a checkpoint says what cannot be", got=f"{path}: {error!r}"[:1000]) from error
     notes = [f"A checkpoint cannot be used: {problem}." for problem in problems]
