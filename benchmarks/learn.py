@@ -44,6 +44,9 @@ class Study:
     options: dict[str, str] = field(default_factory=dict)
     script: str | None = None  # of the repository, that trains in place of the command t3d train
     peer: str | None = None  # of benchmarks/peers, that trains another library
+    beside: str | None = None  # the study that a peer is compared with
+    seconds: float | None = None  # of a peer, after which it ends
+    evaluated: tuple[int, int] = (10_000, 10)  # of a peer: every so many env steps, in so many episodes
     first_seed: int = 0
 
 
@@ -64,8 +67,10 @@ STUDIES = {
     "hopper": Study("Hopper-v5", 100_000, 5, "what is seen"),
     "hopper-one-critic": Study("Hopper-v5", 100_000, 5, "compare one critic", script="examples/one_critic.py"),
     "ant-bullet": Study("AntBulletEnv-v0", 100_000, 5, "mean >= 350", at_least=350),
-    "sb3-halfcheetah": Study("HalfCheetah-v5", 100_000, 5, "compare Stable-Baselines3", peer="learn_sb3.py"),
-    "sb3-hopper": Study("Hopper-v5", 100_000, 5, "compare Stable-Baselines3", peer="learn_sb3.py"),
+    "sb3-halfcheetah": Study(
+        "HalfCheetah-v5", 100_000, 5, "compare Stable-Baselines3", peer="learn_sb3.py", beside="halfcheetah"
+    ),
+    "sb3-hopper": Study("Hopper-v5", 100_000, 5, "compare Stable-Baselines3", peer="learn_sb3.py", beside="hopper"),
     "fast-halfcheetah": Study("HalfCheetah-v5", 100_000, 5, "mean >= 9,000", at_least=9000, options=FAST),
     "fast-halfcheetah-v4": Study("HalfCheetah-v4", 300_000, 5, "score", options=FAST),
     "fast-hopper-v4": Study("Hopper-v4", 300_000, 5, "score", options=FAST),
@@ -81,6 +86,16 @@ STUDIES = {
         "Walker2DBulletEnv-v0", 500_000, 5, "mean >= 1,800", at_least=1800, options=FAST | RARELY
     ),
     "pixels-pendulum": Study("Pendulum-v1", 30_000, 5, "mean >= -250", at_least=-250, options=PIXELS),
+    "sb3-pixels-pendulum": Study(
+        "Pendulum-v1",
+        30_000,
+        2,
+        "compare Stable-Baselines3",
+        peer="learn_sb3_pixels.py",
+        beside="pixels-pendulum",
+        seconds=3_600,
+        evaluated=(1_000, 5),
+    ),
     "pixels-inverted-pendulum": Study("InvertedPendulum-v5", 50_000, 1, "what is seen", options=PIXELS),
     "carracing": Study("CarRacing-v3", 100_000, 1, "what is seen"),
     "fast-pendulum": Study("Pendulum-v1", 20_000, 5, "as good as td3", at_least=-200, options=FAST),
@@ -113,8 +128,6 @@ for _name, _levers in SCREENED.items():
             script="benchmarks/levers.py" if _levers else None,
             first_seed=100,
         )
-# Of a peer's evaluations, as the preset td3 has them.
-EVAL_EVERY, EVAL_EPISODES = 10_000, 10
 
 
 def train(name: str, study: Study, seed: int) -> None:
@@ -155,8 +168,10 @@ def _of_t3d(study: Study, seed: int, run: Path) -> list[str]:
 
 def _of_peer(study: Study, seed: int, result: Path) -> list[str]:
     """Return the command of a peer, which is evaluated from the very seeds of t3d's own evaluations."""
-    seeds = [evaluation_seed(seed, k) for k in range(EVAL_EPISODES)]
-    job = {"env": study.env, "seed": seed, "steps": study.steps, "eval_every": EVAL_EVERY, "eval_seeds": seeds}
+    every, episodes = study.evaluated
+    seeds = [evaluation_seed(seed, k) for k in range(episodes)]
+    job = {"env": study.env, "seed": seed, "steps": study.steps, "eval_every": every, "eval_seeds": seeds}
+    job |= {} if study.seconds is None else {"seconds": study.seconds}
     return [str(PEERS_PYTHON), str(HERE / "peers" / str(study.peer)), json.dumps(job), str(result)]
 
 

@@ -2,6 +2,7 @@
 
     make bench-peers                                         all of it, about half an hour; leave the machine alone
     python benchmarks/peers.py --rounds 1 --jobs pendulum    a part
+    python benchmarks/peers.py --jobs images --out benchmarks/results/peers_images.json
 
 Every measurement is a process of its own (a worker of benchmarks/peers/): random steps, compilation and some hundred
 updates first, then env steps with an update each, under the clock; without evaluation and logging. Each library is
@@ -36,7 +37,19 @@ LIMIT_S = 1_800  # for one measurement, which takes a minute
 JOBS = {
     "halfcheetah": Job(env="HalfCheetah-v5", hidden=(256, 256), batch_size=256, steps=3_000),
     "pendulum": Job(env="Pendulum-v1", hidden=(64, 64), batch_size=100, steps=10_000),
+    # Three grey frames of 84x84, as the peer's own examples have them; its buffer of a million would take 42 GB.
+    "images": Job(
+        env="noise of 84x84 pixels",
+        hidden=(256, 256),
+        batch_size=128,
+        steps=60,
+        random_steps=4_000,
+        warm_updates=20,
+        buffer_size=10_000,
+        images=True,
+    ),
 }
+OF_VECTORS = ("halfcheetah", "pendulum")
 SIZES = {"HalfCheetah-v5": (17, 6), "Pendulum-v1": (3, 1)}  # of an observation and an action
 LIBRARIES = {  # name in the package index: label, worker
     "t3d": ("t3d", "run_t3d.py"),
@@ -132,6 +145,30 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def table_of_images(result: dict[str, Any]) -> str:
+    """Return what the job of images came to as a Markdown table: an update, and what a transition takes."""
+    job, machine = result["jobs"]["images"], result["machine"]
+    rows = {name: row for name, row in job["libraries"].items() if "skipped" not in row}
+    lines = ["| library | an env step with its update | cores busy | a transition in memory |", "|---|---:|---:|---:|"]
+    for name, row in rows.items():
+        for threads, rate in row["median_by_threads"].items():
+            busy = statistics.median(one["cores_busy"] for one in row["measurements"] if one["threads"] == int(threads))
+            lines.append(
+                f"| {LIBRARIES[name][0]} {row['version']}, {threads} thread{'s' * (int(threads) > 1)} "
+                f"| {1e3 / rate:,.0f} ms | {busy:.1f} | {row['resident_bytes_per_row']:,.0f} bytes |"
+            )
+    ours, peer = (rows[name]["resident_bytes_per_row"] for name in ("t3d", "stable-baselines3"))
+    hidden, filled = "-".join(map(str, job["hidden"])), job["random_steps"] * 3 // 4
+    lines += [
+        "",
+        f"Three grey frames of 84x84 pixels, batches of {job['batch_size']}, {hidden} behind each library's own "
+        f"encoder; median of {result['rounds']} rounds in turns. Memory is what the process held more after {filled:,} "
+        f"random steps had filled its replay, a step: t3d's is {ours / peer:.2f} of the peer's. "
+        f"{machine['processor']}, {machine['cores']} cores, {result['began'][:10]}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def by_default(result: dict[str, Any]) -> str:
     """Return a sentence on t3d with the threads that it chooses by itself, and on its peers where that is not its best.
 
@@ -157,11 +194,11 @@ def by_default(result: dict[str, Any]) -> str:
 
 
 def main(
-    jobs: tuple[str, ...] = tuple(JOBS),
+    jobs: tuple[str, ...] = OF_VECTORS,
     rounds: int = 3,
     threads: tuple[int, ...] = (1, 2),
     steps: int | None = None,
-    warm_updates: int = 500,
+    warm_updates: int | None = None,
     engine: str | None = None,
     peers_python: Path = HERE.parent / ".venv-peers" / "bin" / "python",
     out: Path = HERE / "results" / "peers.json",
@@ -169,11 +206,11 @@ def main(
     """Measure t3d and its peers in turns.
 
     Args:
-        jobs: which jobs: halfcheetah, pendulum.
+        jobs: which jobs: halfcheetah, pendulum, images.
         rounds: how often every library takes its turn with each thread count.
         threads: thread counts to try; more than this process may use are left out.
-        steps: env steps under the clock; 3,000 of HalfCheetah and 10,000 of Pendulum if left out.
-        warm_updates: updates before the clock starts.
+        steps: env steps under the clock; 3,000 of HalfCheetah, 10,000 of Pendulum and 60 of images if left out.
+        warm_updates: updates before the clock starts; 500, and 20 of images, if left out.
         engine: t3d's engine; its own choice if left out.
         peers_python: the interpreter that has the peers.
         out: where the result goes.
@@ -185,7 +222,8 @@ def main(
     result |= {"load_average": os.getloadavg(), "rounds": rounds, "threads": threads, "jobs": {}}
     print(f"load average before the start: {result['load_average'][0]:.1f}", flush=True)
     for name in jobs:
-        job = replace(JOBS[name], steps=steps or JOBS[name].steps, warm_updates=warm_updates, engine=engine)
+        given = {"steps": steps, "warm_updates": warm_updates, "engine": engine}
+        job = replace(JOBS[name], **{key: value for key, value in given.items() if value is not None})
         turns = [replace(job, threads=count) for _ in range(rounds) for count in threads]
         libraries = {key: summary(rows) for key, rows in measure_in_turns(name, turns, peers_python).items()}
         for row in libraries.values():
@@ -196,7 +234,7 @@ def main(
         result["jobs"][name] = {**asdict(job), "threads": threads, "libraries": libraries}
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
-    print("\n" + table(result))
+    print("\n" + (table_of_images(result) if jobs == ("images",) else table(result)))
 
 
 if __name__ == "__main__":

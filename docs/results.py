@@ -156,7 +156,8 @@ def _changes(study: Study) -> bool:
 
 def _peers(found: list[Study], peers: list[Study]) -> str:
     """Return how plain TD3 of other libraries learns, beside ours."""
-    plain = {study["env"]: study for study in found if not _changes(study)}
+    ours = {study["study"]: study for study in found}
+    peers = [study for study in peers if study["seconds"] is None]
     if not peers:
         return ""
     lines = [
@@ -165,7 +166,7 @@ def _peers(found: list[Study], peers: list[Study]) -> str:
         "|---|---|---|---|---|",
     ]
     for peer in peers:
-        base = plain[peer["env"]]
+        base = ours[peer["beside"]]
         if len(peer["runs"]) < 2:
             continue
         finals = [[run["final"] for run in study["runs"]] for study in (base, peer)]

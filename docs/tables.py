@@ -103,6 +103,13 @@ def peers_table() -> str:
     return table
 
 
+def peers_images_table() -> str:
+    """Return what images cost t3d and its peer, as benchmarks/peers.py puts it."""
+    measured = json.loads((RESULTS / "peers_images.json").read_text("utf-8"))
+    table: str = benchmark("peers").table_of_images(measured)
+    return table
+
+
 def outside_table() -> str:
     """Return how t3d did in environments of packages that nobody had tried."""
     table: str = benchmark("outside").as_table(json.loads((RESULTS / "outside.json").read_text("utf-8"))["rows"])
@@ -231,6 +238,7 @@ TABLES = {
     "outside": outside_table,
     "frames": frames_table,
     "peers": peers_table,
+    "peers_images": peers_images_table,
     "checkpoints": checkpoints_table,
     "safety": safety_table,
     "coverage": coverage_tables,

@@ -10,6 +10,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,14 @@ def play(model: TD3, env: str, seeds: list[int]) -> list[float]:
 class Evaluated(BaseCallback):
     """Evaluate every so many env steps."""
 
-    def __init__(self, env: str, every: int, seeds: list[int]) -> None:
+    def __init__(self, env: str, every: int, seeds: list[int], play: Callable[..., list[float]] = play) -> None:
         super().__init__()
-        self.env, self.every, self.seeds = env, every, seeds
+        self.env, self.every, self.seeds, self.play = env, every, seeds, play
         self.curve: list[tuple[int, list[float]]] = []
 
     def _on_step(self) -> bool:
         if self.num_timesteps % self.every == 0:
-            self.curve.append((self.num_timesteps, play(self.model, self.env, self.seeds)))
+            self.curve.append((self.num_timesteps, self.play(self.model, self.env, self.seeds)))
             print(self.num_timesteps, np.mean(self.curve[-1][1]), flush=True)
         return True
 

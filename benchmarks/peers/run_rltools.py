@@ -19,6 +19,7 @@ def main() -> None:
     """Run the job given on the command line."""
     job = Job.from_argv()
     assert len(set(job.hidden)) == 1, "RLtools' networks have one width"
+    assert not job.images, "RLtools' TD3 for Python has no CNN"
 
     def env_factory() -> Any:
         env = gymnasium.wrappers.RescaleAction(gymnasium.make(job.env), np.float32(-1), np.float32(1))

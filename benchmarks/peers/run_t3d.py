@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+import frames_env
 import torch
+from frames_env import SIDE
 from job import Job, report, time_steps
 
 from t3d.config import Config, TD3Config
@@ -25,14 +27,18 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     same = {name: getattr(job, name) for name in ("random_steps", "batch_size", "buffer_size", "threads")}
     config = Config(**same, td3=TD3Config(hidden=job.hidden, lr=job.lr))
-    trainer = Trainer(EnvSpec(job.env), config.with_values({"engine": job.engine} if job.engine else {}))
-    read = time_steps(trainer.step, job)
+    if job.images:
+        config = config.with_values({"frame_size": SIDE})
+    env = f"{Path(frames_env.__file__).resolve()}:Frames" if job.images else job.env
+    trainer = Trainer(EnvSpec(env), config.with_values({"engine": job.engine} if job.engine else {}))
+    resident: list[int] = []
+    read = time_steps(trainer.step, job, resident if job.images else None)
     losses = trainer.learner.losses()
     assert losses is not None and losses.updates == job.warm_updates + job.steps
     chosen = trainer.learner.chosen
     name = f"{type(chosen.engine).__name__}: {chosen.reason}"
     row = trainer.replay.full_bytes / job.buffer_size
-    report("t3d", job, read, blas(), engine=name, torch=torch.__version__, replay_bytes_per_row=row)
+    report("t3d", job, read, blas(), tuple(resident), engine=name, torch=torch.__version__, replay_bytes_per_row=row)
 
 
 if __name__ == "__main__":
