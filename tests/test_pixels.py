@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import t3d
 from t3d.cli.environment import EnvArguments
 from t3d.cli.main import run as command
 from t3d.config import Config
@@ -20,7 +21,7 @@ from t3d.env_spec import EnvSpec, View, spec_of
 from t3d.environments import in_process, pixels, renderer
 from t3d.environments.check_pixels import look
 from t3d.environments.make import make
-from t3d.errors import EnvFailed, EnvRefused
+from t3d.errors import ConfigRefused, EnvFailed, EnvRefused
 from t3d.execution.jobs import job_of
 from t3d.formats import RunRecord, run_id
 from t3d.presets import Choice
@@ -181,6 +182,12 @@ def Negative(env):
 def test_what_draws_no_picture_is_refused_before_it_begins(name, said):
     with pytest.raises(EnvRefused, match=said):
         make(drawn(name))
+
+
+def test_what_is_called_hardware_is_not_reset_to_see_how_it_looks():
+    for options in ({}, {"seeds": 2}):
+        with pytest.raises(ConfigRefused, match="one physical device is not drawn"):
+            t3d.train(f"{DRAWN}:Noisy", pixels=True, hardware=True, **options)
 
 
 def test_a_picture_whose_size_changes_ends_the_run():

@@ -58,8 +58,14 @@ def choose(
         images: its observations hold some.
 
     Raises:
-        ConfigRefused: no preset of that name, a file that is none, or an impossible option.
+        ConfigRefused: no preset of that name, a file that is none, or an impossible option; or hardware is to be drawn.
     """
+    if hardware and env.pixels:
+        raise ConfigRefused(
+            "--pixels learns from what an environment draws, and one physical device is not drawn",
+            got=f"--pixels with --hardware, {env.name}",
+            do="let its observations be what its camera sees, and leave --pixels out",
+        )
     known = _environment(env.name)
     if not env.is_plain:
         known.pop("preset", None)
