@@ -112,6 +112,20 @@ def test_a_few_kills_of_a_run_that_normalises_repeats_actions_and_learns_in_burs
     kill_often(server, folder, 3, case, learns)
 
 
+@pytest.mark.slow  # the fast suite cuts such runs in test_pictures.py
+@pytest.mark.parametrize(
+    ("env", "sees"),
+    [
+        (f"{Path(__file__).parents[1] / 'picture_envs.py'}:Camera", {"frame_size": 16, "n_envs": 2}),
+        ("InvertedPendulum-v5", {"pixels": True}),
+    ],
+    ids=("images beside vectors", "drawn"),
+)
+def test_a_few_kills_of_a_run_that_sees_images(server, folder, env, sees):
+    learns = BRIEF | {"updates_per_step": 0.25, **sees}
+    kill_often(server, folder, 3, (env, learns.pop("n_envs", 1), "eager"), learns)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_25_kills_each_200_in_all(server, folder, case):
