@@ -1,9 +1,10 @@
 """What learning from images costs beside the networks of vectors: benchmarks/results/images.json.
 
-    python benchmarks/images.py      a minute, nothing else running
+    python benchmarks/images.py      three minutes, nothing else running
 
 Of t3d's encoder, three grey frames and batches of 128, by the frames' size and the threads of PyTorch: an update, and
-putting its batch together, with the frames shifted as in training.
+putting its batch together, with the frames shifted as in training. And an env step with its update, by the preset
+images: with the environment in this process, and beside the update in another (--env-workers 1), in turns.
 """
 
 from __future__ import annotations
@@ -14,22 +15,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
 
+from t3d import presets
 from t3d.config import Config
-from t3d.env_spec import View
+from t3d.env_spec import EnvSpec, View
 from t3d.frames import shifts
 from t3d.machine import describe
 from t3d.replay import Replay
 from t3d.spaces import ObsPart, Spaces
 from t3d.td3 import TD3
+from t3d.training.trainer import Trainer
 
+DRAWN = (EnvSpec("HalfCheetah-v5", pixels=True), EnvSpec("Pendulum-v1", pixels=True))
 RESULT = Path(__file__).resolve().parent / "results" / "images.json"
 SIZES, THREADS = (64, 84), (1, 2)
 BATCH, TRANSITIONS, EPISODE, UPDATES, WARM = 128, 3_000, 200, 60, 10
+
+
+SPAN, SPANS, WARM_STEPS = 40, 9, 80
+WHERE = {"in this process": {}, "beside": {"env_workers": 1}}
 
 
 def main(size: int | None = None, threads: int | None = None) -> None:
@@ -44,7 +53,28 @@ def main(size: int | None = None, threads: int | None = None) -> None:
             rows.append(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
             print(rows[-1], flush=True)
     measured = {"batch": BATCH, "hidden": list(Config().td3.hidden), "updates": UPDATES, "machine": describe()}
-    RESULT.write_text(json.dumps(measured | {"rows": rows}, indent=1) + "\n")
+    measured |= {"rows": rows, "steps": [step_ms(env) for env in (EnvSpec("CarRacing-v3"), *DRAWN)]}
+    RESULT.write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def step_ms(env: EnvSpec) -> dict[str, Any]:
+    """Return the median ms of an env step with its update, by where the environment is."""
+    options = {"random_steps": WARM_STEPS // 2, "buffer_size": 10_000}
+    config = presets.choose(env, None, options, images=True).config
+    trainers = {where: Trainer(env, config.with_values(more)) for where, more in WHERE.items()}
+    seen: dict[str, list[float]] = {where: [] for where in WHERE}
+    for span in range(SPANS + 1):
+        for where, trainer in trainers.items():
+            began, until = time.perf_counter(), trainer.env_steps + (SPAN if span else WARM_STEPS)
+            while trainer.env_steps < until:
+                trainer.step()
+            seen[where].append(1e3 * (time.perf_counter() - began) / SPAN)
+    medians = {where: statistics.median(spans[1:]) for where, spans in seen.items()}
+    threads = trainers["beside"].learner.threads
+    for trainer in trainers.values():
+        trainer.envs.close()
+    print(env.title, threads, medians, flush=True)
+    return {"env": env.title, "threads": threads, **medians}
 
 
 def measure(size: int, threads: int) -> dict[str, float]:

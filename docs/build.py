@@ -57,6 +57,7 @@ def pages() -> dict[Path, str]:
     """Return every generated page: its path, and the text it should have."""
     steps = with_tables(with_code((DOCS / "steps.md").read_text("utf-8")))
     pages = {DOCS / "steps.md": steps, DOCS / "results.md": results.page()}
+    pages[tables.WITHOUT / "README.md"] = tables.without_page()
     for path in (DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in PAGES_WITH_TABLES)):
         pages[path] = with_tables(path.read_text("utf-8"))
     return pages

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pixels
 import scores
 from numpy.typing import NDArray
 from scipy import stats
@@ -89,7 +90,8 @@ def page() -> str:
     """Return the text of docs/results.md."""
     found = studies()
     parts = [_HEAD, "![Learning curves, one line a seed](figures/learning.svg)\n", _summary(found), _compared(found)]
-    parts += [scores.section(found), _peers(found, studies(peers=True)), _promises(found)]
+    peers = studies(peers=True)
+    parts += [scores.section(found), _peers(found, peers), pixels.section(found, peers), _promises(found)]
     parts.append(scores.screen(studies(screened=True)))
     return "\n".join([*parts, *(_section(study) for study in studies())])
 

@@ -17,12 +17,27 @@ DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "t3d"
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 RESULTS = BENCHMARKS / "results"
+WITHOUT = DOCS.parent / "examples" / "without"
 
 
 @functools.cache
 def benchmark(name: str) -> Any:
     """Return a script of benchmarks/ as a module."""
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCHMARKS / f"{name}.py")
+    return _script(BENCHMARKS / f"{name}.py")
+
+
+@functools.cache
+def without() -> tuple[Any, dict[str, Any]]:
+    """Return examples/without/train.py as a module, and what it measured."""
+    sys.path.insert(0, str(WITHOUT))
+    try:
+        return _script(WITHOUT / "train.py"), json.loads((WITHOUT / "results.json").read_text("utf-8"))
+    finally:
+        sys.path.remove(str(WITHOUT))
+
+
+def _script(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -217,7 +232,34 @@ def images_table() -> str:
     where = f"{machine['processor']}, {machine['cores']} cores, nothing else running"
     what = f"Three grey frames, batches of {measured['batch']}, networks of {hidden} behind the encoder; medians of "
     script = "[`benchmarks/images.py`](../benchmarks/images.py) measures it anew."
-    return "\n".join([*lines, "", f"{what}{measured['updates']}. {where}; {script}"]) + "\n"
+    lines += [
+        "",
+        f"{what}{measured['updates']}. {where}; {script}",
+        "",
+        "An env step with its update, by the preset:",
+        "",
+    ]
+    lines += [
+        "| environment | in one process | beside the update, `--env-workers 1` | gained |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in measured["steps"]:
+        alone, beside = row["in this process"], row["beside"]
+        lines.append(f"| {row['env']} | {alone:.1f} ms | {beside:.1f} ms | {100 * (1 - beside / alone):.0f} % |")
+    return "\n".join(lines) + "\n"
+
+
+def without_page() -> str:
+    """Return the page about TD3 without each of its ideas."""
+    script, measured = without()
+    page: str = script.page_of(measured)
+    return page
+
+
+def without_sentence(key: str) -> str:
+    """Return what an exercise says was measured without an idea."""
+    script, measured = without()
+    return f"{script.sentence(measured, key)} [All seven](../examples/without/README.md).\n"
 
 
 def _interval(scores: dict[str, Any] | None) -> str:
@@ -227,7 +269,11 @@ def _interval(scores: dict[str, Any] | None) -> str:
     return f"{final['value']:,.0f} ({final['low']:,.0f} to {final['high']:,.0f})"
 
 
+# The ideas that exercises of docs/steps.md ask about.
+_ASKED = ("no-exploration", "no-clamp", "no-smoothing", "no-twin", "time-limit-is-the-end", "no-delay", "no-targets")
+
 TABLES = {
+    **{f"without_{key.replace('-', '_')}": functools.partial(without_sentence, key) for key in _ASKED},
     "images": images_table,
     "studies": studies_table,
     "contents": contents_table,

@@ -297,7 +297,7 @@ def explored(monkeypatch, steps, **options):
     made = Trainer(EnvSpec(PROBE), Config().with_values(options))
     monkeypatch.setattr(made.learner.engine, "act", lambda obs: np.zeros((500, 1), np.float32))
     found, step = [], made.envs.step
-    monkeypatch.setattr(made.envs, "step", lambda action: found.append(action.std()) or step(action))
+    monkeypatch.setattr(made.envs, "step", lambda action, meanwhile: found.append(action.std()) or step(action))
     while made.env_steps < steps:
         made.step()
     return found[2:]

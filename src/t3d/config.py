@@ -60,7 +60,7 @@ _EvalEnv = Annotated[Literal["new", "same"], Meta(description="new or same")]
 _Climb = Annotated[Literal["mean", "q1"], Meta(description="mean or q1")]
 ALGORITHMS = ("td3", "td7")
 _Algorithm = Annotated[Literal["td3", "td7"], Meta(description="td3 or td7")]
-_TrainAt = Annotated[Literal["step", "episode"], Meta(description="step or episode")]
+_TrainAt = Annotated[Literal["step", "beside", "episode"], Meta(description="step, beside or episode")]
 _OnResume = Annotated[Literal["repeat", "reset"], Meta(description="repeat or reset")]
 _Flag = Annotated[bool, Meta(description="True or False")]
 _OptionalPositive = Annotated[_Positive | None, Meta(description="a whole number, 1 or above, or None")]
@@ -155,8 +155,9 @@ class Config:
     updates_per_step: _FromZero = 1.0
     """Updates per env step after the random ones, whatever n_envs is."""
     train_at: _TrainAt = "step"
-    """When updates are made: after each step; or all that are due once an episode ends, or 1,000 env steps after the
-    last ones, so that an episode is played by one policy."""
+    """When updates are made: after each step; beside the next one, which slow environments take in a process of their
+    own (env_workers) meanwhile; or all that are due once an episode ends, or 1,000 env steps after the last ones, so
+    that an episode is played by one policy."""
     batch_size: _Positive = 256
     """Transitions per update."""
     buffer_size: _Positive = 1_000_000

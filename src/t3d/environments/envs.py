@@ -168,11 +168,12 @@ class Envs:
         self._refuse_non_finite("observation", vectors_of(self.spaces, new_obs), None)
         return new_obs
 
-    def step(self, action: NDArray[np.float32]) -> Step:
+    def step(self, action: NDArray[np.float32], meanwhile: Callable[[], None] | None = None) -> Step:
         """Act once in every environment.
 
         Args:
             action: (N, A) in [-1, 1]; scaled to the environment's own bounds and clipped to them here.
+            meanwhile: what is done while worker processes step; without them it is done once that is over.
 
         Raises:
             EnvFailed: an environment raised, or gave a non-finite number. Nothing of that step is to be stored.
@@ -184,6 +185,10 @@ class Envs:
             with self._process:
                 for i in range(len(self)):
                     self._envs.begin_step(i, scaled[i].reshape(self.spaces.action_shape))
+                if meanwhile is None:
+                    self._envs.wait()
+            if meanwhile is not None:
+                meanwhile()
                 self._envs.wait()
         except Broken as broken:
             raise self._failed(broken, scaled) from broken.__cause__

@@ -221,7 +221,7 @@ class Session:
         """Whether an evaluation can be played now: no update is due that waits for an episode's end, and the
         environment is free, if it is the one that trains.
         """
-        return self.trainer.updates_due == 0 and self._is_free
+        return not self.trainer.waits and self._is_free
 
     @property
     def _is_free(self) -> bool:

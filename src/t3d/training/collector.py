@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,11 +40,12 @@ class Collector:
         replay.begin(envs.obs, np.ones(len(envs), bool))
         self._observe(envs.obs)
 
-    def step(self, act: Act) -> list[Episode]:
+    def step(self, act: Act, meanwhile: Callable[[], None] | None = None) -> list[Episode]:
         """Act once in every environment, and store what happened.
 
         Args:
             act: from observations (N, S), as the networks take them, to actions (N, A), without noise.
+            meanwhile: what is done once the actions are chosen and before anything of the step is stored.
 
         Returns:
             The episodes that ended with this step.
@@ -62,7 +63,7 @@ class Collector:
         if self._action is None:
             self._action = self._draw_action(act)
         action = self._action
-        step = self.envs.step(action)
+        step = self.envs.step(action, meanwhile)
         self._action = None
         self.replay.add(action, step.reward, step.terminated, step.truncated, step.next_obs)
         self._observe(step.next_obs)

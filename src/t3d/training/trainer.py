@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -79,7 +79,7 @@ class Trainer:
         """Act once in every environment, store what happened, and make the updates that are due.
 
         Those that wait for an episode's end (`train_at = episode`) are made some at a time: until none is due, a step
-        is updates alone.
+        is updates alone. With `beside` they are those that the step before has earned, made while environments step.
 
         Returns:
             The episodes that ended with this step.
@@ -87,7 +87,10 @@ class Trainer:
         Raises:
             EnvFailed, Diverged: as `Collector.step`.
         """
-        episodes = [] if self.in_burst else self.collector.step(self.learner.engine.act)
+        act = self.learner.engine.act
+        if self.config.train_at == "beside":
+            return self.collector.step(act, partial(self.learner.update, self.updates_due))
+        episodes = [] if self.in_burst else self.collector.step(act)
         self.learner.update(self._updates_now(episodes))
         return episodes
 
@@ -108,6 +111,11 @@ class Trainer:
     def in_burst(self) -> bool:
         """Whether updates that have waited for an episode's end are being made."""
         return self.config.train_at == "episode" and self._burst_at == self.env_steps and self.updates_due > 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether updates are due that wait for an episode's end."""
+        return self.config.train_at == "episode" and self.updates_due > 0
 
     @property
     def updates_due(self) -> int:
@@ -150,10 +158,17 @@ class Trainer:
         if self.replay.priorities is not None:
             self.replay.priorities.restore(tensors["priorities"].numpy(), tensors["largest_priority"].numpy())
         self._burst_at = state.burst_at
-        waiting = self.config.train_at == "episode" and self._burst_at <= self.env_steps
-        if self.updates_due and not (waiting and self.updates_due > 0):
+        if self.updates_due not in self._may_be_due():
             raise ValueError(f"{self.agent.updates:,} updates after {self.env_steps:,} env steps")
         return differs
+
+    def _may_be_due(self) -> Container[int]:
+        """Return how many updates may be due between two steps."""
+        earned = self.config.updates_at(self.env_steps)
+        if self.config.train_at == "beside":  # those of the last step; none, where the one after it failed
+            return 0, earned - self.config.updates_at(self.env_steps - self.config.n_envs)
+        waiting = self.config.train_at == "episode" and self._burst_at <= self.env_steps
+        return range(earned + 1 if waiting else 1)
 
     def _statistics(self) -> dict[str, torch.Tensor]:
         if self.normalizer is None:
