@@ -31,7 +31,7 @@ from t3d.spaces import ObsPart, Spaces
 from t3d.td3 import TD3
 from t3d.training.trainer import Trainer
 
-DRAWN = (EnvSpec("HalfCheetah-v5", pixels=True), EnvSpec("Pendulum-v1", pixels=True))
+ENVS = EnvSpec("CarRacing-v3"), EnvSpec("HalfCheetah-v5", pixels=True), EnvSpec("Pendulum-v1", pixels=True)
 RESULT = Path(__file__).resolve().parent / "results" / "images.json"
 SIZES, THREADS = (64, 84), (1, 2)
 BATCH, TRANSITIONS, EPISODE, UPDATES, WARM = 128, 3_000, 200, 60, 10
@@ -53,13 +53,13 @@ def main(size: int | None = None, threads: int | None = None) -> None:
             rows.append(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
             print(rows[-1], flush=True)
     measured = {"batch": BATCH, "hidden": list(Config().td3.hidden), "updates": UPDATES, "machine": describe()}
-    measured |= {"rows": rows, "steps": [step_ms(env) for env in (EnvSpec("CarRacing-v3"), *DRAWN)]}
+    measured |= {"rows": rows, "steps": [step_ms(env, count) for env in ENVS for count in THREADS]}
     RESULT.write_text(json.dumps(measured, indent=1) + "\n")
 
 
-def step_ms(env: EnvSpec) -> dict[str, Any]:
+def step_ms(env: EnvSpec, threads: int) -> dict[str, Any]:
     """Return the median ms of an env step with its update, by where the environment is."""
-    options = {"random_steps": WARM_STEPS // 2, "buffer_size": 10_000}
+    options = {"random_steps": WARM_STEPS // 2, "buffer_size": 10_000, "threads": threads}
     config = presets.choose(env, None, options, images=True).config
     trainers = {where: Trainer(env, config.with_values(more)) for where, more in WHERE.items()}
     seen: dict[str, list[float]] = {where: [] for where in WHERE}
@@ -70,7 +70,6 @@ def step_ms(env: EnvSpec) -> dict[str, Any]:
                 trainer.step()
             seen[where].append(1e3 * (time.perf_counter() - began) / SPAN)
     medians = {where: statistics.median(spans[1:]) for where, spans in seen.items()}
-    threads = trainers["beside"].learner.threads
     for trainer in trainers.values():
         trainer.envs.close()
     print(env.title, threads, medians, flush=True)

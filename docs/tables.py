@@ -205,7 +205,7 @@ def studies_table() -> str:
         "|---|---:|---:|---:|---:|",
     ]
     notes = []
-    for name in ("pendulum", "inverted"):
+    for name in ("pendulum", "inverted", "inverted-second"):
         seen = json.loads((RESULTS / "tune" / f"{name}.json").read_text("utf-8"))
         said, confirmed = dict(seen["said"]), seen["confirmed"] or {}
         found, ours = (_interval(confirmed.get(label)) for label in ("tuned", "pendulum"))
@@ -232,20 +232,20 @@ def images_table() -> str:
     where = f"{machine['processor']}, {machine['cores']} cores, nothing else running"
     what = f"Three grey frames, batches of {measured['batch']}, networks of {hidden} behind the encoder; medians of "
     script = "[`benchmarks/images.py`](../benchmarks/images.py) measures it anew."
-    lines += [
-        "",
-        f"{what}{measured['updates']}. {where}; {script}",
-        "",
-        "An env step with its update, by the preset:",
-        "",
+    lines += ["", f"{what}{measured['updates']}. {where}; {script}"]
+    return "\n".join(lines) + "\n"
+
+
+def beside_table() -> str:
+    """Return what a process of its own for an environment that draws gains."""
+    lines = [
+        "| environment | `--threads` | in this process | beside the update (`--env-workers 1`) | gained |",
+        "|---|---:|---:|---:|---:|",
     ]
-    lines += [
-        "| environment | in one process | beside the update, `--env-workers 1` | gained |",
-        "|---|---:|---:|---:|",
-    ]
-    for row in measured["steps"]:
+    for row in json.loads((RESULTS / "images.json").read_text("utf-8"))["steps"]:
         alone, beside = row["in this process"], row["beside"]
-        lines.append(f"| {row['env']} | {alone:.1f} ms | {beside:.1f} ms | {100 * (1 - beside / alone):.0f} % |")
+        gained = f"{100 * (1 - beside / alone):.0f} %"
+        lines.append(f"| {row['env']} | {row['threads']} | {alone:.1f} ms | {beside:.1f} ms | {gained} |")
     return "\n".join(lines) + "\n"
 
 
@@ -275,6 +275,7 @@ _ASKED = ("no-exploration", "no-clamp", "no-smoothing", "no-twin", "time-limit-i
 TABLES = {
     **{f"without_{key.replace('-', '_')}": functools.partial(without_sentence, key) for key in _ASKED},
     "images": images_table,
+    "beside": beside_table,
     "studies": studies_table,
     "contents": contents_table,
     "names": names_table,
