@@ -25,7 +25,7 @@ from t3d.storage.lock import Lock, is_held
 from t3d.tracking import follow
 
 T3D = [sys.executable, "-m", "t3d"]
-OWN = str(Path(__file__).with_name("own_envs.py"))
+OWN = str(Path(__file__).parents[1] / "examples" / "own_env.py")  # which needs nothing but Gymnasium
 FLAGS = ["--eval-every", "500", "--eval-episodes", "1", "--random-steps", "50", "--batch-size", "16"]
 FLAGS += ["--hidden", "8", "--engine", "eager", "--log-every", "50", "--no-video", "--out", "run", "--resume", "auto"]
 needs = {
@@ -171,7 +171,7 @@ TRACKED = {"wandb": wandb_keys, "mlflow": mlflow_keys}
 @pytest.mark.parametrize("to", [pytest.param(name, marks=mark) for name, mark in needs.items()])
 def test_after_ten_kills_of_tracker_and_run_every_row_is_there_once(folder, to):
     rng = random.Random(0)
-    train = [*T3D, "train", f"{OWN}:Walk", *FLAGS, "--steps", "6000", "--track", to]
+    train = [*T3D, "train", f"{OWN}:Drone", *FLAGS, "--steps", "6000", "--track", to]
     kills = 0
     while kills < 10:
         child = subprocess.Popen(train, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

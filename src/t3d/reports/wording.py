@@ -85,7 +85,9 @@ def learned(group: dict[str, Any]) -> tuple[str, str]:
     if seeds == 1:
         word = f"One seed did {'better' if gain['value'] > 0 else 'no better'} than {what}."
         return word, f"{way} How another seed would do is unknown."
-    sure = f"The gain is {number(gain['value'])}, 95 % interval {span(gain)}, {counted(seeds, 'seed')}."
+    sure = (
+        f"The gain is {number(gain['value'])}, 95\N{NO-BREAK SPACE}% interval {span(gain)}, {counted(seeds, 'seed')}."
+    )
     if gain["low"] > 0:
         return "It learned.", f"{way} {sure}"
     if gain["high"] < 0:

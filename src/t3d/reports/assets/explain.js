@@ -241,7 +241,7 @@
 
   function inLines(title, last, x, y) {
     const datasets = episode.action.map((values, i) => line(episode.action.length > 1 ? `action ${i + 1}` : "action", values.map((y, x) => ({ x, y })), series(i + 2), { borderWidth: 1.5 }));
-    draw("actions", datasets, { small: true, max: last, plugins: [cursor], title, x, y: { ...y, min: -1.08, max: 1.08 } });
+    draw("actions", datasets, { small: true, max: last, plugins: [cursor], title, x, y: { ...y, min: -1, max: 1 } });
     return datasets;
   }
 
