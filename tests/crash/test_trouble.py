@@ -216,8 +216,8 @@ def test_an_environment_that_failed_once_plays_the_same_action_again(monkeypatch
     assert live(monkeypatch, folder / "undisturbed", Disk()).code == 0
     step = Envs.step
 
-    def failing_step(envs, action):
-        taken = step(envs, action)
+    def failing_step(envs, action, meanwhile):
+        taken = step(envs, action, meanwhile)
         if taken.episodes or envs.env_steps != 33:
             return taken
         envs.env_steps -= 1
