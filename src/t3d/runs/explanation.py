@@ -210,6 +210,8 @@ def _as_networks_see(snapshot: Snapshot, episode: Trajectory) -> Trajectory:
 
 
 def _plane(snapshot: Snapshot, update: Update | None, episode: Trajectory | None) -> Plane | None:
+    if snapshot.info.spaces.view is not None:  # and a memory of images is not copied to find that out
+        return None
     none: NDArray[np.float32] = np.zeros((0, snapshot.info.spaces.obs_size), np.float32)
     batch = none if update is None else update.obs
     return explain.plane_of(
