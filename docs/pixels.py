@@ -26,17 +26,20 @@ def section(found: list[Study], peers: list[Study]) -> str:
         ("Stable-Baselines3, from pictures", named.get("sb3-pixels-pendulum")),
     ]
     lines = [
-        "| Pendulum-v1 | seeds | frames | final return over seeds | seeds that reach "
-        f"{SOLVED} at the end | wall time of a run, at most |",
-        "|---|---:|---:|---|---:|---:|",
+        f"| Pendulum-v1 | seeds | frames | final return over seeds | of them at {SOLVED} or above | first evaluation "
+        "that was, at the latest | wall time of a run, at most |",
+        "|---|---:|---:|---|---:|---:|---:|",
         *(_row(label, study) for label, study in rows if study is not None),
     ]
+    peer = (
+        "Stable-Baselines3 sees the same pictures, with the options of its TD3 and CnnPolicy as they come, on one\n"
+        "thread for an hour ([learn_sb3_pixels.py](../benchmarks/peers/learn_sb3_pixels.py)).\n"
+    )
     return (
         "## from pictures\n\n"
         "A picture of 64x64 pixels in grey, three at once, in place of the angle and its velocity; `--pixels` hides\n"
-        "these. Each action is played for two frames. Stable-Baselines3 sees the same pictures, with the options of\n"
-        "its TD3 and CnnPolicy as they come, on one thread for an hour ([learn_sb3_pixels.py]"
-        "(../benchmarks/peers/learn_sb3_pixels.py)).\n\n" + "\n".join(lines) + "\n"
+        "these. Each action is played for two frames.\n"
+        f"{peer if 'sb3-pixels-pendulum' in named else ''}\n" + "\n".join(lines) + "\n"
     )
 
 
@@ -46,10 +49,12 @@ def _row(label: str, study: Study) -> str:
     frames = max(run["curve"][-1][0] * _repeat(run) for run in runs)
     spread = f" ± {statistics.stdev(finals):,.0f}" if len(finals) > 1 else ""
     solved = sum(final >= SOLVED for final in finals)
+    first = [next((step * _repeat(run) for step, seen in run["curve"] if seen >= SOLVED), None) for run in runs]
+    latest = "never" if None in first else f"{max(filter(None, first)):,} frames"
     minutes = max(run["wall_s"] for run in runs) / 60
     return (
         f"| {label} | {len(runs)} | {frames:,} | {statistics.mean(finals):,.0f}{spread} "
-        f"| {solved} of {len(runs)} | {minutes:.0f} min |"
+        f"| {solved} of {len(runs)} | {latest} | {minutes:.1f} min |"
     )
 
 
