@@ -103,8 +103,8 @@ def readme_table() -> str:
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {s['env']} | {s['steps']:,} | {s['seeds']} | {_over_seeds([run['final'] for run in s['runs']], 0)} "
-        f"| {_minutes(s)} |"
+        f"| {s['env']}{', from its pictures' if 'pixels' in s['options'] else ''} | {s['steps']:,} | {s['seeds']} "
+        f"| {_over_seeds([run['final'] for run in s['runs']], 0)} | {_minutes(s)} |"
         for s in studies()
         if s["is_whole"]
     ]
