@@ -35,8 +35,6 @@ ENVS = EnvSpec("CarRacing-v3"), EnvSpec("HalfCheetah-v5", pixels=True), EnvSpec(
 RESULT = Path(__file__).resolve().parent / "results" / "images.json"
 SIZES, THREADS = (64, 84), (1, 2)
 BATCH, TRANSITIONS, EPISODE, UPDATES, WARM = 128, 3_000, 200, 60, 10
-
-
 SPAN, SPANS, WARM_STEPS = 40, 9, 80
 WHERE = {"in this process": {}, "beside": {"env_workers": 1}}
 

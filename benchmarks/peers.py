@@ -37,7 +37,7 @@ LIMIT_S = 1_800  # for one measurement, which takes a minute
 JOBS = {
     "halfcheetah": Job(env="HalfCheetah-v5", hidden=(256, 256), batch_size=256, steps=3_000),
     "pendulum": Job(env="Pendulum-v1", hidden=(64, 64), batch_size=100, steps=10_000),
-    # Three grey frames of 84x84, as the peer's own examples have them; its buffer of a million would take 42 GB.
+    # Three grey frames of 84x84; a peer's buffer of a million of them would take 42 GB.
     "images": Job(
         env="noise of 84x84 pixels",
         hidden=(256, 256),
@@ -158,12 +158,12 @@ def table_of_images(result: dict[str, Any]) -> str:
                 f"| {1e3 / rate:,.0f} ms | {busy:.1f} | {row['resident_bytes_per_row']:,.0f} bytes |"
             )
     ours, peer = (rows[name]["resident_bytes_per_row"] for name in ("t3d", "stable-baselines3"))
-    hidden, filled = "-".join(map(str, job["hidden"])), job["random_steps"] * 3 // 4
+    hidden, (empty, full) = "-".join(map(str, job["hidden"])), JOBS["images"].filling
     lines += [
         "",
         f"Three grey frames of 84x84 pixels, batches of {job['batch_size']}, {hidden} behind each library's own "
-        f"encoder; median of {result['rounds']} rounds in turns. Memory is what the process held more after {filled:,} "
-        f"random steps had filled its replay, a step: t3d's is {ours / peer:.2f} of the peer's. "
+        f"encoder; median of {result['rounds']} rounds in turns. Memory is what the process held more after "
+        f"{full - empty:,} random steps had filled its replay, a step: t3d's is {ours / peer:.2f} of the peer's. "
         f"{machine['processor']}, {machine['cores']} cores, {result['began'][:10]}.",
     ]
     return "\n".join(lines) + "\n"
@@ -234,7 +234,10 @@ def main(
         result["jobs"][name] = {**asdict(job), "threads": threads, "libraries": libraries}
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
-    print("\n" + (table_of_images(result) if jobs == ("images",) else table(result)))
+    if of_vectors := {name: job for name, job in result["jobs"].items() if not job["images"]}:
+        print("\n" + table({**result, "jobs": of_vectors}))
+    if "images" in result["jobs"]:
+        print("\n" + table_of_images(result))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from t3d.config import Config
 from t3d.diagnosis import explain
 from t3d.diagnosis.own_steps import own_steps, takes_the_steps
 from t3d.env_spec import EnvSpec
+from t3d.priorities import Priorities
 from t3d.replay import Batch
 from t3d.reports import listing
 from t3d.reports.explain import render
@@ -88,6 +89,7 @@ def made(algorithm):
         (
             TD7,
             {
+                "Priorities.draw": (4,),
                 "TD7.target_q": (5, 7, 8),
                 "TD7.update_critic": (10, 11),
                 "TD7.update_actor": (13,),
@@ -102,8 +104,9 @@ def test_steps_are_changed_where_their_lines_are_not_td3s(algorithm, steps):
     assert {own.name: own.steps for own in found} == steps
     for own in found:
         method = own.name.split(".")[1]
-        assert f"def {method}(self" in own.code
-        file = inspect.unwrap(getattr(algorithm, method)).__code__.co_filename
+        assert f"def {method}(" in own.code
+        owner = Priorities if own.name == "Priorities.draw" else algorithm
+        file = inspect.unwrap(getattr(owner, method)).__code__.co_filename
         assert own.code in Path(file).read_text("utf-8").replace("\n    ", "\n")
 
 
@@ -177,7 +180,8 @@ def test_td7_is_told_by_its_own_lines_from_its_own_memory(tmp_path, monkeypatch)
     page = render(explained)
     told = sections(page)
     changed = [number for number, text in told.items() if '<em class="own">changed</em>' in text]
-    assert changed == [5, 7, 8, 10, 11, 13, 14, 15]
+    assert changed == [4, 5, 7, 8, 10, 11, 13, 14, 15]
+    assert "rng.random(len(slots)) * self.largest < self.of[slots]" in told[4]
     assert "self.player_target(batch.next_obs)" in told[5] and "TD7.target_q, in variants/td7.py." in told[5]
     # What its largest error gave is what the memory still knows of.
     snapshot = explanation.open_run(tmp_path / "td7")

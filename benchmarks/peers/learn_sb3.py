@@ -51,6 +51,23 @@ class Evaluated(BaseCallback):
         return True
 
 
+def tell(out: Path, job: dict[str, Any], seen: Evaluated, began: float, **more: Any) -> None:
+    """Write what was seen, as a whole."""
+    packages = ("stable-baselines3", "torch", "numpy", "gymnasium", "mujoco")
+    result = {
+        **{key: value for key, value in job.items() if key != "eval_seeds"},
+        **more,
+        "final": float(np.mean(seen.curve[-1][1])),
+        "wall_s": time.monotonic() - began,
+        "curve": [[at, float(np.mean(returns))] for at, returns in seen.curve],
+        "system": platform.platform(),
+        "versions": {package: version(package) for package in packages},
+    }
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.rename(out)
+
+
 def main() -> None:
     """Run the job given on the command line."""
     job, out = json.loads(sys.argv[1]), Path(sys.argv[2])
@@ -75,19 +92,7 @@ def main() -> None:
     seen = Evaluated(job["env"], job["eval_every"], job["eval_seeds"])
     began = time.monotonic()
     model.learn(job["steps"], callback=seen, log_interval=None)
-    packages = ("stable-baselines3", "torch", "numpy", "gymnasium", "mujoco")
-    result = {
-        **{key: job[key] for key in ("env", "seed", "steps", "eval_every")},
-        "options": {**options, "action_noise": 0.1, **nets},
-        "final": float(np.mean(seen.curve[-1][1])),
-        "wall_s": time.monotonic() - began,
-        "curve": [[at, float(np.mean(returns))] for at, returns in seen.curve],
-        "system": platform.platform(),
-        "versions": {package: version(package) for package in packages},
-    }
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    part.rename(out)
+    tell(out, job, seen, began, options={**options, "action_noise": 0.1, **nets})
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ the options are the library's own: those of its TD3 and of its CnnPolicy, with e
 
 import json
 import os
-import platform
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from learn_sb3 import Evaluated
+from learn_sb3 import Evaluated, tell
 from PIL import Image
 from stable_baselines3 import TD3
 from stable_baselines3.common.noise import NormalActionNoise
@@ -95,21 +93,8 @@ def main() -> None:
     model = TD3("CnnPolicy", env, action_noise=NormalActionNoise(zero, zero + 0.1), **options)
     seen, began = ForAnHour(job), time.monotonic()
     model.learn(job["steps"], callback=seen, log_interval=None)
-    packages = ("stable-baselines3", "torch", "numpy", "gymnasium")
-    result = {
-        **{key: job[key] for key in ("env", "seed", "steps", "eval_every", "seconds")},
-        "options": {**options, "action_noise": 0.1, "policy": "CnnPolicy", "batch_size": model.batch_size},
-        "env_steps": model.num_timesteps,
-        "action_repeat": REPEAT,
-        "final": float(np.mean(seen.curve[-1][1])),
-        "wall_s": time.monotonic() - began,
-        "curve": [[at, float(np.mean(returns))] for at, returns in seen.curve],
-        "system": platform.platform(),
-        "versions": {package: version(package) for package in packages},
-    }
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    part.rename(out)
+    options |= {"action_noise": 0.1, "policy": "CnnPolicy", "batch_size": model.batch_size}
+    tell(out, job, seen, began, options=options, env_steps=model.num_timesteps, action_repeat=REPEAT)
 
 
 if __name__ == "__main__":

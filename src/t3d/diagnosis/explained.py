@@ -66,7 +66,7 @@ class Update(NamedTuple):
 
 
 class OwnSteps(NamedTuple):
-    """A method of TD3 that a class derived from it has a text of its own for."""
+    """A method of TD3 that a class derived from it has a text of its own for; or what draws its batches."""
 
     name: str  # Class.method
     steps: tuple[int, ...]  # those of the fifteen whose lines are not TD3's

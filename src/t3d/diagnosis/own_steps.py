@@ -1,4 +1,4 @@
-"""Which of steps 5 to 15 a class derived from TD3 has lines of its own for, read from the class a caller has loaded."""
+"""Which of steps 4 to 15 a class derived from TD3 has lines of its own for, read from the class a caller has loaded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from t3d.diagnosis.explained import OwnSteps
+from t3d.priorities import Priorities
 from t3d.td3 import TD3
 from t3d.variants.contract import OURS
 
@@ -18,8 +19,14 @@ _MARK = re.compile(r" *# Step (\d+):")
 
 
 def own_steps(algorithm: type[TD3]) -> tuple[OwnSteps, ...]:
-    """Return each of TD3's methods that a class overrides, with the steps whose lines are no longer TD3's."""
+    """Return each of TD3's methods that a class overrides, with the steps whose lines are no longer TD3's.
+
+    A class whose batches are drawn by error has another step 4 as well.
+    """
     found = []
+    if algorithm.prioritized:
+        code = textwrap.dedent(inspect.getsource(Priorities.draw)).rstrip()
+        found.append(OwnSteps("Priorities.draw", (4,), code, _file_of(Priorities)))
     for name in METHODS:
         own, original = (inspect.unwrap(getattr(cls, name)) for cls in (algorithm, TD3))
         if own is not original:
@@ -40,9 +47,9 @@ def builds_own_networks(algorithm: type[TD3]) -> bool:
     return any(getattr(algorithm, name) is not getattr(TD3, name) for name in named)
 
 
-def _file_of(algorithm: type[TD3]) -> str:
+def _file_of(cls: type[Any]) -> str:
     """Return where a class of ours stands, below `src/t3d/`; of a caller's nothing."""
-    package, _, module = algorithm.__module__.partition(".")
+    package, _, module = cls.__module__.partition(".")
     return f"{module.replace('.', '/')}.py" if package == "t3d" else ""
 
 
