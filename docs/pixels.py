@@ -43,6 +43,17 @@ def section(found: list[Study], peers: list[Study]) -> str:
     )
 
 
+def named(study: Study) -> str:
+    """Return the name of a study's environment, with what is learned from."""
+    return f"{study['env']}, from its pictures" if "pixels" in study["options"] else str(study["env"])
+
+
+def frames(study: Study) -> str:
+    """Return a study's env steps, and the frames where they are more."""
+    repeat = _repeat(study["runs"][0])
+    return f"{study['steps']:,}" + (f" ({study['steps'] * repeat:,} frames)" if repeat > 1 else "")
+
+
 def _row(label: str, study: Study) -> str:
     runs = study["runs"]
     finals = [run["final"] for run in runs]

@@ -195,7 +195,9 @@ def test_the_commands_of_the_page_about_changing_it(folder):
     page = (ROOT / "docs" / "change-the-algorithm.md").read_text("utf-8")
     (folder / "cautious.py").write_text(re.search(r"<!-- file: .* -->\n```python\n(.*?)```", page, re.DOTALL)[1])
     commands = re.search(r"<!-- run: train -->\n```\n(.*?)```", page, re.DOTALL)[1]
-    short = commands.replace("--seeds 5", "--seeds 2 --steps 300 --random-steps 100 --eval-episodes 1 --no-video")
+    short = commands.replace(
+        "--steps 20_000 --seeds 5", "--steps 300 --seeds 2 --random-steps 100 --eval-episodes 1 --no-video"
+    )
     assert short != commands
     tool = folder / "bin" / "t3d"
     tool.parent.mkdir()

@@ -128,7 +128,7 @@ def _shown(values: list[float]) -> str:
 def _seen(before: list[float], after: list[float], worse: Literal["lower", "higher"]) -> str:
     found = compare(after, before)
     if not found.called or found.p_value is None:
-        return "nothing was seen"
+        return "no difference was seen"
     is_worse = (found.mean.value < 0) == (worse == "lower")
     return f"{'seen' if is_worse else '**the opposite was seen**'}, p = {found.p_value:.2g}"
 

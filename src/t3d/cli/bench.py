@@ -47,7 +47,10 @@ def main(arguments: list[str]) -> None:
         _print_latency(given.policy, as_json=given.json)
         return
     env = given.spec("" if given.sizes else given.env or "HalfCheetah-v5")
-    chosen = presets.choose(env, given.preset, decisive(given.config))
+    from t3d import api
+
+    choose = presets.choose if given.sizes else api.choose
+    chosen = choose(env, given.preset, decisive(given.config))
     args = parse(Arguments, "bench", arguments, dataclasses.replace(given, config=chosen.config))
 
     from t3d.bench import bench
