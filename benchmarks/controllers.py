@@ -27,7 +27,7 @@ import numpy as np
 
 import t3d
 from t3d.config import TD3Config
-from t3d.env_spec import EnvSpec
+from t3d.env_spec import EnvSpec, View
 from t3d.export import self_check
 from t3d.formats import PolicyInfo
 from t3d.machine import describe
@@ -98,6 +98,7 @@ def fresh(path: Path) -> Path:
         algorithm="TD3",
         architecture="mlp",
         obs=spaces.obs,
+        view=View(),
         action_shape=spaces.action_shape,
         action_low=spaces.action_low,
         action_high=spaces.action_high,

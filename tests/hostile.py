@@ -32,6 +32,7 @@ from strangers import (
     grow,
     instead,
     of_another_run,
+    picture_is_a_link,
     pipe_at,
     policy_info,
     segment,
@@ -256,6 +257,7 @@ def _add_files(add):
     add("lock is a link", RECORD, lambda run: [(run / "lock").unlink(), (run / "lock").symlink_to("../victim")])
     add("video is a link", RECORD + REPORT, lambda run: (run / "video").symlink_to("../elsewhere"))
     add("a film is a link", RECORD + REPORT, film_is_a_link)
+    add("a picture is a link", RECORD + REPORT, picture_is_a_link)
     add("a link among notes", RECORD, lambda run: (run / "notes.txt").symlink_to("../victim"))
     add("deep folders", RECORD, deep)
 

@@ -90,3 +90,11 @@ class Camera(Picture):
 
     def right(self):
         return 0.0
+
+
+class Cracked(Camera):
+    """Measures no number from the third step on."""
+
+    def picture(self):
+        observed = super().picture()
+        return {**observed, "joints": np.array([np.nan, 0], np.float32)} if self.steps > 3 else observed

@@ -315,6 +315,11 @@ def film_is_a_link(run):
     (run / "video" / "best.mp4").symlink_to("../../victim")
 
 
+def picture_is_a_link(run):
+    (run / "video").mkdir()
+    (run / "video" / "seen.png").symlink_to("../../victim")
+
+
 def pipe_at(name):
     return lambda run: [(run / name).unlink(missing_ok=True), os.mkfifo(run / name)]
 

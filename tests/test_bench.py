@@ -82,7 +82,9 @@ def test_people_get_a_table(what, capsys, monkeypatch):
         assert float(p10) <= float(median) <= float(p90)
 
 
-@pytest.mark.parametrize("wrong", [["Pendulum-v1", "--sizes", "3", "1"], ["--sizes", "0", "1"]], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [["Pendulum-v1", "--sizes", "3", "1"], ["--sizes", "0", "1"], ["Pendulum-v1", "--hardware"]], ids=str
+)
 def test_what_cannot_be_measured_is_refused(wrong, capsys):
     assert run(["bench", *wrong]) == 2
     assert "--sizes" in capsys.readouterr().err

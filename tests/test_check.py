@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import picture_envs
 import pytest
 
 from t3d.cli.main import run
-from t3d.env_spec import EnvSpec
+from t3d.env_spec import EnvSpec, View
 from t3d.environments.check import check
 
 OWN = str(Path(__file__).with_name("own_envs.py"))
@@ -84,6 +85,12 @@ def test_numbers_that_are_not_finite_are_found(name, text):
     numbers = {finding.name: finding for finding in findings}["numbers"]
     assert numbers.verdict == "fails"
     assert text in numbers.text
+
+
+def test_they_are_found_beside_an_image():
+    env = EnvSpec(f"{picture_envs.__file__}:Cracked", {"episode_steps": 20}, view=View(frame_size=16))
+    numbers = {finding.name: finding for finding in check(env, 60)}["numbers"]
+    assert (numbers.verdict, numbers.text) == ("fails", "observation 4 is not finite: [nan, 0.0]")
 
 
 def test_observations_of_another_shape_are_found():

@@ -316,7 +316,8 @@ def test_more_steps_and_other_checkpoints_make_it_no_other_run(tmp_path):
     train(tmp_path / "run")
     session = train(tmp_path / "run", resume=True, steps=80, checkpoint_every=7, checkpoint_seconds=1e6)
     assert (session.resumed_at, session.trainer.env_steps) == (58, 80)
-    assert said(tmp_path / "run" / "config.json")["config"]["steps"] == 80
+    now = said(tmp_path / "run" / "config.json")["config"]
+    assert (now["steps"], now["checkpoint_every"]) == (80, 7)
     ended = session.trainer.agent.tensors()
     assert {k: v.numpy().tobytes() for k, v in ended.items()} == {k: v.numpy().tobytes() for k, v in whole.items()}
 

@@ -249,6 +249,14 @@ def test_with_its_newest_checkpoint_damaged_a_run_ends_the_same_and_says_so(run,
     assert {k: v.numpy().tobytes() for k, v in ended.items()} == {k: v.numpy().tobytes() for k, v in whole.items()}
 
 
+def test_behind_a_damaged_checkpoint_the_one_that_was_taken_is_kept(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / run.files["newest state"].relative_to(run.path)).write_bytes(run.whole["newest state"][:-40])
+    train(tmp_path / "run", steps=90, until=56, resume=True, **OPTIONS)
+    kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert ("50" in kept, len(kept)) == (True, 2)
+
+
 def test_with_both_damaged_it_is_refused_and_nothing_is_changed(run, tmp_path):
     shutil.copytree(run.path, tmp_path / "run")
     for name in ("newest state", "older manifest"):

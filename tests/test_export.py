@@ -79,9 +79,12 @@ def with_more_ways():
     return policy
 
 
+# What nodes and the output of a model, and an input of images, are called.
+TAKEN = tuple(ObsPart(name=f"obs/{name}", shape=(2, 2)) for name in ("action", "frames", "one", "row", "row_1"))
 POLICIES = {
     "two layers, normalised, layer norm": lambda: policy_of((33, 7), True, True),
     "a Dict": lambda: policy_of((9,), parts=PARTS, low=(-3.0,), high=(-1.0,)),
+    "a Dict of names that are taken": lambda: policy_of((5,), normalized=True, parts=TAKEN, low=(-3.0,), high=(-1.0,)),
     "more ways": with_more_ways,
     "td7": lambda: td7((20, 19), 11),
 }
@@ -301,6 +304,11 @@ def test_force_replaces_nothing_but_an_export(run, tmp_path, capsys):
     code, _, error = exported(capsys, run, "--format", "numpy", "--out", tmp_path, "--force")
     assert (code, "--force replaces an export" in error) == (2, True)
     assert (tmp_path / "thesis").read_text() == "three years"
+    for neighbour in ("out.old", "out.new"):
+        (tmp_path / neighbour).mkdir()
+    for _ in range(2):
+        assert exported(capsys, run, "--format", "numpy", "--out", tmp_path / "out", "--force")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.new", "out.old", "thesis"]
 
 
 def test_observations_are_the_runs_own_or_it_is_said_that_they_are_drawn(run, tmp_path):

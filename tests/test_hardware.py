@@ -14,7 +14,7 @@ from t3d.cli import seeds
 from t3d.cli.main import run as command
 from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.check import check
-from t3d.errors import ConfigRefused, EnvFailed, EnvRefused, RunRefused
+from t3d.errors import ConfigRefused, EnvFailed, EnvRefused, Refused, RunRefused
 from t3d.reports import page, read_runs
 from t3d.runs.session import Session
 from t3d.storage.row_lines import RowReader
@@ -96,6 +96,7 @@ def test_it_trains_and_is_evaluated_in_one_instance(capsys):
         (60, None),
         (95, "the training episode that went on was ended for it"),
     ]
+    assert [row.get("due") for row in seen] == [30, None, None]
     assert [row["env_steps"] for row in rows(done.path, "episode")] == [20, 40, 60, 80]
     assert sum(isinstance(entry, list) for entry in Arm.diary) == 95 + 3 * 2 * 20
     # As many episodes as were begun: of training 5, of evaluation 3 x 2.
@@ -203,6 +204,15 @@ def test_a_function_that_makes_hardware_must_say_so():
     assert not Arm.is_open
     make_robot.is_hardware = True
     assert t3d.train(make_robot, out="run", steps=60, **SMALL).last is not None
+
+
+def test_what_is_refused_once_it_is_open_closes_it():
+    Path("taken").mkdir()
+    Path("taken", "thesis").write_text("three years")
+    for options in ({"out": "taken"}, {"buffer_size": 2}):
+        with pytest.raises(Refused):
+            t3d.train(Robot, steps=95, **SMALL | options)
+        assert (Arm.diary.count("opened") > 0, Arm.is_open) == (True, False)
 
 
 def test_options_that_contradict_each_other_are_refused_and_others_are_obeyed():

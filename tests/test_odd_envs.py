@@ -142,6 +142,21 @@ def test_a_lost_terminal_stops_it_saved_and_nohup_is_kept(tmp_path):
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.usefixtures("usual_handlers")
+def test_of_two_runs_in_turns_each_is_asked_to_stop_and_the_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    first, second = Signals(), Signals()
+    first.__enter__()
+    second.__enter__()
+    signal.raise_signal(signal.SIGTERM)
+    first.__exit__(None, None, None)
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        second.stop_here()
+    assert signal.getsignal(signal.SIGTERM) is not before
+    second.__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_an_error_of_a_megabyte_is_cut_and_the_run_comes_back(tmp_path):
     with pytest.raises(EnvFailed) as failed:
         ended(tmp_path, f"{ODD}:Talkative")
@@ -418,7 +433,7 @@ def test_a_limit_truncates_in_training_and_in_evaluations(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_without_one_an_evaluation_ends_all_the_same_and_says_so_once(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr("t3d.training.evaluation.LEAST_PATIENCE", 70)
+    monkeypatch.setattr("t3d.training.evaluation._LEAST_PATIENCE", 70)
     rows = list(session(tmp_path, f"{OWN}:Endless", eval_every=30, env_workers=workers).run())
     assert [row["lengths"] for row in rows if row["kind"] == "evaluation"] == [[70], [70]]
     said = [row["what"] for row in rows if row["kind"] == "event"]
@@ -427,7 +442,7 @@ def test_without_one_an_evaluation_ends_all_the_same_and_says_so_once(tmp_path, 
 
 
 def test_ten_times_the_longest_training_episode_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("t3d.training.evaluation.LEAST_PATIENCE", 5)
+    monkeypatch.setattr("t3d.training.evaluation._LEAST_PATIENCE", 5)
     rows = list(session(tmp_path, f"{OWN}:Walk", eval_every=30).run())
     assert [row["lengths"] for row in rows if row["kind"] == "evaluation"] == [[20], [20]]
     resumed = session(tmp_path, f"{OWN}:Walk", eval_every=30, resume=True, steps=90)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t3d.env_spec import View
 from t3d.errors import ConfigRefused
 from t3d.replay import Replay
-from t3d.spaces import Spaces
+from t3d.spaces import ObsPart, Spaces
 
 OBS_SIZE, ACTION_SIZE = 3, 2
 GOES_ON, TERMINATES, IS_TRUNCATED, BOTH = range(4)
@@ -242,3 +243,17 @@ def test_an_empty_memory_gives_nothing():
     assert len(world.replay) == 0
     with pytest.raises(AssertionError, match="empty"):
         world.replay.draw(np.random.default_rng(0), 1)
+
+
+def test_by_priority_no_transition_is_drawn_of_which_a_frame_was_overwritten():
+    spaces = Spaces((ObsPart(shape=(4, 4, 1), dtype="uint8"),), (1,), (-1.0,), (1.0,), View(frame_size=4))
+    memory, rng = Replay(12, 1, spaces, prioritized=True), np.random.default_rng(0)
+    no, yes = np.zeros(1, bool), np.ones(1, bool)
+    memory.begin(np.zeros((1, 16), np.uint8), yes)
+    for step in range(1, 40):
+        ended = np.array([step % 7 == 0])
+        frame = np.full((1, 16), step, np.uint8)
+        memory.add(np.zeros((1, 1), np.float32), np.zeros(1, np.float32), no, ended, frame)
+        if ended[0]:
+            memory.begin(frame, yes)
+        assert np.count_nonzero(memory._is_there(memory.draw(rng, 64))) == 64

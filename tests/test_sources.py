@@ -13,7 +13,7 @@ import pytest
 import small_runs
 
 import t3d
-from t3d.address import object_at
+from t3d.address import address_of, object_at
 from t3d.cli.algorithm import own_in
 from t3d.cli.main import run
 from t3d.errors import ConfigRefused, Refused, RunRefused, Stopped
@@ -92,6 +92,17 @@ def test_a_source_is_its_files_text_wherever_that_lies(folder):
     Path("judge.py").write_text("import t3d\nclass Judge(t3d.Critic):\n    pass\n")
     judged = type("Judged", (own,), {"critic_class": object_at("judge.py:Judge"), "__module__": own.__module__})
     assert source_of(judged) != first
+
+
+def test_files_of_two_folders_may_have_one_name(folder):
+    for name, text in (("algorithms", SHIFTED), ("envs", "from own_envs import Walk as Arm\n")):
+        (folder / name).mkdir()
+        (folder / name / "toy.py").write_text(text)
+    shifted = class_at("algorithms/toy.py:Shifted")
+    before = source_of(shifted)
+    assert object_at("envs/toy.py:Arm").__name__ == "Walk"
+    assert source_of(shifted) == before
+    assert address_of(shifted) == f"{folder / 'algorithms' / 'toy.py'}:Shifted"
 
 
 def test_a_class_of_a_notebooks_cell_is_known_by_its_functions():

@@ -93,6 +93,13 @@ def test_an_impossible_combination_is_named():
         combined(gamma=[0.9, 1.5])
 
 
+@pytest.mark.parametrize("axis", [{"seed": [0, 1]}, {"env_workers": [0, 2]}])
+def test_what_runs_are_not_compared_by_is_no_axis(axis):
+    with pytest.raises(ConfigRefused, match="is no axis"):
+        combined(lr=[1e-3, 3e-4], **axis)
+    assert len(combined(**{name: values[:1] for name, values in axis.items()}).points) == 1
+
+
 def test_folders_say_what_differs_and_seeds_go_round():
     made = combined(lr=[1e-3, 3e-4], hidden=[(8, 8), (4,)], steps=[20_000])
     planned = grid.jobs_of(EnvSpec("HalfCheetah-v5"), made, 2, Path("all"))

@@ -87,6 +87,20 @@ def test_what_cannot_be_searched_is_refused(folder, text, said):
         space.read("space.toml", Config())
 
 
+def test_a_default_that_is_no_number_lies_in_no_range(folder):
+    (folder / "space.toml").write_text("[max_episode_steps]\nlow = 100\nhigh = 1000")
+    assert space.default_of(space.read("space.toml", Config()), Config()) is None
+
+
+def test_a_better_trial_of_a_longer_search_is_confirmed_by_runs_of_its_own(folder):
+    study.begin(folder / "study", record())
+    journal = study.Journal(folder / "study", record())
+    told(journal, (1,), (2,), (3,))
+    runs = [{job.out for job in result.confirming_jobs(journal, best, 2)} for best in (1, 2)]
+    assert len(runs[0]) == len(runs[1]) == 4
+    assert {Path(run).name for run in runs[0] & runs[1]} == {"default-s1000", "default-s1001"}
+
+
 def test_an_option_is_drawn_only_where_its_condition_holds():
     drawn = space.read("space.toml", Config())
     for steps in (0, 500):

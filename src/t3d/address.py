@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -74,7 +76,8 @@ def _module_in(file: str) -> ModuleType:
     path = Path(file).resolve()
     if not path.is_file():
         raise EnvRefused("there is no such file", got=str(path), do="check the path before the colon")
-    spec = importlib.util.spec_from_file_location(f"{_PREFIX}{path.stem}", path)
+    mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]  # files of two folders may have one name
+    spec = importlib.util.spec_from_file_location(f"{_PREFIX}{path.stem}_{mark}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from t3d.config import Config
 from t3d.engines.choose import Engine, choose, choose_threads
 from t3d.env_spec import EnvSpec
-from t3d.environments.make import spaces_in
+from t3d.environments.make import is_hardware, spaces_in
+from t3d.errors import ConfigRefused
 from t3d.machine import usable_cores
 from t3d.replay import Batch, slot_dtype
 from t3d.spaces import Spaces
@@ -70,6 +71,13 @@ def bench(what: EnvSpec | Spaces, config: Config, engines: tuple[str, ...] = ())
         Refused: the environment or the options make it impossible.
     """
     env = what.looked_at(config.view) if isinstance(what, EnvSpec) else None
+    if env and (config.hardware or is_hardware(env)):
+        raise ConfigRefused(
+            "this environment is hardware, which is not moved for a measurement",
+            got=env.title,
+            expected="a simulation, or sizes",
+            do="t3d bench --sizes OBS ACTION",
+        )
     spaces = spaces_in(env) if env else what
     assert isinstance(spaces, Spaces)
     engines = engines or (("eager", "fused") if spaces.view is None else ("eager",))
@@ -154,6 +162,7 @@ def _train(env: EnvSpec, config: Config) -> Loop:
         trainer.step()
     trainer.learner.losses()
     envs, learner = _Clocked(trainer.envs, "step"), trainer.learner
+    making = trainer.learner = _Clocked(learner, "update")  # type: ignore[assignment]
     trainer.collector.envs = envs  # type: ignore[assignment]
     if learner.drawing is None:
         updates = learner.engine = _Clocked(learner.engine, "update")
@@ -164,4 +173,5 @@ def _train(env: EnvSpec, config: Config) -> Loop:
         trainer.step()
     seconds, steps = time.perf_counter() - began, trainer.env_steps - first
     trainer.envs.close()
-    return Loop(steps / seconds, envs.seconds / steps * 1e6, (seconds - envs.seconds - updates.seconds) / steps * 1e6)
+    stepping = envs.seconds - making.seconds * (config.train_at == "beside")  # they are made within that step
+    return Loop(steps / seconds, stepping / steps * 1e6, (seconds - stepping - updates.seconds) / steps * 1e6)

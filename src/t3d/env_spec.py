@@ -73,21 +73,30 @@ class EnvSpec:
     @property
     def title(self) -> str:
         """How it is called where people read it."""
+        return self._titled(str)
+
+    @property
+    def short_title(self) -> str:
+        """The same without the folders of files: equal for equal identities."""
+        return self._titled(_without_folder)
+
+    def _titled(self, called: Callable[[str], str]) -> str:
         arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in self.kwargs.items())
-        title = f"{self.name}({arguments})" if arguments else self.name
-        return " in ".join([f"{title} from pixels" if self.pixels else title, *self.wrappers])
+        title = f"{called(self.name)}({arguments})" if arguments else called(self.name)
+        return " in ".join([f"{title} from pixels" if self.pixels else title, *map(called, self.wrappers)])
 
     @property
     def identity(self) -> list[Any]:
         """What makes it the same environment as another one, wherever its file lies."""
-        wrappers = [short_name(wrapper) for wrapper in self.wrappers]
-        return [short_name(self.name), dict(self.kwargs), wrappers, self.pixels]
+        wrappers = [_without_folder(wrapper) for wrapper in self.wrappers]
+        return [_without_folder(self.name), dict(self.kwargs), wrappers, self.pixels]
 
     @property
     def folder(self) -> str:
-        """The name of its folder under runs/: that of the environment, with a hash of arguments and wrappers."""
-        name = f"{short_name(self.name)}-pixels" if self.pixels else short_name(self.name)
-        if not (self.kwargs or self.wrappers):
+        """The name of its folder under runs/: that of the environment, with a hash where that does not say all."""
+        short = re.sub(r"[^A-Za-z0-9._-]", "_", _without_folder(self.name))
+        name = f"{short}-pixels" if self.pixels else short
+        if short == _without_folder(self.name) and not (self.kwargs or self.wrappers):
             return name
         identity = json.dumps(self.identity, sort_keys=True).encode()
         return f"{name}-{hashlib.sha256(identity).hexdigest()[:6]}"
@@ -188,8 +197,7 @@ def _as_json(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def short_name(name: str) -> str:
+def _without_folder(name: str) -> str:
     """Return an environment's name without the folder of its file: its id, or <module or file stem>.<Class>."""
     module, _, last = name.rpartition(":")
-    full = f"{Path(module).name.removesuffix('.py')}.{last}" if module else last
-    return re.sub(r"[^A-Za-z0-9._-]", "_", full.strip("<>"))
+    return (f"{Path(module).name.removesuffix('.py')}.{last}" if module else last).strip("<>")

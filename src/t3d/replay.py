@@ -154,6 +154,9 @@ class Replay:
         self._ended[slot] = NOTHING
         if self.priorities is not None:
             self.priorities.of[slot] = 0
+            for back in range(1, self._stack):  # those seen together with the frame that was here
+                later = env * self._ring + (head + back) % self._length
+                self.priorities.of[later] *= self._behind[later] < back
         if head == 0:
             self._obs[slot + self._length] = obs
         self._filled = max(self._filled, head + 1)

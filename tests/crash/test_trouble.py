@@ -203,7 +203,7 @@ def test_a_signal_does_not_save_them_either(monkeypatch, folder):
     with pytest.MonkeyPatch.context() as patch:
         enter = session.Signals.__enter__
         patch.setattr(session.Signals, "__enter__", lambda signals: (stops.append(signals), enter(signals))[1])
-        with poisoned(poison_actor, lambda: stops[-1]._note_stop(15, None)):
+        with poisoned(poison_actor, lambda: stops[-1].ask_to_stop(15)):
             ended = live(monkeypatch, run, Disk())
     assert isinstance(ended.error, Diverged)
     assert all_finite(run)

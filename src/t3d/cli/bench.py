@@ -18,6 +18,7 @@ from t3d.errors import ConfigRefused
 
 if TYPE_CHECKING:
     from t3d.bench import Timing
+    from t3d.spaces import Spaces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> None:
     from t3d.spaces import Spaces
 
     seen = bench(Spaces.of_vectors(*given.sizes) if given.sizes else env, args.config)
-    sizes = {"obs_size": seen.spaces.obs_size, "action_size": seen.spaces.action_size}
+    sizes = {"obs_size": seen.spaces.seen_size, "action_size": seen.spaces.action_size}
     if args.json:
         values = seen._asdict()
         del values["spaces"]
@@ -75,7 +76,7 @@ def main(arguments: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{seen.env or 'given sizes'}: {sizes['obs_size']} observations, {sizes['action_size']} actions"
+    title = f"{seen.env or 'given sizes'}: {_sizes_in_words(seen.spaces)}"
     table = Table(box=None, title=title)
     headings = ["engine", "threads", "update ms", "p10-p90"]
     for heading in [*headings, "env steps/s", "env µs", "around µs"] if seen.env else headings:
@@ -123,12 +124,14 @@ def _print_latency(path: Path, *, as_json: bool) -> None:
         seen = {"alone": alone._asdict(), "busy": busy._asdict(), "busy_cores": others, "calls": CALLS}
         print(json.dumps({"policy": str(path), **seen, "machine": describe()}))
         return
-    spaces = policy.info.spaces
-    sizes = f"{counted(spaces.obs_size, 'observation')}, {counted(spaces.action_size, 'action')}"
-    print(f"{policy.info.env}: {sizes}; {CALLS:,} calls with one observation each")
+    print(f"{policy.info.env}: {_sizes_in_words(policy.info.spaces)}; {CALLS:,} calls with one observation each")
     for name, seen_us in (("alone", alone), (f"{counted(others, 'other core')} busy", busy)):
         median, p99, worst = (f"{value:,.0f} µs" for value in seen_us)
         print(f"  {name:<20}median {median}, 99th percentile {p99}, worst {worst}")
+
+
+def _sizes_in_words(spaces: Spaces) -> str:
+    return f"{spaces.sight_in_words}, {counted(spaces.action_size, 'action')}"
 
 
 def flat(timing: Timing) -> dict[str, object]:

@@ -189,7 +189,7 @@ def _playing(instances: Instances, name: str, actions: NDArray[np.float32], trac
         ended = bool(rows.terminated[0] or rows.truncated[0])
         trace.ended.append(ended)
         for kind, number, values in (
-            ("observation", len(trace.obs), rows.obs[0]),
+            ("observation", len(trace.obs), vectors_of(instances.spaces, rows.obs[:1])[0]),
             ("reward", len(trace.reward), rows.reward[:1]),
         ):
             if not np.isfinite(values).all():

@@ -79,8 +79,14 @@ class Instances:
 
     def __init__(self, env: EnvSpec, n_envs: int, *, render: bool = False) -> None:
         self._spec, self._name = env, env.title
-        self.envs = [make(env, render=render) for _ in range(n_envs)]
-        self.spaces: Spaces = spaces_of(self.envs[0], self._name, env.view)
+        self.envs: list[Any] = []
+        try:
+            for _ in range(n_envs):
+                self.envs.append(make(env, render=render))
+            self.spaces: Spaces = spaces_of(self.envs[0], self._name, env.view)
+        except BaseException:
+            self.close()
+            raise
         self.gym_spaces: tuple[Any, Any] = self.envs[0].observation_space, self.envs[0].action_space
         self.period_s = period_of(self.envs[0], env)
         self.drawn_by: str = self.envs[0].get_wrapper_attr("drawn_by") if env.pixels else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -88,11 +89,9 @@ def write(out: Path, policy: Policy, kind: Format, files: Mapping[str, bytes], p
         ExportFailed: it does not do what the policy does.
         OSError: it could not be written.
     """
-    beside, before = (out.with_name(out.name + end) for end in (".new", ".old"))
+    mark = secrets.token_hex(4)  # no folder of the user's has such a name
+    beside, before = (out.with_name(f"{out.name}.{mark}.{end}") for end in ("new", "old"))
     disk.make_folder(out.parent)
-    for left in (beside, before):
-        if left.exists():
-            disk.remove(left)
     disk.make_new_folder(beside)
     try:
         for name, content in files.items():

@@ -14,6 +14,7 @@ from t3d.policy.player import AVG_L1_NORM_LEAST, LAYER_NORM_EPSILON, Operation
 from t3d.policy.policy import Policy
 from t3d.spaces import ObsPart, Spaces
 
+_FRAMES, _GIVES = "frames", "action"  # what an input of images and the output are called
 OPSET, IR_VERSION = 17, 8  # the first set that has LayerNormalization, and what files of it were written as
 # Operations that are one node of ONNX.
 _ONE_NODE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,7 +44,7 @@ def refuse_missing_packages() -> None:
 
 
 class _Graph:
-    """The nodes and constants of a model in the making."""
+    """The nodes and constants of a model in the making: named behind a prefix, so that an input may have any name."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -53,6 +54,7 @@ class _Graph:
         """Append a node. Return the name of what it gives."""
         from onnx import helper
 
+        output = output if output == _GIVES else f"/t3d/{output.removeprefix('/t3d/')}"
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
@@ -60,6 +62,7 @@ class _Graph:
         """Append a constant. Return its name."""
         from onnx import numpy_helper
 
+        name = f"/t3d/{name.removeprefix('/t3d/')}"
         self.constants.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
@@ -82,7 +85,7 @@ def model_of(policy: Policy) -> bytes:
         values.append(_operation(graph, operation, [values[i] for i in operation.inputs], f"{operation.kind}_{number}"))
     _scaled(graph, values[-1], *spaces.bounds, spaces.action_shape)
     takes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name, shape in given]
-    gives = [helper.make_tensor_value_info("action", TensorProto.FLOAT, ["N", *spaces.action_shape])]
+    gives = [helper.make_tensor_value_info(_GIVES, TensorProto.FLOAT, ["N", *spaces.action_shape])]
     made = helper.make_graph(graph.nodes, "policy", takes, gives, graph.constants)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="t3d")
     model.ir_version, model.producer_version = IR_VERSION, version("t3d")
@@ -96,8 +99,9 @@ def model_of(policy: Policy) -> bytes:
 
 
 def name_of(part: ObsPart) -> str:
-    """Return how an input is called: obs, or the way to a part of a Dict or a Tuple."""
-    return part.name.removeprefix("obs/")
+    """Return how an input is called: obs, or the way to a part of a Dict or a Tuple; as no other is called."""
+    name = part.name.removeprefix("obs/")
+    return part.name if name in (_FRAMES, _GIVES) else name
 
 
 def inputs_of(spaces: Spaces) -> list[tuple[str, tuple[int, ...]]]:
@@ -106,7 +110,7 @@ def inputs_of(spaces: Spaces) -> list[tuple[str, tuple[int, ...]]]:
     if spaces.view is None:
         return vectors
     channels, height, width = spaces.frame_shape
-    return [("frames", (spaces.view.frame_stack * channels, height, width)), *vectors]
+    return [(_FRAMES, (spaces.view.frame_stack * channels, height, width)), *vectors]
 
 
 def _columns(graph: _Graph, x: str, first: int, last: int) -> str:
@@ -170,7 +174,8 @@ def _scaled(graph: _Graph, x: str, low: Any, high: Any, shape: tuple[int, ...]) 
     """Append `Spaces.to_env_units`."""
     raised = graph.node("Add", [x, graph.constant("one", np.float32(1))], "raised")
     wide = graph.node("Mul", [raised, graph.constant("half_range", np.float32(0.5) * (high - low))], "in_range")
-    moved = graph.node("Add", [wide, graph.constant("action_low", low)], "in_units")
-    above = graph.node("Max", [moved, "action_low"], "not_below")
+    least = graph.constant("action_low", low)
+    moved = graph.node("Add", [wide, least], "in_units")
+    above = graph.node("Max", [moved, least], "not_below")
     rows = graph.node("Min", [above, graph.constant("action_high", high)], "within")
-    graph.node("Reshape", [rows, graph.constant("action_shape", np.array([-1, *shape]))], "action")
+    graph.node("Reshape", [rows, graph.constant("action_shape", np.array([-1, *shape]))], _GIVES)

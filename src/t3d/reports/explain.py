@@ -142,7 +142,7 @@ def _film_note(explained: Explained) -> str:
     )
     if judged.terminated:
         return f"{note}. It truly ended: what was obtained is known to the last step."
-    half = math.ceil(math.log(2) / -math.log(gamma)) if gamma < 1 else steps
+    half = math.ceil(math.log(2) / -math.log(gamma)) if 0 < gamma < 1 else steps
     return (
         f"{note}. A time limit cut it: what would have followed is unknown, and the critics' own word of it is counted "
         f"as obtained. In the last {min(steps, half):,} steps, drawn fainter, that word is more than half of it."

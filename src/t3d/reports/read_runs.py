@@ -21,6 +21,7 @@ from t3d.storage.row_lines import HalfRow, RowReader
 _READ = (
     *("config.json", "metrics.jsonl", "checkpoints", "video", "policy"),
     *(f"video/{name}.mp4" for name in ("best", "last", *MILESTONES)),
+    "video/seen.png",
     *(f"policy/{name}.safetensors" for name in ("best", "last", *MILESTONES)),
 )
 _MAX_CHECKPOINTS = 1_000
@@ -44,8 +45,8 @@ class Run:
 
     @property
     def env(self) -> str:
-        """The environment's title."""
-        return self.spec.title
+        """The environment's title, equal wherever its file lies."""
+        return self.spec.short_title
 
     @property
     def seed(self) -> int:

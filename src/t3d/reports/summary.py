@@ -176,7 +176,8 @@ def _best_of(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Return of each environment with several groups which did best, and by how much its mean flatters."""
     entries: list[dict[str, Any]] = []
     for env in dict.fromkeys(group.env for group in groups):
-        alike = [group for group in groups if group.env == env and group.measured == groups[0].measured]
+        mine = [group for group in groups if group.env == env]
+        alike = [group for group in mine if group.measured == mine[0].measured]
         common = set.intersection(*(set(group.frames) for group in alike)) if len(alike) > 1 else set()
         if not common:
             continue

@@ -67,6 +67,11 @@ class Checkpoints:
         self._kept = [manifest for _, manifest in reversed(readable)]
         return readable
 
+    def give_up(self, path: Path, manifest: Manifest, problem: str) -> None:
+        """Count a checkpoint that was found as none: its manifest can be read, and what it tells of cannot."""
+        self.problems[path] = problem
+        self._kept.remove(manifest)
+
     def commit(self, content: bytes, manifest: Manifest) -> None:
         """Write a checkpoint beside the others, flush it, and give it its name.
 

@@ -142,8 +142,7 @@ def _episode(snapshot: Snapshot, env: EnvSpec | None) -> tuple[EnvSpec | None, T
         return None, None, _without("No episode was played", error)
     policy, played = _policy(snapshot), list[Trajectory]()
     try:
-        limit = config.max_episode_steps or evaluation.LEAST_PATIENCE
-        envs = evaluation.envs_for(spec, config.seed, config.fresh_envs, limit)
+        envs = evaluation.envs_for(spec, config.seed, config.fresh_envs, evaluation.patience(config))
         if envs.spaces != snapshot.info.spaces:
             envs.close()
             return spec, None, "No episode was played: this environment's spaces are not those of the training."

@@ -204,7 +204,7 @@ def evaluate_run(
     config, policy = source.config, source.policy
     episodes = config.eval_episodes if episodes is None else episodes
     refuse_below_one("episodes", episodes)
-    limit = config.max_episode_steps or evaluation.LEAST_PATIENCE
+    limit = evaluation.patience(config)
     envs = evaluation.envs_for(source.spec, config.seed, config.fresh_envs, limit)
     try:
         notes = source.notes + _differences(source, envs.spaces)
@@ -216,6 +216,8 @@ def evaluate_run(
     act = evaluation.within_bounds(remembered, policy.info.spaces, envs.spaces)
     with Signals() as signals:
         seen = evaluation.play(act, envs, episodes, signals.stop_here)
+    if config.max_episode_steps is None and max(seen.lengths) >= limit:
+        notes.append(f"an episode did not end within {limit:,} steps and was cut there")
     moved = actions.trace(np.array(played), seen.lengths)
     return Played(seen, source.which, policy.info.env_steps, notes, moved, envs.period_s)
 

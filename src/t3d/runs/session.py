@@ -60,12 +60,12 @@ class Session:
     ) -> None:
         self.env = env = env.looked_at(choice.config.view)
         self.choice, self.config = choice, choice.config
-        store = None
+        store = trainer = None
         try:
             self.algorithm = algorithm_of(self.config, algorithm)
             if resume:
                 store = Store.find(env, choice, out, self.algorithm, recorded, algorithm_changed=algorithm_changed)
-            self.trainer = Trainer(env, self.config, self.algorithm)
+            self.trainer = trainer = Trainer(env, self.config, self.algorithm)
             self._refuse_hardware_unasked()
             self.progress = RunProgress()
             if store is None:
@@ -77,6 +77,8 @@ class Session:
         except BaseException as error:
             if store is not None:
                 store.close()
+            if trainer is not None:
+                trainer.envs.close()
             if isinstance(error, OSError):
                 raise RunRefused("the run folder cannot be used", got=str(error)) from error
             raise
@@ -90,7 +92,6 @@ class Session:
 
     def _refuse_hardware_unasked(self) -> None:
         if self.trainer.envs.is_hardware and not self.config.hardware:
-            self.trainer.envs.close()
             raise EnvRefused(
                 "this environment says that it is hardware, which nobody could know before it was made",
                 got=f"is_hardware of {self.env.title}",
@@ -262,14 +263,16 @@ class Session:
     def _evaluate(self, signals: Signals, *, in_turn: bool = True) -> list[Row]:
         config, env_steps, progress = self.config, self.trainer.env_steps, self.progress
         trajectories: list[Trajectory] = []
-        limit = config.max_episode_steps or max(evaluation.LEAST_PATIENCE, 10 * self._store.metrics.longest_episode)
+        limit = evaluation.patience(config, self._store.metrics.longest_episode)
         note: dict[str, Any] = {} if config.action_repeat == 1 else {"action_repeat": config.action_repeat}
-        if config.train_at == "episode" and in_turn and (late := env_steps % int(config.eval_every)):
-            note["due"] = env_steps - late  # it waited for the updates that wait for an episode's end
+        waited = config.train_at == "episode" or config.eval_env == "same"  # for an episode's end
+        if waited and in_turn and (late := env_steps % int(config.eval_every)):
+            note["due"] = env_steps - late
         if not self._is_free:
             self.trainer.collector.end_episodes()
             note["note"] = "the training episode that went on was ended for it"
             progress.not_exact.append(f"an episode was ended at step {env_steps:,} for the evaluation at the run's end")
+        self._show_what_is_seen()
         # Weights that are no numbers are named here, and not by whatever they would play.
         self.trainer.learner.refuse_non_finite()
         # Health is of the policy that the critics learn of.
@@ -282,7 +285,6 @@ class Session:
         if progress.evaluated(seen, env_steps, config.eval_every if in_turn else "never"):
             self._save("best")
         self._save("last")
-        self._show_what_is_seen()
         moved = played[progress.preferred][1].row()
         rows = [self._store.metrics.write("evaluation", env_steps, **progress.row(seen), **moved, **note)]
         if self.trainer.agent.updates:  # before the first one the critics have promised nothing

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -16,6 +17,8 @@ from t3d.errors import Stopped
 _log = logging.getLogger("t3d")
 _STOP = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
 _SAVE = "SIGUSR1"
+_entered: list[Signals] = []  # of several runs in turns each is asked to stop, and each to save
+_before: dict[int, Any] = {}  # the handlers in whose place ours are while any is entered
 
 
 def end_scripts_in_a_sentence() -> None:
@@ -41,7 +44,6 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._before: dict[int, Any] = {}
         self._stop: signal.Signals | None = None
         self._save = False
         self._terminals: list[int] = []
@@ -50,22 +52,25 @@ class Signals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
-            for name in (*_STOP, _SAVE):
+            for name in () if _entered else (*_STOP, _SAVE):
                 number = getattr(signal, name, None)
                 # nohup has SIGHUP ignored, and means it.
                 if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
                     continue
-                self._before[number] = signal.signal(number, self._note_save if name == _SAVE else self._note_stop)
+                _before[number] = signal.signal(number, _handler(number))
+            _entered.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        if self in _entered:
+            _entered.remove(self)
+            for number in () if _entered else list(_before):
+                signal.signal(number, _before.pop(number))
 
-    def _note_stop(self, number: int, _: FrameType | None) -> None:
+    def ask_to_stop(self, number: int) -> None:
+        """Note a signal to stop; a second one leaves at once."""
         if self._stop is not None:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -74,7 +79,8 @@ class Signals:
             for descriptor in self._terminals:  # what is still written there would fail
                 send_nowhere(descriptor)
 
-    def _note_save(self, _: int, __: FrameType | None) -> None:
+    def ask_to_save(self) -> None:
+        """Note a signal to save."""
         self._save = True
 
     def take_save(self) -> bool:
@@ -88,15 +94,29 @@ class Signals:
         Raises:
             Stopped: a signal has asked for it.
         """
-        if any(signal.getsignal(number) not in (self._note_stop, self._note_save) for number in self._before):
+        if self in _entered and any(signal.getsignal(number) is not _handler(number) for number in _before):
             self._put_back()
         if self._stop is not None:
             raise Stopped(self._stop.name, 128 + self._stop.value)
 
     def _put_back(self) -> None:
         """Take the place again of handlers that an environment, or a library behind it, has set."""
-        for number in self._before:
-            signal.signal(number, self._note_save if number == getattr(signal, _SAVE, 0) else self._note_stop)
+        for number in _before:
+            signal.signal(number, _handler(number))
         self._replaced += 1
         if self._replaced == 2:  # once is what libraries do when they start
             _log.warning("the environment keeps replacing t3d's signal handlers; they are put back after every step")
+
+
+def _handler(number: int) -> Callable[[int, FrameType | None], None]:
+    return _on_save if number == getattr(signal, _SAVE, 0) else _on_stop
+
+
+def _on_stop(number: int, _: FrameType | None) -> None:
+    for signals in _entered:
+        signals.ask_to_stop(number)
+
+
+def _on_save(_: int, __: FrameType | None) -> None:
+    for signals in _entered:
+        signals.ask_to_save()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -139,9 +138,8 @@ class Store:
             recorded = run_folder.read_config(path)
         refuse_another_algorithm(path, recorded, algorithm)
         refuse_changes(path, recorded, env, choice.config)
-        config = replace(recorded.config, steps=choice.config.steps)  # it may go on for longer
         sources = sources_now(path, recorded, algorithm, changed=algorithm_changed)
-        store = cls(path, structs.replace(recorded, config=config, sources=sources))
+        store = cls(path, structs.replace(recorded, config=choice.config, sources=sources))
         try:
             # Before networks are built and memory is taken: these files may be a stranger's.
             if store._find_checkpoints():
@@ -322,7 +320,7 @@ class Store:
             try:
                 self._restore(path, manifest, trainer, progress)
             except RunRefused as error:
-                self._checkpoints.problems[path] = error.one_line()
+                self._checkpoints.give_up(path, manifest, error.one_line())
             else:
                 self._tidy(path, trainer, progress)
                 return trainer.env_steps

@@ -25,7 +25,7 @@ from t3d.runs.policies import Which, environment_of, policy_of_run, recorded_in
 from t3d.runs.signals import Signals
 from t3d.runs.video import MOST_FPS, as_pictures, pace_of, rendered
 from t3d.td3 import TD3
-from t3d.training.evaluation import within_bounds
+from t3d.training.evaluation import patience, within_bounds
 from t3d.training.randomness import evaluation_seed
 
 
@@ -61,13 +61,15 @@ def watch(run: Path, *, env: EnvSpec | None = None, algorithm: type[TD3] | None 
     spec = environment_of(record, env)
     policies = _Newest(run, record, algorithm)
     policies.take()
+    limit = patience(record.config)
     with Signals() as signals, contextlib.closing(_Window(printable(spec.title))) as window:
         instances = Instances(spec, 1, render=True)
         try:
             for episode in itertools.count():
                 policy = policies.take()
                 seed = evaluation_seed(record.config.seed, episode)
-                for played in _episode(instances, pace_of(instances.envs[0], spec), policy, episode, seed, window):
+                pace = pace_of(instances.envs[0], spec)
+                for played in _episode(instances, pace, limit, policy, episode, seed, window):
                     signals.stop_here()
                     if window.is_closed:
                         return
@@ -105,7 +107,7 @@ class _Newest:
 
 
 def _episode(
-    instances: Instances, pace: float, policy: Policy, episode: int, seed: int, window: _Window
+    instances: Instances, pace: float, limit: int, policy: Policy, episode: int, seed: int, window: _Window
 ) -> Generator[Played | None]:
     """Play one episode, frame by frame in real time; what was played comes with the last of them."""
     env, rows, spaces = instances.envs[0], instances.rows, instances.spaces
@@ -122,7 +124,7 @@ def _episode(
         instances.begin_step(0, action.reshape(spaces.action_shape))
         stacks.push(rows.obs)
         total += float(rows.reward[0])
-        over = bool(rows.terminated[0] or rows.truncated[0])
+        over = bool(rows.terminated[0] or rows.truncated[0]) or step >= limit
         if step % every == 0 or over:
             window.wait(every / pace)
             window.show(rendered(env), f"{after}, episode {episode + 1}, return {total:,.1f}")

@@ -42,9 +42,12 @@ class _Followed:
     def send_new(self) -> int:
         """Send what has not been sent, and return how many rows that were."""
         rows = self._tail.rows()
-        if rows is None:
+        if rows is None:  # the file begins anew
             self._keys = Keys()
-            return self.send_new()
+            if (rows := self._tail.rows()) is None:
+                raise RunRefused(
+                    "a row cannot be read", got=str(self._tail.path), do="t3d resume RUN reports and mends it"
+                )
         keyed = [(self._keys.of(row), row) for row in rows]
         new = [(key, row) for key, row in keyed if key not in self._sent]
         if new:

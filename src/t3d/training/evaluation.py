@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from t3d.config import Config
 from t3d.diagnosis.health import Trajectory
 from t3d.env_spec import EnvSpec, spec_of
 from t3d.environments.envs import Envs
@@ -19,7 +20,7 @@ from t3d.training.randomness import evaluation_seed
 __all__ = ["Evaluation", "Trajectory", "evaluate"]
 
 # Steps after which an episode is cut where nothing else ends it, if no training episode came near them.
-LEAST_PATIENCE = 10_000
+_LEAST_PATIENCE = 10_000
 
 Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -56,6 +57,16 @@ def evaluate(
     """
     envs = envs_for(spec_of(env), seed, fresh, max_episode_steps, in_worker, env_timeout)
     return play(act, envs, episodes, between, trajectories)
+
+
+def patience(config: Config, longest: int = 0) -> int:
+    """Return the env steps after which an evaluation's episode is cut.
+
+    Args:
+        config: of the run.
+        longest: steps of its longest training episode, where they are known.
+    """
+    return config.max_episode_steps or max(_LEAST_PATIENCE, 10 * longest)
 
 
 def envs_for(

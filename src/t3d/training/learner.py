@@ -219,7 +219,7 @@ def _as_tensor(seen: Sequence[UpdateInfo]) -> torch.Tensor:
 
 
 def _mean(values: Sequence[torch.Tensor | float]) -> float:
-    return float(torch.stack([torch.as_tensor(value) for value in values]).mean(dtype=torch.float64))
+    return float(torch.stack([torch.as_tensor(value).cpu() for value in values]).mean(dtype=torch.float64))
 
 
 def _mean_of_any(values: Sequence[torch.Tensor | float | None]) -> float | None:

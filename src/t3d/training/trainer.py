@@ -50,6 +50,14 @@ class Trainer:
             timeout_s=config.env_timeout,
             max_episode_steps=config.max_episode_steps,
         )
+        try:
+            self._fill(envs, trained_by)
+        except BaseException:
+            envs.close()
+            raise
+
+    def _fill(self, envs: Envs, trained_by: type[TD3]) -> None:
+        config = self.config
         refuse_for_images(envs.spaces, config)
         slots_bytes = config.buffer_size * slot_dtype(envs.spaces).itemsize
         refuse_too_large("the replay memory", slots_bytes, "lower --buffer-size")
@@ -57,7 +65,7 @@ class Trainer:
         self.replay = Replay(config.buffer_size, config.n_envs, envs.spaces, trained_by.prioritized)
         self.normalizer = Normalizer(envs.spaces.vector_size) if config.normalize_obs else None
         self.collector = Collector(envs, self.replay, self.normalizer, self.streams, config)
-        self._burst_at = 0  # env steps at which the last burst of updates began
+        self._burst_at = config.random_steps  # env steps at which the last burst of updates began; the first is none
         self.learner = Learner(envs.spaces, config, self.replay, self.normalizer, self.streams, trained_by)
 
     @property

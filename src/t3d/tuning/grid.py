@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t3d.config import Config, refuse_before_it_learns
+from t3d.config import IDLE, Config, refuse_before_it_learns
 from t3d.env_spec import EnvSpec
 from t3d.errors import ConfigRefused
 from t3d.execution.jobs import Job, job_of, refuse_as_parent
@@ -40,8 +40,16 @@ def combine(axes: Mapping[str, Sequence[Any]], choose: Callable[[str | None, dic
         choose: from a preset and options to a configuration.
 
     Raises:
-        ConfigRefused: a combination is impossible; it is named.
+        ConfigRefused: a combination is impossible, and is named; or an axis changes no result.
     """
+    for name, given in axes.items():
+        if len(given) > 1 and name in IDLE | {"seed"}:
+            raise ConfigRefused(
+                f"{name} is no axis: runs that differ in it alone are not held against each other",
+                got=f"--{name.replace('_', '-')} with {len(given)} values",
+                expected="one value",
+                do="--seeds N trains so many seeds" if name == "seed" else "give the one that suits this machine",
+            )
     seen: dict[Config, Point] = {}
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     for values in combinations:

@@ -62,7 +62,7 @@ def confirming_jobs(journal: Journal, number: int, seeds: int) -> list[Job]:
     return [
         job._replace(out=str(parent / f"{name}-s{job.seed}"))
         for k in range(seeds)
-        for name, values, preset in ((PRESET, found, PRESET), ("default", {}, journal.record.preset))
+        for name, values, preset in ((f"trial-{number}", found, PRESET), ("default", {}, journal.record.preset))
         for job in [job_in(journal, values, _FRESH + k, parent, preset)]
     ]
 

@@ -184,7 +184,7 @@ def default_of(space: Space, base: Config) -> dict[str, Value] | None:
             if value not in option.choices:
                 return None
             params[option.name] = option.words[option.choices.index(value)]
-        elif option.low is not None and option.high is not None and option.low <= value <= option.high:
+        elif None not in (value, option.low, option.high) and option.low <= value <= option.high:
             params[option.name] = value
         else:
             return None

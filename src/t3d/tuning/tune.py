@@ -83,8 +83,8 @@ def tune(
                     got=str(folder),
                     do="see in the files trials/*/s*/metrics.jsonl why they failed",
                 )
-            preset = result.write_preset(journal, best)
             confirmed = _confirm(journal, best, confirm, jobs, say, runner) if confirm else None
+            preset = result.write_preset(journal, best)
         finally:
             lock.close()
     # SciPy, which the pages use, takes a second to import.
