@@ -4,6 +4,7 @@
     python benchmarks/learn.py halfcheetah hopper          some of them
     python benchmarks/learn.py halfcheetah --seeds 5 6     other seeds than the study's own
     python benchmarks/learn.py sb3-hopper --jobs 1         a peer, in .venv-peers (make .venv-peers/installed)
+    python benchmarks/learn.py carracing --hours 3         each run is stopped after three hours, wherever it is then
 
 A seed's file is written the moment it ends, and names the commit it ran on. A seed whose file is there is never run
 again; one that was interrupted goes on where it was. `python docs/build.py` makes docs/results.md from the files.
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -51,6 +54,7 @@ class Study:
     first_seed: int = 0
 
 
+_STOPPED = 128 + signal.SIGTERM
 FAST, TD7 = {"preset": "fast"}, {"preset": "td7", "batch-size": "128"}
 RARELY = {"eval-every": "25_000"}
 PIXELS = {"pixels": ""}
@@ -143,7 +147,7 @@ for _name, _levers in SCREENED.items():
         )
 
 
-def train(name: str, study: Study, seed: int) -> None:
+def train(name: str, study: Study, seed: int, hours: float | None = None) -> None:
     """Train one seed in a process of its own, and write what was seen, unless that is there already."""
     result = RESULTS / name / f"s{seed}.json"
     if result.exists():
@@ -154,7 +158,7 @@ def train(name: str, study: Study, seed: int) -> None:
     run.parent.mkdir(parents=True, exist_ok=True)
     of_peer = run.with_suffix(".json")
     command = _of_peer(study, seed, of_peer) if study.peer else _of_t3d(study, seed, run)
-    processor_s = _run(command, run.with_suffix(".log"))
+    processor_s = _run(command, run.with_suffix(".log"), hours)
     told = json.loads(of_peer.read_text()) if study.peer else _seen(run)
     part = result.with_suffix(".part")
     part.write_text(
@@ -164,15 +168,22 @@ def train(name: str, study: Study, seed: int) -> None:
     print(f"{name} seed {seed}: {time.monotonic() - began:,.0f} s, {told['final']:,.0f}", flush=True)
 
 
-def _run(command: list[str], log: Path) -> float:
-    """Run it, and return the seconds of processor time that it and its own processes took, earlier tries included."""
+def _run(command: list[str], log: Path, hours: float | None) -> float:
+    """Run it, and return the seconds of processor time that it and its own processes took, earlier tries included.
+
+    After so many hours it is stopped, which saves it.
+    """
     counted = "processor seconds of this try: "
     with log.open("a") as out:
         child = subprocess.Popen(command, stdout=out, stderr=out)
+        timer = threading.Timer(3_600 * (hours or 0), child.terminate)
+        if hours is not None:
+            timer.start()
         _, status, used = os.wait4(child.pid, 0)
+        timer.cancel()
         child.returncode = os.waitstatus_to_exitcode(status)
         print(f"{counted}{used.ru_utime + used.ru_stime:.0f}", file=out)
-    if child.returncode:
+    if child.returncode and (hours is None or child.returncode != _STOPPED):
         raise SystemExit(f"{log} tells why this ended with {child.returncode}: {' '.join(command)}")
     tries = [line.removeprefix(counted) for line in log.read_text().splitlines() if line.startswith(counted)]
     return float(sum(map(int, tries)))
@@ -235,13 +246,19 @@ def _rows(run: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, lines) if row["kind"] == kind]
 
 
-def main(studies: tyro.conf.Positional[tuple[str, ...]] = (), seeds: tuple[int, ...] = (), jobs: int = 2) -> None:
+def main(
+    studies: tyro.conf.Positional[tuple[str, ...]] = (),
+    seeds: tuple[int, ...] = (),
+    jobs: int = 2,
+    hours: float | None = None,
+) -> None:
     """Run studies.
 
     Args:
         studies: their names; all if left out.
         seeds: of each of them; the study's own if left out.
         jobs: runs at a time.
+        hours: after which each run of t3d is stopped, and told of as far as it is; to the end if left out.
     """
     chosen = {name: STUDIES[name] for name in studies or STUDIES}
     if any(study.peer for study in chosen.values()) and not PEERS_PYTHON.exists():
@@ -250,7 +267,7 @@ def main(studies: tyro.conf.Positional[tuple[str, ...]] = (), seeds: tuple[int, 
         )
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [
-            pool.submit(train, name, study, seed)
+            pool.submit(train, name, study, seed, hours)
             for name, study in chosen.items()
             for seed in seeds or range(study.first_seed, study.first_seed + study.seeds)
         ]

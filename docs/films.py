@@ -38,7 +38,7 @@ def main(study: tyro.conf.Positional[str], seed: int = 0) -> None:
     FILMS.mkdir(exist_ok=True)
     out = FILMS / f"{study}.webp"
     small[0].save(
-        out, save_all=True, append_images=small[1:], duration=round(1000 / FPS), loop=0, quality=QUALITY, method=6
+        out, save_all=True, append_images=small[1:], duration=round(1000 / FPS), loop=0, quality=QUALITY, method=4
     )
     print(f"{out}: {len(small)} frames, {out.stat().st_size:,} bytes")
 

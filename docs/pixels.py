@@ -49,9 +49,9 @@ def named(study: Study) -> str:
 
 
 def frames(study: Study) -> str:
-    """Return a study's env steps, and the frames where they are more."""
-    repeat = _repeat(study["runs"][0])
-    return f"{study['steps']:,}" + (f" ({study['steps'] * repeat:,} frames)" if repeat > 1 else "")
+    """Return the env steps up to a study's last evaluation, and the frames where they are more."""
+    steps, repeat = max(run["curve"][-1][0] for run in study["runs"]), _repeat(study["runs"][0])
+    return f"{steps:,}" + (f" ({steps * repeat:,} frames)" if repeat > 1 else "")
 
 
 def _row(label: str, study: Study) -> str:
