@@ -58,16 +58,7 @@ _STOPPED = 128 + signal.SIGTERM
 FAST, TD7 = {"preset": "fast"}, {"preset": "td7", "batch-size": "128"}
 RARELY = {"eval-every": "25_000"}
 PIXELS = {"pixels": ""}
-# Uniform actions brake nearly always, and a car that stands teaches nothing: noise so wide that it is often clamped at
-# the bounds lets go of the brake, and becomes smaller once the actor has seen that driving pays.
-CAR_RACING = {
-    "action-repeat": "4",
-    "env-workers": "1",
-    "eval-every": "10_000",
-    "exploration-noise": "1.0",
-    "exploration-noise-final": "0.1",
-    "exploration-noise-steps": "40_000",
-}
+CAR_RACING = {"action-repeat": "4", "env-workers": "1", "eval-every": "10_000"}
 STUDIES = {
     "inverted-pendulum": Study("InvertedPendulum-v5", 20_000, 5, "every seed >= 950", "least", 950),
     "pendulum": Study("Pendulum-v1", 20_000, 5, "mean >= -200", at_least=-200),

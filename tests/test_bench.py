@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import picture_envs
 import psutil
 import pytest
 import torch
@@ -51,6 +52,20 @@ def test_an_environment_is_trained_and_its_updates_are_timed(capsys):
         # A step consists of the environment, the updates and what is around them.
         assert 0 < timing["env_us"] + timing["around_us"] < 1e6 / timing["train_steps_per_s"]
     assert seen["machine"]["cores"] >= 1
+
+
+def test_images_are_timed_as_they_are_trained(capsys):
+    camera = [f"{picture_envs.__file__}:Camera", "--frame-size", "16"]
+    seen = bench(capsys, *camera)
+    assert (seen["config"]["train_at"], seen["config"]["buffer_size"], set(seen["timings"])) == (
+        ("beside", 100_000, {"eager"})
+    )
+    assert seen["obs_size"] == 3 * 16 * 16 + 2  # three grey frames, and the joints
+    timing = seen["timings"]["eager"]
+    # What is made beside a step is neither the environment's time nor what is around.
+    assert timing["env_us"] > 0 and timing["around_us"] > 0
+    assert run(["bench", *camera, *SMALL[:-1]]) == 0
+    assert "2 observations" in capsys.readouterr().out
 
 
 def test_sizes_stand_in_for_an_environment_and_nothing_is_trained(capsys, monkeypatch):
