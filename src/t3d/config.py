@@ -222,6 +222,11 @@ class Config:
         """Whether a run of these options makes any update at all."""
         return self.updates_at(self.steps) > 0
 
+    @property
+    def slots_per_env(self) -> int:
+        """Slots of the replay memory that each environment has."""
+        return self.buffer_size // self.n_envs
+
     def updates_at(self, env_steps: int) -> int:
         """Return how many updates so many env steps have earned."""
         return int(max(0, env_steps - self.random_steps) * self.updates_per_step)

@@ -133,8 +133,7 @@ def _observations(run: Path, record: RunRecord, policy: Policy) -> Floats | None
     config, slot = record.config, slot_dtype(policy.info.spaces)
     try:
         newest = Checkpoints(run / "checkpoints").find(lambda *_: None)[0][1]
-        ring = config.buffer_size // config.n_envs
-        log = ReplayLog(run / "replay", record.run, slot, config.n_envs, ring)
+        log = ReplayLog(run / "replay", record.run, slot, config.n_envs, config.slots_per_env)
         rows = log.open(newest.replay, [max(0, written - 1 - _NEWEST) for written in newest.trainer.written])
     except (RunRefused, OSError, IndexError):  # the check then says that its observations are drawn
         return None

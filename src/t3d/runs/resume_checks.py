@@ -109,7 +109,7 @@ def other_machine(record: RunRecord, trainer: Trainer) -> list[str]:
 def steps_between(config: Config) -> int:
     """Return the env steps between two checkpoints."""
     # Slots are overwritten in the memory at the earliest after so many steps; until then they must be on disk.
-    ring_steps = (config.buffer_size // config.n_envs - 1) // 2 * config.n_envs
+    ring_steps = (config.slots_per_env - 1) // 2 * config.n_envs
     return max(1, min(config.checkpoint_every, ring_steps))
 
 

@@ -162,8 +162,7 @@ def _restored(
     expected["obs"] = np.zeros((config.n_envs, spaces.obs_size), spaces.obs_dtype)
     most_bytes = sum(array.nbytes for array in expected.values()) + SPARE_STATE_BYTES
     tensors = checkpoints.read(path, manifest.state, most_bytes + 8 * config.n_envs * (1 + spaces.action_size))
-    ring = config.buffer_size // config.n_envs
-    log = ReplayLog(run / "replay", record.run, slot_dtype(spaces), config.n_envs, ring)
+    log = ReplayLog(run / "replay", record.run, slot_dtype(spaces), config.n_envs, config.slots_per_env)
     try:
         _refuse_other(tensors, expected)
         for name, weight in agent.tensors().items():

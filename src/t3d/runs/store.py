@@ -68,7 +68,6 @@ class Store:
         self._waiting: dict[Path, bytes] = {}  # policies that could not be written yet
         self._number = 0  # of the next checkpoint
         self._committed_at, self._tried_s = 0, time.monotonic()
-        self._ring = self._config.buffer_size // self._config.n_envs
         self._every = steps_between(self._config)
 
     @classmethod
@@ -241,7 +240,8 @@ class Store:
     def _log_of(self, trainer: Trainer) -> ReplayLog:
         if self._replay is None:
             slot = trainer.replay.slot
-            self._replay = ReplayLog(self.path / "replay", self._record.run, slot, self._config.n_envs, self._ring)
+            ring = self._config.slots_per_env
+            self._replay = ReplayLog(self.path / "replay", self._record.run, slot, self._config.n_envs, ring)
         return self._replay
 
     def commit(self, trainer: Trainer, progress: RunProgress) -> bool:

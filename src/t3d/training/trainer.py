@@ -209,8 +209,7 @@ class Trainer:
 
 def slots_needed(config: Config, state: TrainerState) -> list[int]:
     """Return of each env stream the first position that `Trainer.restore` needs: of its ring and of its episode."""
-    length = config.buffer_size // config.n_envs
     return [
-        max(0, min(written - length, written - 1 - steps))
+        max(0, min(written - config.slots_per_env, written - 1 - steps))
         for written, steps in zip(state.written, state.envs.length, strict=True)
     ]
