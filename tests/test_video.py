@@ -22,6 +22,7 @@ from t3d.execution import processes
 from t3d.execution.jobs import train_run
 from t3d.formats import MILESTONES
 from t3d.reports.videos import nearest_the_median
+from t3d.runs import policies
 from t3d.runs import video as film
 
 av = pytest.importorskip("av", reason="the extra `video` is not installed")
@@ -78,6 +79,7 @@ SUITES = [
 def test_every_suite_is_filmed_without_a_screen(env, size, rate, monkeypatch, folder):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setattr(policies, "_LEARNING_S", 600)  # a busy machine takes long to start the child that draws
     done = t3d.train(env, video_frames=5, **SMALL)
     assert done.video == done.path / "video" / "best.mp4", done.video_problem
     assert {path.stem for path in done.video.parent.iterdir()} == {"best", *MILESTONES}
@@ -236,8 +238,10 @@ def test_a_film_runs_in_real_time(pace, shown, frames, tmp_path, monkeypatch):
     spec = spec_of(odd_envs.Paced)
     acting = SimpleNamespace(act=lambda obs: np.zeros((1, 3), np.float32), info=SimpleNamespace(spaces=spaces_in(spec)))
     monkeypatch.setattr(film.policy, "load", lambda *_: acting)
-    drawn, fps = film._play(spec, "", 0, 300, None)
+    drawn, fps = film._play(spec, "", 0, 300, 10_000, None)
     assert (len(drawn), fps) == (frames, shown)
+    cut, _ = film._play(spec, "", 0, 300, 5, None)  # where an evaluation would be
+    assert len(cut) < len(drawn)
 
 
 def test_one_that_prints_without_end_fills_no_disk(monkeypatch):

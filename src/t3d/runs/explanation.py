@@ -187,6 +187,7 @@ def _film(snapshot: Snapshot, spec: EnvSpec, frames: int) -> tuple[Film | None, 
                 out,
                 seed=seed,
                 frames=frames,
+                limit=evaluation.patience(snapshot.record.config),
                 between=signals.stop_here,
                 algorithm=_own(snapshot),
             )

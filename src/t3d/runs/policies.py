@@ -88,6 +88,7 @@ def _film_milestones(run: Path, frames: int, env: EnvSpec, algorithm: type[TD3] 
         if _video_path(run, name).is_file():
             disk.remove(_video_path(run, name))
 
+    config = recorded_in(run).config
     with Signals() as signals:
 
         def between() -> None:
@@ -105,8 +106,9 @@ def _film_milestones(run: Path, frames: int, env: EnvSpec, algorithm: type[TD3] 
                 env,
                 file,
                 _video_path(run, name),
-                seed=recorded_in(run).config.seed,
+                seed=config.seed,
                 frames=frames,
+                limit=evaluation.patience(config),
                 small=True,
                 between=between,
                 algorithm=None if load(file, algorithm).operations else algorithm,
@@ -169,6 +171,7 @@ def film_run(
             video,
             seed=source.config.seed,
             frames=frames,
+            limit=evaluation.patience(source.config),
             between=signals.stop_here,
             algorithm=None if source.policy.operations else algorithm,
         )

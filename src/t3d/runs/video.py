@@ -48,6 +48,7 @@ def film(
     *,
     seed: int,
     frames: int,
+    limit: int,
     small: bool = False,
     between: Callable[[], None] = lambda: None,
     algorithm: type[TD3] | None = None,
@@ -60,6 +61,7 @@ def film(
         out: the mp4 to write.
         seed: the run's seed.
         frames: at most so many, at the environment's own pace.
+        limit: the env steps after which an evaluation's episode is cut.
         small: to stand beside others.
         between: called some times a second; what it raises ends the filming.
         algorithm: the class that the policy was trained by, where it plays with a network of its own.
@@ -84,6 +86,7 @@ def film(
         str(out.absolute()),
         str(seed),
         str(frames),
+        str(limit),
         "small" if small else "",
         address,
     ]
@@ -142,7 +145,7 @@ def _renderers() -> list[dict[str, str]]:
 
 
 def _play(
-    spec: EnvSpec, policy_file: str, seed: int, frames: int, algorithm: type[TD3] | None
+    spec: EnvSpec, policy_file: str, seed: int, frames: int, limit: int, algorithm: type[TD3] | None
 ) -> tuple[list[NDArray[np.uint8]], Fraction]:
     acting = policy.load(policy_file, algorithm)
     instances = Instances(spec, 1, render=True)
@@ -159,7 +162,8 @@ def _play(
             action = instances.spaces.to_env_units(act(stacks.seen(rows.obs)))
             instances.begin_step(0, action.reshape(instances.spaces.action_shape))
             stacks.push(rows.obs)
-            steps, over = steps + 1, bool(rows.terminated[0] or rows.truncated[0])
+            steps += 1
+            over = bool(rows.terminated[0] or rows.truncated[0]) or steps >= limit
             if steps % every == 0 or over:
                 drawn.append(rendered(env))
     except Broken as broken:
@@ -250,9 +254,9 @@ def _encode(drawn: list[NDArray[np.uint8]], fps: Fraction, crf: int, path: Path,
 
 def main(arguments: list[str]) -> None:
     """Draw and write, in the child process."""
-    env, policy_file, out, seed, frames, size, address = arguments
+    env, policy_file, out, seed, frames, limit, size, address = arguments
     spec, algorithm = EnvSpec.from_json(json.loads(env)), object_at(address) if address else None
-    drawn, fps = _play(spec, policy_file, int(seed), int(frames), algorithm)
+    drawn, fps = _play(spec, policy_file, int(seed), int(frames), int(limit), algorithm)
     _write(drawn, fps, Path(out), small=size == "small")
 
 
