@@ -215,7 +215,7 @@ def _seen(run: Path) -> dict[str, Any]:
         "final": evaluations[-1]["return_mean"],
         "final_std_over_episodes": evaluations[-1]["return_std"],
         "best": max(row["return_mean"] for row in evaluations),
-        "wall_s": evaluations[-1]["wall_s"],
+        "wall_s": _rows(run)[-1]["wall_s"],
         "curve": [[row["env_steps"], row["return_mean"]] for row in evaluations],
         **_of_each_policy(evaluations),
         "promises": promises,
@@ -232,9 +232,9 @@ def _of_each_policy(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _rows(run: Path, kind: str) -> list[dict[str, Any]]:
+def _rows(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+    return [row for row in map(json.loads, lines) if kind in (None, row["kind"])]
 
 
 def main(

@@ -88,7 +88,7 @@ def test_people_get_a_table(what, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert run(["bench", *what, *SMALL[:-1]]) == 0
     said = capsys.readouterr().out
-    assert "3 observations, 1 actions" in said
+    assert "3 observations, 1 action" in said
     assert "p10-p90" in said
     assert ("env µs" in said) == (what == ["Pendulum-v1"])
     rows = re.findall(r"^ +(eager|fused) +1 +([\d.]+) +([\d.]+)-([\d.]+)", said, re.MULTILINE)

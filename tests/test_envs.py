@@ -401,7 +401,7 @@ def test_the_camera_follows_a_robot_that_runs_away(env, follows):
 def test_an_environment_is_the_same_wherever_its_file_lies_and_no_other():
     here, there = EnvSpec("arm.py:Arm", {"g": 9.8}), EnvSpec("/robots/arm.py:Arm", {"g": 9.8})
     assert (here.identity, here.folder, here.short_title) == (there.identity, there.folder, there.short_title)
-    assert here.short_title == "arm.Arm(g=9.8)"
+    assert here.short_title == "arm.py:Arm(g=9.8)"
     large, green = EnvSpec("größe.py:Env"), EnvSpec("grüße.py:Env")
     assert large.identity != green.identity
     assert large.folder != green.folder

@@ -120,7 +120,7 @@ def test_a_run_that_goes_wrong_says_so_with_evidence_and_cure(name):
     hint = said(run())[name]
     assert re.search(evidence, hint.evidence), hint
     assert cure in hint.cure, hint
-    assert str(hint) == f"{hint.name}: {hint.evidence}; {hint.cure}"
+    assert str(hint) == f"{hint.evidence}; {hint.cure}"
 
 
 def test_each_of_these_is_told_apart():

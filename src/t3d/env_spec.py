@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from t3d.address import address_of, in_words
+from t3d.address import FILE_AND_NAME, address_of, in_words
 from t3d.errors import ConfigRefused
 
 FrameSize = Annotated[int, Meta(ge=16, le=256, description="a whole number, 16 to 256")]
@@ -77,8 +77,8 @@ class EnvSpec:
 
     @property
     def short_title(self) -> str:
-        """The same without the folders of files: equal for equal identities."""
-        return self._titled(_without_folder)
+        """The same without the folders of files, wherever they lie."""
+        return self._titled(lambda name: Path(name).name if FILE_AND_NAME.fullmatch(name) else name)
 
     def _titled(self, called: Callable[[str], str]) -> str:
         arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in self.kwargs.items())
@@ -96,7 +96,7 @@ class EnvSpec:
         """The name of its folder under runs/: that of the environment, with a hash where that does not say all."""
         short = re.sub(r"[^A-Za-z0-9._-]", "_", _without_folder(self.name))
         name = f"{short}-pixels" if self.pixels else short
-        if short == _without_folder(self.name) and not (self.kwargs or self.wrappers):
+        if self.name.isascii() and not (self.kwargs or self.wrappers):
             return name
         identity = json.dumps(self.identity, sort_keys=True).encode()
         return f"{name}-{hashlib.sha256(identity).hexdigest()[:6]}"

@@ -47,7 +47,7 @@ class Hint(NamedTuple):
 
     def __str__(self) -> str:
         """Return it as one line for people."""
-        return f"{self.name}: {self.evidence}; {self.cure}"
+        return f"{self.evidence}; {self.cure}"
 
 
 def hints(rows: Sequence[Row]) -> list[Hint]:

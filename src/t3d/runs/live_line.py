@@ -109,4 +109,4 @@ def _plain(row: Row) -> str:
 
 
 def _full(row: Row, hint: Hint) -> str:
-    return f"{row['env_steps']:>9,} steps  {hint}"
+    return f"{row['env_steps']:>9,} steps  {hint.name}: {hint}"

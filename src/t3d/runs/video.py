@@ -80,16 +80,8 @@ def film(
     disk.make_folder(out.parent)
     command = [sys.executable, "-P", "-m", "t3d.runs.video"]
     # The environment may change the child's working directory.
-    command += [
-        json.dumps(env.as_json()),
-        str(policy_file.absolute()),
-        str(out.absolute()),
-        str(seed),
-        str(frames),
-        str(limit),
-        "small" if small else "",
-        address,
-    ]
+    command += [json.dumps(env.as_json()), str(policy_file.absolute()), str(out.absolute())]
+    command += [str(seed), str(frames), str(limit), "small" if small else "", address]
     problems = []
     for variables in _renderers():
         variables = {**os.environ, **variables}
