@@ -8,6 +8,17 @@ from typing import Any
 Study = dict[str, Any]
 
 SOLVED = -250  # of Pendulum-v1
+# What the films show, of studies that were made to see it.
+SEEN = {
+    "carracing": (
+        "It keeps to the road at speed and brakes before bends. In a sharp one it spins, finds the road again and goes on:\n"
+        "single episodes while training reached more than 850, others end on the grass."
+    ),
+    "pixels-halfcheetah": (
+        "It has thrown itself on its back and pushes itself along with its feet in the air, which pays from the first\n"
+        "evaluation on and hardly more later: a local optimum, which it has not left in two hours."
+    ),
+}
 
 
 def section(found: list[Study], peers: list[Study]) -> str:

@@ -300,7 +300,9 @@ def _film(study: Study) -> str:
     """Return the film of its best policy, if one was made."""
     film = FILMS / f"{study['study']}.webp"
     is_made = film.exists()
-    return f"\n![The best policy of a run of {study['study']}](figures/films/{film.name})\n" if is_made else ""
+    seen = pixels.SEEN.get(study["study"], "")
+    shown = f"\n{seen}\n\n![The best policy of a run of {study['study']}](figures/films/{film.name})\n"
+    return shown if is_made else ""
 
 
 def draw() -> None:
@@ -325,7 +327,10 @@ def _draw_curves(found: list[Study]) -> None:
         ax.axis("off")
     # One environment, one scale: those panels are there to be compared.
     tops = {
-        s["env"]: max(y for o in found if o["env"] == s["env"] for r in o["runs"] for _, y in r["curve"]) for s in found
+        (name := pixels.named(s)): max(
+            y for o in found if pixels.named(o) == name for r in o["runs"] for _, y in r["curve"]
+        )
+        for s in found
     }
     for ax, study in zip(axes.flat, found, strict=False):
         for run in study["runs"]:
@@ -333,8 +338,8 @@ def _draw_curves(found: list[Study]) -> None:
             ax.plot([n / 1000 for n in steps], returns, color="#0f7173", alpha=0.75, linewidth=1.4)
         if study["at_least"] is not None:
             ax.axhline(study["at_least"], color="#8a8f98", linewidth=0.9, linestyle=(0, (4, 3)))
-        if tops[study["env"]] > 0:
-            ax.set_ylim(top=1.06 * tops[study["env"]])
+        if (top := tops[pixels.named(study)]) > 0:
+            ax.set_ylim(top=1.06 * top)
         _plain_axes(ax, study["study"])
     for row in axes:
         row[0].set_ylabel("return of an evaluation", fontsize=8, color="#555")
