@@ -37,7 +37,7 @@ Every number on this page comes from a file in [`benchmarks/results/learn`](../b
 that [`benchmarks/learn.py`](../benchmarks/learn.py) wrote; `make bench` measures what is missing, `make docs` makes
 this page.
 
-How to read them: *final* is the mean return of the evaluation at the last step, over its episodes without
+How to read them: *final* is the mean return of the last evaluation, over its episodes without
 exploration noise, for each seed. *best* is the largest such mean during the run; it flatters, and is given because it
 is the policy one would ship. ± is the standard deviation over seeds (not episodes). A few seeds say little: the spread
 between TD3 seeds is often as large as the difference people argue about. Wall times were taken with two runs at a time
