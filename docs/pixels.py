@@ -44,7 +44,9 @@ def section(found: list[Study], peers: list[Study]) -> str:
     ]
     peer = (
         "Stable-Baselines3 sees the same pictures, with the options of its TD3 and CnnPolicy as they come, on one\n"
-        "thread for an hour ([learn_sb3_pixels.py](../benchmarks/peers/learn_sb3_pixels.py)).\n"
+        "thread for an hour ([learn_sb3_pixels.py](../benchmarks/peers/learn_sb3_pixels.py)). Its actor has pushed to the\n"
+        "bound since its first 50 updates, whatever it sees. The hour fell on a slower machine than t3d's runs:\n"
+        "[log.md](log.md) says what t3d did there.\n"
     )
     return (
         "## from pictures\n\n"
@@ -68,7 +70,7 @@ def frames(study: Study) -> str:
 def _row(label: str, study: Study) -> str:
     runs = study["runs"]
     finals = [run["final"] for run in runs]
-    frames = max(run["curve"][-1][0] * _repeat(run) for run in runs)
+    frames = max(run.get("env_steps", run["curve"][-1][0]) * _repeat(run) for run in runs)
     spread = f" ± {statistics.stdev(finals):,.0f}" if len(finals) > 1 else ""
     solved = sum(final >= SOLVED for final in finals)
     first = [next((step * _repeat(run) for step, seen in run["curve"] if seen >= SOLVED), None) for run in runs]
