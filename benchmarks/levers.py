@@ -3,7 +3,7 @@
     python benchmarks/levers.py HalfCheetah-v4 --levers lap copies --batch-size 128 --steps 100000 --out runs/levers
 
 What the screen keeps moves into src/t3d; what it does not stays here, where it can be tried again. Run it again to go
-on. The engine is `eager`.
+on. Where no lever changes the update the engine is `fused`, which is some 1.5 times as fast as `eager`.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def main(
 ) -> None:
     """Train TD3 with levers in the folder OUT, or go on with the run that is there."""
     bases = tuple(made for name, made in CLASSES.items() if name in levers)
-    algorithm = type("Levers", (*bases, TD3), {})
+    algorithm = type("Levers", (*bases, TD3), {}) if bases else TD3
     # A memory is no part of an algorithm: the one that the trainer makes is put in its place.
     memory = partial(Memory, steps=3 if "nstep" in levers else 1, recent="recency" in levers)
     trainer.Replay = memory  # type: ignore[misc,assignment]
