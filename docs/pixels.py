@@ -44,8 +44,8 @@ def section(found: list[Study], peers: list[Study]) -> str:
     ]
     peer = (
         "Stable-Baselines3 sees the same pictures, with the options of its TD3 and CnnPolicy as they come, on one\n"
-        "thread for an hour ([learn_sb3_pixels.py](../benchmarks/peers/learn_sb3_pixels.py)). Its actor has pushed to the\n"
-        "bound since its first 50 updates, whatever it sees. The hour fell on a slower machine than t3d's runs:\n"
+        "thread for an hour ([learn_sb3_pixels.py](../benchmarks/peers/learn_sb3_pixels.py)). Its actor has pushed to\n"
+        "the bound since its first 50 updates, whatever it sees. The hour fell on a slower machine than t3d's runs:\n"
         "[log.md](log.md) says what t3d did there.\n"
     )
     return (
