@@ -11,8 +11,8 @@ SOLVED = -250  # of Pendulum-v1
 # What the films show, of studies that were made to see it.
 SEEN = {
     "carracing": (
-        "It keeps to the road at speed and brakes before bends. In a sharp one it spins, finds the road again and\n"
-        "goes on; other episodes end on the grass, which is what spreads the returns."
+        "It comes round the track at speed, brakes before bends and takes hairpins, in which the best policy of\n"
+        "20,000 steps before still spun. One of the last evaluation's five episodes had half of what the others had."
     ),
     "pixels-halfcheetah": (
         "It has thrown itself on its back and pushes itself along with its feet in the air, which pays from the first\n"
