@@ -12,7 +12,7 @@ SOLVED = -250  # of Pendulum-v1
 SEEN = {
     "carracing": (
         "It comes round the track at speed, brakes before bends and takes hairpins, in which the best policy of\n"
-        "20,000 steps before still spun. One of the last evaluation's five episodes had half of what the others had."
+        "20,000 steps before still spun. One of the last evaluation's five episodes gave less than half."
     ),
     "pixels-halfcheetah": (
         "It has thrown itself on its back and pushes itself along with its feet in the air, which pays from the first\n"
