@@ -3,7 +3,7 @@
     python benchmarks/levers.py HalfCheetah-v4 --levers lap copies --batch-size 128 --steps 100000 --out runs/levers
 
 What the screen keeps moves into src/t3d; what it does not stays here, where it can be tried again. Run it again to go
-on. Where no lever changes the update the engine is `fused`, which is some 1.5 times as fast as `eager`.
+on. Where no lever changes the update the engine is `fused`, which is faster than `eager`.
 """
 
 from __future__ import annotations

@@ -12,11 +12,13 @@ SOLVED = -250  # of Pendulum-v1
 SEEN = {
     "carracing": (
         "It comes round the track at speed, brakes before bends and takes hairpins, in which the best policy of\n"
-        "20,000 steps before still spun. One of the last evaluation's five episodes gave less than half."
+        "20,000 steps before still spun. One of the last evaluation's five episodes gave less than half.\n"
+        "The run was stopped after three hours (`--hours 3`)."
     ),
     "pixels-halfcheetah": (
         "It has thrown itself on its back and pushes itself along with its feet in the air, which pays from the first\n"
-        "evaluation on and hardly more later: a local optimum, which it has not left in two hours."
+        "evaluation on and hardly more later: a local optimum, which it has not left in two hours\n"
+        "(`--hours 2`)."
     ),
 }
 
@@ -44,9 +46,9 @@ def section(found: list[Study], peers: list[Study]) -> str:
     ]
     peer = (
         "Stable-Baselines3 sees the same pictures, with the options of its TD3 and CnnPolicy as they come, on one\n"
-        "thread for an hour ([learn_sb3_pixels.py](../benchmarks/peers/learn_sb3_pixels.py)). Its actor has pushed to\n"
-        "the bound since its first 50 updates, whatever it sees. The hour fell on a slower machine than t3d's runs:\n"
-        "[log.md](log.md) says what t3d did there.\n"
+        "thread for an hour ([learn_sb3_pixels.py](../benchmarks/peers/learn_sb3_pixels.py)). All its evaluations are\n"
+        "the same: its actor soon pushes to the bound, whatever it sees. The hour fell on a slower machine than t3d's\n"
+        "runs: [log.md](log.md) has both, why, and what t3d did there.\n"
     )
     return (
         "## from pictures\n\n"
