@@ -35,9 +35,10 @@ class OracleTD7:
         nets: Net by name. zs, zsa: the encoder; each with .fixed and .target behind it: the two that stand still.
             actor, q1, q2: what follows on .first, a layer of its own; those with .target behind it.
         climb: mean, or q1.
+        pre_tanh_weight: weight of the mean square of what stands before tanh, in the actor's loss.
     """
 
-    def __init__(self, nets, *, lr, policy_noise, noise_clip, policy_delay, climb):
+    def __init__(self, nets, *, lr, policy_noise, noise_clip, policy_delay, climb, pre_tanh_weight):
         self.nets = {name: net.copy() for name, net in nets.items()}
         self.adams = {name: Adam(lr) for name in ("encoder", "actor", "critic")}
         self.policy_noise, self.noise_clip, self.policy_delay, self.climb = (
@@ -46,6 +47,7 @@ class OracleTD7:
             policy_delay,
             climb,
         )
+        self.pre_tanh_weight = pre_tanh_weight
         self.least, self.most = np.inf, -np.inf
         self.clamp = (0.0, 0.0)
         self.updates = 0
@@ -62,7 +64,7 @@ class OracleTD7:
         x, first = self.nets[f"actor.first{which}"].forward(obs)
         scaled, kept = norm(x)
         before_tanh, given = self.nets[f"actor{which}"].forward(np.hstack([scaled, zs]))
-        return np.tanh(before_tanh), (first, kept, given)
+        return np.tanh(before_tanh), (first, kept, given, before_tanh)
 
     def value(self, name, which, obs, action, zsa, zs):
         x, first = self.nets[f"{name}.first{which}"].forward(np.hstack([obs, action]))
@@ -114,12 +116,12 @@ class OracleTD7:
         return loss, np.array(errors)
 
     def actor_step(self, obs):
-        """Descend -mean Q(s, pi(s)): of both critics' mean, or of Q1."""
+        """Descend w mean x^2 - mean Q(s, tanh(x)): of both critics' mean, or of Q1."""
         zs, _ = self.zs(".fixed", obs)
-        action, (first, scaled, given) = self.play("", obs, zs)
+        action, (first, scaled, given, x) = self.play("", obs, zs)
         zsa, given_zsa = self.zsa(".fixed", zs, action)
         names = ("q1", "q2") if self.climb == "mean" else ("q1",)
-        loss, by_action = 0.0, 0.0
+        loss, by_action = self.pre_tanh_weight * np.mean(x**2), 0.0
         for name in names:
             q, kept = self.value(name, "", obs, action, zsa, zs)
             share = 1 / len(names)
@@ -127,7 +129,8 @@ class OracleTD7:
             _, by_obs_action, by_zsa = self.value_back(name, kept, np.full(len(obs), -share / len(obs)))
             _, by_input = self.nets["zsa.fixed"].backward(given_zsa, by_zsa)
             by_action = by_action + by_obs_action[:, obs.shape[1] :] + by_input[:, zs.shape[1] :]
-        of_body, by_input = self.nets["actor"].backward(given, by_action * (1 - action**2))
+        by_x = by_action * (1 - action**2) + 2 * self.pre_tanh_weight * x / x.size
+        of_body, by_input = self.nets["actor"].backward(given, by_x)
         width = self.nets["actor.first"].params[1].size
         of_first, _ = self.nets["actor.first"].backward(first, norm_slope(scaled, by_input[:, :width]))
         self.adams["actor"].step(Together(self.nets["actor.first"], self.nets["actor"]), [*of_first, *of_body])

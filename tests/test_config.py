@@ -87,6 +87,11 @@ def climb_says_which_critics_the_actor_climbs(folder, monkeypatch):
     assert not np.array_equal(weights(**td7), weights(**td7, climb="q1"))
 
 
+def pre_tanh_weight_makes_what_stands_before_tanh_small(folder, monkeypatch):
+    td7 = {"algorithm": "td7", "train_at": "episode"}
+    assert not np.array_equal(weights(**td7), weights(**td7, pre_tanh_weight=1.0))
+
+
 def steps_end_the_run(folder, monkeypatch):
     assert rows(folder / "40", "evaluation")[-1]["env_steps"] == 40
     assert rows(folder / "55", "evaluation", steps=55)[-1]["env_steps"] == 55
@@ -367,6 +372,7 @@ BEHAVES = {
     "algorithm": algorithm_is_the_class_that_trains,
     "embedding": embedding_is_the_encoders_width,
     "climb": climb_says_which_critics_the_actor_climbs,
+    "pre_tanh_weight": pre_tanh_weight_makes_what_stands_before_tanh_small,
 }
 
 
@@ -423,6 +429,7 @@ IMPOSSIBLE = {
     "algorithm": ["", "TD7", "sac"],
     "embedding": [0, 2**20 + 1, 1.5, None],
     "climb": ["", "q2"],
+    "pre_tanh_weight": [-1e-5, NAN, INFINITE],
     "hidden": [(), (0,), (256, -1), (8.5,), (True,), (2**20 + 1,), (1,) * 65],
     "lr": [0.0, -1e-3, NAN, INFINITE],
     "gamma": [-0.1, 1.1, NAN, "0.9"],
@@ -504,7 +511,7 @@ FIGURES = {
     "bullet": {"hidden": (400, 300), "lr": 7e-4, "batch_size": 256},
     "small": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 256},
     "td7": {"hidden": (256, 256), "lr": 3e-4, "batch_size": 256, "embedding": 256, "climb": "mean"},
-    "fast": {"hidden": (256, 256), "lr": 3e-4, "batch_size": 128, "embedding": 128, "climb": "q1"},
+    "fast": {"batch_size": 128, "embedding": 128, "climb": "q1", "pre_tanh_weight": 1e-5},
     "images": {"hidden": (256, 256), "lr": 5e-4, "batch_size": 128, "buffer_size": 100_000, "action_repeat": 2},
 }
 COMMON = {"tau": 0.005, "policy_noise": 0.2, "noise_clip": 0.5, "policy_delay": 2, "exploration_noise": 0.1}

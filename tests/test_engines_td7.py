@@ -81,6 +81,7 @@ SHAPES = st.fixed_dictionaries(
         "hidden": st.lists(st.integers(1, 40), min_size=1, max_size=3).map(tuple),
         "embedding": st.integers(1, 24),
         "climb": st.sampled_from(["mean", "q1"]),
+        "pre_tanh_weight": st.sampled_from([0.0, 0.5]),
         "batch": st.integers(1, 40),
         "size": st.integers(1, 20),
         "actions": st.integers(1, 7),
@@ -92,7 +93,7 @@ SHAPES = st.fixed_dictionaries(
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(SHAPES)
 def test_gradients_are_those_of_autograd(shape: dict[str, Any]) -> None:
-    names = "hidden", "embedding", "climb"
+    names = "hidden", "embedding", "climb", "pre_tanh_weight"
     config = TD3Config(policy_delay=1, **{name: shape[name] for name in names})
     sizes = {"size": shape["size"], "actions": shape["actions"]}
     agent, eager = (make_agent(config, **sizes, dtype=torch.float64) for _ in range(2))
@@ -121,7 +122,7 @@ def test_gradients_are_those_of_autograd(shape: dict[str, Any]) -> None:
     ],
 )
 def test_float64_stays_with_eager_past_two_copies(hidden: tuple[int, ...], climb: Any, threads: int) -> None:
-    config = TD3Config(hidden=hidden, embedding=7, climb=climb)
+    config = TD3Config(hidden=hidden, embedding=7, climb=climb, pre_tanh_weight=1e-3)
     agent, eager = (make_agent(config, 5, 3, torch.float64) for _ in range(2))
     fused, copies = FusedSale(agent, threads), 0
     for seed in range(2 * COPY_EVERY + 20):
@@ -153,6 +154,7 @@ OPTIONS = [
     {"policy_delay": 3},
     {"embedding": 8},
     {"climb": "q1"},
+    {"pre_tanh_weight": 0.1},
 ]
 
 

@@ -266,10 +266,15 @@ class SaleActor(nn.Module):
         self.obs_layer = linear(spaces.obs_size, first, rng)
         self.body = mlp(first + config.embedding, config.hidden, spaces.action_size, rng)
 
+    def pre_tanh(self, obs: Tensor, zs: Tensor) -> Tensor:
+        """Return what tanh makes the actions of, (B, A), for obs (B, S) and zs (B, E)."""
+        scaled = avg_l1_norm(self.obs_layer(obs))  # (B, first width)
+        numbers: Tensor = self.body(torch.cat([scaled, zs], dim=1))  # (B, A)
+        return numbers
+
     def forward(self, obs: Tensor, zs: Tensor) -> Tensor:
         """Return the actions (B, A) for obs (B, S) and zs (B, E)."""
-        scaled = avg_l1_norm(self.obs_layer(obs))  # (B, first width)
-        return torch.tanh(self.body(torch.cat([scaled, zs], dim=1)))  # (B, A)
+        return torch.tanh(self.pre_tanh(obs, zs))
 
 
 class SaleCritic(nn.Module):

@@ -69,7 +69,7 @@ class FusedSale:
         dtype = np.dtype(str(next(agent.actor.parameters()).dtype).removeprefix("torch."))
         self._tables, kept, size = lay_out_weights(agent, dtype)
         self._numbers = Adopted(agent, kept, size)
-        self._hyper = np.array((config.policy_noise, config.noise_clip), dtype)
+        self._hyper = np.array((config.policy_noise, config.noise_clip, config.pre_tanh_weight), dtype)
         self._climbed = 1 if config.climb == "q1" else 2
         self._rates = np.zeros((3, 6), dtype)  # of the next update
         self._bounds = agent.clamp, agent.extremes

@@ -77,6 +77,8 @@ ENCODE_NEXT, ENCODE_ZS, ENCODE_ZSA, TARGET_ZS, TARGET_ACTOR, TARGET_ZSA, TARGET_
     23, 31
 )
 ZS, ZSA, ACTOR, CRITIC_1, CRITIC_2, ENTRIES = range(31, 37)
+# Entry of `hyper` beside those that `kernels.py` names.
+PRE_TANH_WEIGHT = 2
 # Rows of `rates`. Entries of a row of `sums` beside those that `kernels.py` names.
 ACTOR_RATES, CRITIC_RATES, ENCODER_RATES = range(3)
 LEAST, LARGEST = 5, 6
@@ -294,13 +296,14 @@ def critic_loss(m: Memory, critic: int, sums: NDArray[np.float64], lo: int, hi: 
 
 
 @compiled
-def act(m: Memory, lo: int, hi: int) -> None:
-    """Rows lo to hi of step 13: what the actor plays, behind the observation."""
-    at, work, answer = m.at, m.work, m.net[last_of(m, ACTOR), Y]
+def act(m: Memory, sums: NDArray[np.float64], lo: int, hi: int) -> None:
+    """Rows lo to hi of step 13: what the actor plays, behind the observation, and what it pays for large numbers."""
+    at, work, answer, weight = m.at, m.work, m.net[last_of(m, ACTOR), Y], m.hyper[PRE_TANH_WEIGHT] / m.at[A]
     for i in range(lo, hi):
         for j in range(at[A]):
-            action = math.tanh(work[answer + i * at[A] + j])
-            work[at[OBS_ACTION] + i * (at[S] + at[A]) + at[S] + j] = action
+            pre_tanh = work[answer + i * at[A] + j]
+            work[at[OBS_ACTION] + i * (at[S] + at[A]) + at[S] + j] = math.tanh(pre_tanh)
+            sums[ACTOR_LOSS] += weight * pre_tanh * pre_tanh
     embed_action(m, at[ZSA], at[OBS_ACTION], lo, hi)
 
 
@@ -328,13 +331,15 @@ def add_second(m: Memory, lo: int, hi: int) -> None:
 
 @compiled
 def actor_gradient(m: Memory, lo: int, hi: int) -> None:
-    """Rows lo to hi of the gradient with respect to the actor's answer: by the critics alone, and through zsa."""
-    at, work, actions, d_action = m.at, m.work, m.at[A], m.net[last_of(m, ACTOR), DELTA]
-    one = work.dtype.type(1)
+    """Rows lo to hi of the gradient with respect to the actor's answer: by the critics alone, through zsa, by size."""
+    at, work, actions, last = m.at, m.work, m.at[A], last_of(m, ACTOR)
+    answer, d_action, one = m.net[last, Y], m.net[last, DELTA], work.dtype.type(1)
+    steepness = work.dtype.type(2 * m.hyper[PRE_TANH_WEIGHT] / (at[B] * actions))
     for i in range(lo, hi):
         for j in range(actions):
             played, k = work[at[OBS_ACTION] + i * (at[S] + actions) + at[S] + j], i * actions + j
-            work[d_action + k] = (work[d_action + k] + work[at[D_ACTION] + k]) * (one - played * played)
+            by_critics = (work[d_action + k] + work[at[D_ACTION] + k]) * (one - played * played)
+            work[d_action + k] = by_critics + steepness * work[answer + k]
 
 
 @compiled
@@ -352,7 +357,7 @@ def then(m: Memory, what: int, critic: int, sums: NDArray[np.float64], lo: int, 
     elif what == HUBER:
         critic_loss(m, critic, sums, lo, hi)
     elif what == ACTION:
-        act(m, lo, hi)
+        act(m, sums, lo, hi)
     elif what == SHARE_ZSA:
         share_embeddings(m, m.at[E], lo, hi)
     elif what == CLIMB:

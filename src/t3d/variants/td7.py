@@ -54,6 +54,7 @@ class TD7(TD3):
     """
 
     actor_class = SaleActor
+    actor: SaleActor
     critic_class = SaleCritic
     prioritized = True
 
@@ -132,9 +133,14 @@ class TD7(TD3):
         return loss.detach(), q1.detach().mean(), q2.detach().mean()
 
     def update_actor(self, batch: Batch[Tensor]) -> Tensor:
-        """Move the actor uphill on the mean of both critics, or on Q1: step 13. Return the loss (), detached."""
-        q1, q2 = self.judge(batch.obs, self.player(batch.obs))  # (B,), (B,)
-        loss: Tensor = -(q1 if self.config.climb == "q1" else (q1 + q2) / 2).mean()  # ()
+        """Move the actor uphill on the mean of both critics, or on Q1: step 13. Return the loss (), detached.
+
+        Where tanh passes no gradient, `pre_tanh_weight` leaves one, as in the authors' MR.Q (Fujimoto et al. 2025).
+        """
+        pre_tanh = self.actor.pre_tanh(batch.obs, self.encoder_fixed.zs(batch.obs))  # (B, A)
+        q1, q2 = self.judge(batch.obs, torch.tanh(pre_tanh))  # (B,), (B,)
+        climbed = q1 if self.config.climb == "q1" else (q1 + q2) / 2  # (B,)
+        loss: Tensor = self.config.pre_tanh_weight * pre_tanh.square().mean() - climbed.mean()  # ()
         self.actor_optimizer.zero_grad()
         loss.backward(inputs=list(self.actor.parameters()))
         self.actor_optimizer.step()
