@@ -132,7 +132,8 @@ def _exploding(batches: Sequence[Row]) -> Hint | None:
         since,
         f"the critics' values have a size of {number(rows[-1]['q_scale'])} since step {since:,}, and the rewards seen "
         f"cannot be worth more than {number(bound)}",
-        f"{_calm(rows[-1])}, lower --tau or --updates-per-step, or normalise the critics (--layer-norm critic)",
+        f"{_calm(rows[-1])}, lower --updates-per-step, or in td3 lower --tau or normalise the critics "
+        "(--layer-norm critic)",
     )
 
 
@@ -145,7 +146,7 @@ def _saturated(batches: Sequence[Row]) -> Hint | None:
         "actions at the bound",
         since,
         f"{rows[-1]['saturated_share']:.0%} of actions at the bound since step {since:,}",
-        f"{_calm(rows[-1])}, unless full force is what the task asks for",
+        f"{_calm(rows[-1])}, or in td7 give --pre-tanh-weight (1e-5), unless full force is what the task asks for",
     )
 
 
@@ -162,7 +163,8 @@ def _dead(batches: Sequence[Row]) -> Hint | None:
         "dead units",
         since,
         f"{rows[-1][f'dead_{worst}']:.0%} of a hidden layer of {worst} is 0 whatever is seen, since step {since:,}",
-        f"{_calm(rows[-1])}, or normalise the hidden layers (--layer-norm both), and begin anew: dead units stay dead",
+        f"{_calm(rows[-1])}, or in td3 normalise the hidden layers (--layer-norm both), and begin anew: dead units stay "
+        "dead",
     )
 
 
@@ -177,7 +179,8 @@ def _over_estimating(evaluations: Sequence[Row]) -> Hint | None:
         since,
         f"the critics promise {number(promised)} where evaluations obtain {number(obtained)}, too much since step "
         f"{since:,}",
-        "lower --updates-per-step, --tau or --lr, raise --random-steps, or normalise the critics (--layer-norm critic)",
+        "lower --updates-per-step or --lr, raise --random-steps, or in td3 lower --tau or normalise the critics "
+        "(--layer-norm critic)",
     )
 
 
