@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/t3d train HalfCheetah-v5 --steps 50_000 --layer-norm critic
+	$(BIN)/t3d train HalfCheetah-v5 --steps 30_000 --preset fast
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -43,6 +43,7 @@ JOBS = {
     "td3, 256-256, batch 256": Config(),
     "td7, fast: 256-256, embedding 128, batch 128, q1": presets.choose(TASK, "fast").config,
     "td7, full width, batch 128, mean": presets.choose(TASK, "td7", {"batch_size": 128}).config,
+    "td7, full width, batch 128, q1": presets.choose(TASK, "td7", {"batch_size": 128, "climb": "q1"}).config,
 }
 SHOWN = (1, 10, 100, 300)  # updates; the first hard copy is the 250th's
 PAIRS_APART = ("eager", "exact"), ("fused", "exact"), ("fused", "eager")

@@ -1,0 +1,38 @@
+"""Put frames of a film side by side: docs/figures/demo.png, one stride of what `make demo` has trained.
+
+python docs/stills.py FILM.mp4 --first 100 --apart 2      the film is in the run's folder video
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import av
+import tyro
+from PIL import Image
+
+OUT = Path(__file__).resolve().parent / "figures" / "demo.png"
+FRAMES, WIDTH, HEIGHT = 4, 300, 225
+
+
+def main(film: tyro.conf.Positional[Path], first: int = 100, apart: int = 2) -> None:
+    """Put four frames of a film side by side.
+
+    Args:
+        film: an mp4.
+        first: the first frame taken.
+        apart: from there on every so many.
+    """
+    with av.open(str(film)) as container:
+        taken = itertools.islice(container.decode(video=0), first, first + FRAMES * apart, apart)
+        drawn = [frame.to_image().resize((WIDTH, HEIGHT)) for frame in taken]
+    row = Image.new("RGB", (WIDTH * len(drawn), HEIGHT))
+    for place, still in enumerate(drawn):
+        row.paste(still, (WIDTH * place, 0))
+    row.save(OUT)
+    print(f"{OUT}: {len(drawn)} frames, {OUT.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
