@@ -163,8 +163,8 @@ def _dead(batches: Sequence[Row]) -> Hint | None:
         "dead units",
         since,
         f"{rows[-1][f'dead_{worst}']:.0%} of a hidden layer of {worst} is 0 whatever is seen, since step {since:,}",
-        f"{_calm(rows[-1])}, or in td3 normalise the hidden layers (--layer-norm both), and begin anew: dead units stay "
-        "dead",
+        f"{_calm(rows[-1])}, or in td3 normalise the hidden layers (--layer-norm both), and begin anew: dead units "
+        "stay dead",
     )
 
 

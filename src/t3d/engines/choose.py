@@ -66,7 +66,7 @@ def choose(name: str, agent: TD3, threads: int, say: Callable[[str], None] | Non
     if name == "eager":
         return Chosen(agent, "eager", "as asked")
     # Numba takes its time to be imported.
-    from t3d.engines import blas_and_threads, fused, sale
+    from t3d.engines import blas_and_threads, compiled_engine, fused, sale
 
     reason = sale.refusal(agent) if isinstance(agent, TD7) else fused.refusal(agent)
     if reason is not None and name == "fused":
@@ -78,7 +78,7 @@ def choose(name: str, agent: TD3, threads: int, say: Callable[[str], None] | Non
         )
     if reason is not None:
         return Chosen(agent, "eager", f"not fused: {reason}")
-    say = fused.warn if say is None else say
+    say = compiled_engine.warn if say is None else say
     engine = sale.FusedSale(agent, threads, say) if isinstance(agent, TD7) else fused.Fused(agent, threads, say)
     return Chosen(engine, "fused", f"matrix products by {blas_and_threads.blas}")
 
