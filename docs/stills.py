@@ -1,6 +1,6 @@
 """Put frames of a film side by side: docs/figures/demo.png, one stride of what `make demo` has trained.
 
-python docs/stills.py FILM.mp4 --first 100 --apart 2      the film is in the run's folder video
+python docs/stills.py RUN/video/best.mp4 --first 100 --apart 2
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ def main(film: tyro.conf.Positional[Path], first: int = 100, apart: int = 2) -> 
     Args:
         film: an mp4.
         first: the first frame taken.
-        apart: from there on every so many.
+        apart: takes every so many-th frame from there on.
     """
     with av.open(str(film)) as container:
         taken = itertools.islice(container.decode(video=0), first, first + FRAMES * apart, apart)
         drawn = [frame.to_image().resize((WIDTH, HEIGHT)) for frame in taken]
+    if len(drawn) < FRAMES:
+        raise SystemExit(f"{film}: too short for {FRAMES} frames from frame {first} on, {apart} apart")
     row = Image.new("RGB", (WIDTH * len(drawn), HEIGHT))
     for place, still in enumerate(drawn):
         row.paste(still, (WIDTH * place, 0))

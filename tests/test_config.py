@@ -88,8 +88,15 @@ def climb_says_which_critics_the_actor_climbs(folder, monkeypatch):
 
 
 def pre_tanh_weight_makes_what_stands_before_tanh_small(folder, monkeypatch):
-    td7 = {"algorithm": "td7", "train_at": "episode"}
-    assert not np.array_equal(weights(**td7), weights(**td7, pre_tanh_weight=1.0))
+    sizes = []
+    for weight in (0.0, 1.0):
+        agent = trained(algorithm="td7", train_at="episode", pre_tanh_weight=weight).agent
+        sizes.append(
+            np.abs(
+                np.arctanh(np.clip(agent.act(np.ones((1, agent.spaces.obs_size), np.float32)), -0.999999, 0.999999))
+            ).mean()
+        )
+    assert sizes[1] < sizes[0]
 
 
 def steps_end_the_run(folder, monkeypatch):
@@ -511,7 +518,14 @@ FIGURES = {
     "bullet": {"hidden": (400, 300), "lr": 7e-4, "batch_size": 256},
     "small": {"hidden": (400, 300), "lr": 1e-3, "batch_size": 256},
     "td7": {"hidden": (256, 256), "lr": 3e-4, "batch_size": 256, "embedding": 256, "climb": "mean"},
-    "fast": {"batch_size": 128, "embedding": 128, "climb": "q1", "pre_tanh_weight": 1e-5},
+    "fast": {
+        "hidden": (256, 256),
+        "lr": 3e-4,
+        "batch_size": 128,
+        "embedding": 128,
+        "climb": "q1",
+        "pre_tanh_weight": 1e-5,
+    },
     "images": {"hidden": (256, 256), "lr": 5e-4, "batch_size": 128, "buffer_size": 100_000, "action_repeat": 2},
 }
 COMMON = {"tau": 0.005, "policy_noise": 0.2, "noise_clip": 0.5, "policy_delay": 2, "exploration_noise": 0.1}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engines import make_batch
+from test_engines import assert_threads_end, make_batch
 
 from t3d.config import Config, TD3Config
 from t3d.engines import choose
@@ -292,6 +292,24 @@ def test_td_errors_are_what_the_critics_were_wrong_by(threads: int) -> None:
         np.testing.assert_allclose(np.asarray(info.td_error), np.asarray(expected.td_error), atol=1e-5)
         assert other.update(batch, noise) == info._replace(td_error=None)
     assert_same_bits(silent, asked)
+
+
+def test_threads_end_with_their_engine() -> None:
+    assert_threads_end(lambda: FusedSale(make_agent(), 3))
+
+
+@pytest.mark.parametrize("threads", [None, 1, 2])
+def test_only_the_penalty_leads_an_actor_back_from_its_bounds(threads: int | None) -> None:
+    left = []
+    for weight in (0.0, 1e-5):
+        agent = make_agent(dataclasses.replace(SMALL, policy_delay=1, pre_tanh_weight=weight))
+        with torch.no_grad():
+            agent.actor.body[-1].bias.fill_(30)  # tanh is 1 there, and its slope 0, in float32
+        engine = agent if threads is None else FusedSale(agent, threads)
+        engine.update(*make_batch(0))
+        left.append(agent.actor.body[-1].bias.tolist())
+    assert left[0] == [30, 30]
+    assert max(left[1]) < 30
 
 
 def test_act_plays_as_the_agent_does() -> None:

@@ -102,8 +102,9 @@ def test_all_networks_are_where_the_equations_put_them(seed, monkeypatch):
     assert oracle.clamp[0] < 0 < oracle.clamp[1]
 
 
-def test_the_oracles_own_gradients_are_slopes():
-    _, oracle, spaces, rng = random_pair(1)
+@pytest.mark.parametrize("seed", [1, 2])  # Q1, and the mean of both
+def test_the_oracles_own_gradients_are_slopes(seed):
+    _, oracle, spaces, rng = random_pair(seed)
     batch, noise = random_batch(rng, spaces, size=6)
     y = oracle.target(batch.next_obs, batch.reward, batch.terminated, batch.discount, noise)
     moved = {}
@@ -282,6 +283,7 @@ def test_a_loaded_policy_plays_what_the_agent_plays(tmp_path):
         ({"updates_per_step": 100.0, "log_every": 1_000}, "too many updates would lie between two log lines"),
         ({"algorithm": "td3", "embedding": 6}, "embedding means nothing in td3"),
         ({"algorithm": "td3", "embedding": 256, "climb": "q1"}, "climb means nothing in td3"),
+        ({"algorithm": "td3", "embedding": 256, "pre_tanh_weight": 1e-5}, "pre_tanh_weight means nothing in td3"),
     ],
 )
 def test_what_means_nothing_is_refused(options, told):

@@ -118,8 +118,8 @@ class TD3Config:
     climb: _Climb = field(default="mean", metadata=_TD7)
     """What td7's actor climbs: the mean of both critics, as published, or q1 alone, as in td3."""
     pre_tanh_weight: _FromZero = field(default=0.0, metadata=_TD7)
-    """What td7's actor pays for large numbers before its tanh: their mean square by this, which leads back from the
-    bounds, where tanh passes no gradient; 0, as published: nothing."""
+    """Weight, in the loss of td7's actor, of the mean square of its outputs before tanh: it leads an actor back from
+    the bounds, where tanh passes no gradient; 0, as published, leaves it out."""
 
     def __post_init__(self) -> None:
         _hold_to_kinds(self)

@@ -267,7 +267,7 @@ class SaleActor(nn.Module):
         self.body = mlp(first + config.embedding, config.hidden, spaces.action_size, rng)
 
     def pre_tanh(self, obs: Tensor, zs: Tensor) -> Tensor:
-        """Return what tanh makes the actions of, (B, A), for obs (B, S) and zs (B, E)."""
+        """Return the outputs before tanh, (B, A), for obs (B, S) and zs (B, E)."""
         scaled = avg_l1_norm(self.obs_layer(obs))  # (B, first width)
         numbers: Tensor = self.body(torch.cat([scaled, zs], dim=1))  # (B, A)
         return numbers

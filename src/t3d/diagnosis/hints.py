@@ -146,7 +146,8 @@ def _saturated(batches: Sequence[Row]) -> Hint | None:
         "actions at the bound",
         since,
         f"{rows[-1]['saturated_share']:.0%} of actions at the bound since step {since:,}",
-        f"{_calm(rows[-1])}, or in td7 give --pre-tanh-weight (1e-5), unless full force is what the task asks for",
+        f"{_calm(rows[-1])}, or in td7 raise --pre-tanh-weight (1e-5 where it is 0), unless full force is what "
+        "the task asks for",
     )
 
 

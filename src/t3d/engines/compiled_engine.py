@@ -115,7 +115,7 @@ class CompiledEngine(ABC, Generic[M]):
         return self._learn
 
     def _locks(self) -> NDArray[np.int64]:
-        """Return those that the threads beside the caller's wait for."""
+        """Return the locks that the other threads wait for."""
         assert self._team is not None
         return self._team.locks
 

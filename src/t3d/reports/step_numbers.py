@@ -211,7 +211,8 @@ def _climbed(update: Update, config: Config) -> list[str]:
     delay = config.td3.policy_delay
     turn = "has its turn" if update.actor_moves else "rests"
     gain = float((update.played_q1_after - update.played_q1).mean())
-    uphill = "" if gain > 0 else f" It is not uphill: {_MEMORY}."
+    pulled = ", and pre_tanh_weight pulls its own way" if config.td3.pre_tanh_weight > 0 else ""
+    uphill = "" if gain > 0 else f" It is not uphill: {_MEMORY}{pulled}."
     return [
         f"This would be update {update.number:,}, and policy_delay is {delay}: the actor {turn}."
         + ("" if update.actor_moves else " Shown is what its turn would do."),

@@ -64,7 +64,8 @@ def read(path: Path, kind: type[R]) -> R:
         return decode(parsed, kind)
     except (ValueError, RecursionError, ConfigRefused) as error:
         got = f"{path}: {type(error).__name__}: {error}"
-        raise RunRefused(f"{path.name} cannot be read", got=got[:1000], do="copy it again") from error
+        do = "copy it again; or use the version of t3d that wrote it"
+        raise RunRefused(f"{path.name} cannot be read", got=got[:1000], do=do) from error
 
 
 def refuse_other_format(path: Path, parsed: Any, kind: type[Record]) -> None:

@@ -135,7 +135,7 @@ class TD7(TD3):
     def update_actor(self, batch: Batch[Tensor]) -> Tensor:
         """Move the actor uphill on the mean of both critics, or on Q1: step 13. Return the loss (), detached.
 
-        Where tanh passes no gradient, `pre_tanh_weight` leaves one, as in the authors' MR.Q (Fujimoto et al. 2025).
+        Where tanh passes no gradient, `pre_tanh_weight` leaves one, as in MR.Q (Fujimoto et al. 2025).
         """
         pre_tanh = self.actor.pre_tanh(batch.obs, self.encoder_fixed.zs(batch.obs))  # (B, A)
         q1, q2 = self.judge(batch.obs, torch.tanh(pre_tanh))  # (B,), (B,)
