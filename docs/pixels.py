@@ -58,7 +58,7 @@ def section(found: list[Study], peers: list[Study]) -> str:
     )
 
 
-def named(study: Study) -> str:
+def task(study: Study) -> str:
     """Return the name of a study's environment, with what is learned from."""
     return f"{study['env']}, from its pictures" if "pixels" in study["options"] else str(study["env"])
 

@@ -106,12 +106,16 @@ def readme_table() -> str:
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {pixels.named(s)} | {pixels.frames(s)} | {s['seeds']} "
+        f"| {pixels.task(s)}{_by_preset(s)} | {pixels.frames(s)} | {s['seeds']} "
         f"| {_over_seeds([run['final'] for run in s['runs']], 0)} | {_minutes(s)} |"
         for s in studies()
         if s["is_whole"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _by_preset(study: Study) -> str:
+    return f", `--preset {study['options']['preset']}`" if "preset" in study["options"] else ""
 
 
 def _minutes(study: Study) -> str:
@@ -275,7 +279,7 @@ def _section(study: Study) -> str:
     seeds = f"{count} seed{'s' * (count > 1)}"
     return f"""## {study["study"]}
 
-{pixels.named(study)}, {pixels.frames(study)} env steps, {seeds}, preset `{first["preset"]}`: hidden layers
+{pixels.task(study)}, {pixels.frames(study)} env steps, {seeds}, preset `{first["preset"]}`: hidden layers
 {td3["hidden"]}, learning rate {td3["lr"]}, batch {config["batch_size"]}, gamma {td3["gamma"]},
 {config["random_steps"]:,} random steps, engine {engine["name"]} on {engine["threads"]} thread(s), two runs at a time.
 Machine: {machine["processor"]}, {machine["cores"]} cores, Python {machine["python"]}; {versions}.
@@ -328,19 +332,17 @@ def _draw_curves(found: list[Study]) -> None:
     for ax in axes.flat[len(found) :]:
         ax.axis("off")
     # One environment, one scale: those panels are there to be compared.
-    tops = {
-        (name := pixels.named(s)): max(
-            y for o in found if pixels.named(o) == name for r in o["runs"] for _, y in r["curve"]
-        )
-        for s in found
-    }
+    tops: dict[str, float] = {}
+    for s in found:
+        top = max(y for run in s["runs"] for _, y in run["curve"])
+        tops[pixels.task(s)] = max(top, tops.get(pixels.task(s), top))
     for ax, study in zip(axes.flat, found, strict=False):
         for run in study["runs"]:
             steps, returns = zip(*run["curve"], strict=True)
             ax.plot([n / 1000 for n in steps], returns, color="#0f7173", alpha=0.75, linewidth=1.4)
         if study["at_least"] is not None:
             ax.axhline(study["at_least"], color="#8a8f98", linewidth=0.9, linestyle=(0, (4, 3)))
-        if (top := tops[pixels.named(study)]) > 0:
+        if (top := tops[pixels.task(study)]) > 0:
             ax.set_ylim(top=1.06 * top)
         _plain_axes(ax, study["study"])
     for row in axes:
