@@ -1,8 +1,10 @@
 """A caller's algorithm by its address: from the command line to resume and report, known by what it is written in."""
 
+import importlib.util
 import json
 import linecache
 import os
+import py_compile
 import re
 import shutil
 import subprocess
@@ -92,6 +94,18 @@ def test_a_source_is_its_files_text_wherever_that_lies(folder):
     Path("judge.py").write_text("import t3d\nclass Judge(t3d.Critic):\n    pass\n")
     judged = type("Judged", (own,), {"critic_class": object_at("judge.py:Judge"), "__module__": own.__module__})
     assert source_of(judged) != first
+
+
+def test_a_files_text_is_run_and_never_bytecode_beside_it(folder):
+    Path("planted.py").write_text("class Arm: said = 2\n")
+    py_compile.compile("planted.py", cfile=importlib.util.cache_from_source("planted.py"))
+    written = Path("planted.py").stat()
+    Path("planted.py").write_text("class Arm: said = 1\n")
+    os.utime("planted.py", ns=(written.st_atime_ns, written.st_mtime_ns))  # to Python it is the same file still
+    assert object_at("planted.py:Arm").said == 1
+    Path("fresh.py").write_text("class Arm: pass\n")
+    object_at("fresh.py:Arm")
+    assert not Path(importlib.util.cache_from_source("fresh.py")).exists()
 
 
 def test_files_of_two_folders_may_have_one_name(folder):

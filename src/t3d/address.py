@@ -14,8 +14,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from t3d.errors import ConfigRefused, EnvRefused
@@ -71,13 +72,21 @@ def module_at(address: str) -> ModuleType:
     return _module_in(where) if FILE_AND_NAME.fullmatch(address) else importlib.import_module(where)
 
 
+class _Text(SourceFileLoader):
+    """Runs a file's text, whose checksum is looked at, never bytecode beside it; and leaves none there."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 @functools.cache  # by the path as it was given: the working directory may be another one later
 def _module_in(file: str) -> ModuleType:
     path = Path(file).resolve()
     if not path.is_file():
         raise EnvRefused("there is no such file", got=str(path), do="check the path before the colon")
     mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]  # files of two folders may have one name
-    spec = importlib.util.spec_from_file_location(f"{_PREFIX}{path.stem}_{mark}", path)
+    name = f"{_PREFIX}{path.stem}_{mark}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Text(name, str(path)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
