@@ -109,7 +109,7 @@ def readme_table() -> str:
         f"| {pixels.task(s)}{_by_preset(s)} | {pixels.frames(s)} | {s['seeds']} "
         f"| {_over_seeds([run['final'] for run in s['runs']], 0)} | {_minutes(s)} |"
         for s in studies()
-        if s["is_whole"] and s["goal"] != "as good as td3"
+        if s["is_whole"] and s["goal"] != learn.AS_GOOD
     ]
     return "\n".join(lines) + "\n"
 
