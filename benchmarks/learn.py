@@ -5,6 +5,7 @@
     python benchmarks/learn.py halfcheetah --seeds 5 6     other seeds than the study's own
     python benchmarks/learn.py sb3-hopper --jobs 1         a peer, in .venv-peers (make .venv-peers/installed)
     python benchmarks/learn.py carracing --hours 3         each run is stopped after three hours, wherever it is then
+    python benchmarks/learn.py fast-hopper-v4 --jobs 1 --threads 2      one run at a time, on two threads
 
 A seed's file is written the moment it ends, and names the commit it ran on. A seed whose file is there is never run
 again; one that was interrupted goes on where it was. `python docs/build.py` makes docs/results.md from the files.
@@ -139,7 +140,7 @@ for _name, _levers in SCREENED.items():
         )
 
 
-def train(name: str, study: Study, seed: int, hours: float | None = None) -> None:
+def train(name: str, study: Study, seed: int, threads: int, hours: float | None = None) -> None:
     """Train one seed in a process of its own, and write what was seen, unless that is there already."""
     result = RESULTS / name / f"s{seed}.json"
     if result.exists():
@@ -149,7 +150,7 @@ def train(name: str, study: Study, seed: int, hours: float | None = None) -> Non
     run = RUNS / name / f"s{seed}"
     run.parent.mkdir(parents=True, exist_ok=True)
     of_peer = run.with_suffix(".json")
-    command = _of_peer(study, seed, of_peer) if study.peer else _of_t3d(study, seed, run)
+    command = _of_peer(study, seed, of_peer) if study.peer else _of_t3d(study, seed, threads, run)
     processor_s = _run(command, run.with_suffix(".log"), hours)
     told = json.loads(of_peer.read_text()) if study.peer else _seen(run)
     part = result.with_suffix(".part")
@@ -188,8 +189,8 @@ def _commit() -> str:
     return git.stdout.strip() or "unknown"
 
 
-def _of_t3d(study: Study, seed: int, run: Path) -> list[str]:
-    options = {"steps": str(study.steps), "seed": str(seed), "threads": "1", **study.options, "out": str(run)}
+def _of_t3d(study: Study, seed: int, threads: int, run: Path) -> list[str]:
+    options = {"steps": str(study.steps), "seed": str(seed), "threads": str(threads), **study.options, "out": str(run)}
     flags = [part for flag, value in options.items() for part in (f"--{flag}", *value.split())]
     if study.script is not None:
         return [sys.executable, str(HERE.parent / study.script), study.env, *flags]
@@ -242,6 +243,7 @@ def main(
     studies: tyro.conf.Positional[tuple[str, ...]] = (),
     seeds: tuple[int, ...] = (),
     jobs: int = 2,
+    threads: int = 1,
     hours: float | None = None,
 ) -> None:
     """Run studies.
@@ -250,6 +252,7 @@ def main(
         studies: their names; all if left out.
         seeds: of each of them; the study's own if left out.
         jobs: runs at a time.
+        threads: of each run of t3d.
         hours: after which each run of t3d is stopped, and told of as far as it is; to the end if left out.
     """
     chosen = {name: STUDIES[name] for name in studies or STUDIES}
@@ -259,7 +262,7 @@ def main(
         )
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [
-            pool.submit(train, name, study, seed, hours)
+            pool.submit(train, name, study, seed, threads, hours)
             for name, study in chosen.items()
             for seed in seeds or range(study.first_seed, study.first_seed + study.seeds)
         ]

@@ -347,7 +347,7 @@ def test_a_study_keeps_what_the_critics_promised(trained, tmp_path):
     learn.RESULTS = tmp_path
     (tmp_path / "pendulum").mkdir()
     (tmp_path / "pendulum" / "s3.json").write_text("{}")
-    learn.train("pendulum", None, 3)
+    learn.train("pendulum", None, 3, threads=1)
 
 
 def test_dead_units_are_told_of_the_critic_that_is_there():
