@@ -41,8 +41,8 @@ How to read them: *final* is the mean return of the last evaluation, over its ep
 exploration noise, for each seed. *best* is the largest such mean during the run; it flatters, and is given because it
 is the policy one would ship. ± is the standard deviation over seeds (not episodes). A few seeds say little: the spread
 between TD3 seeds is often as large as the difference people argue about. Wall times were taken with two runs at a time
-on two cores, with other work beside them, and with pauses to make room for measurements during which the clock went on:
-they are upper bounds, and say nothing of speed ([performance.md](performance.md) does).
+on two cores where a run has one thread, with other work beside them, and with pauses to make room for measurements
+during which the clock went on: they are upper bounds, and say nothing of speed ([performance.md](performance.md) does).
 
 What was chosen by looking: the preset `pendulum` was picked among ten sets of options on seeds 0 to 4, the very seeds
 shown here; on seeds 5 to 9, looked at once afterwards, it did as well ([log.md](log.md)). `fast` has its
@@ -281,7 +281,7 @@ def _section(study: Study) -> str:
 
 {pixels.task(study)}, {pixels.frames(study)} env steps, {seeds}, preset `{first["preset"]}`: hidden layers
 {td3["hidden"]}, learning rate {td3["lr"]}, batch {config["batch_size"]}, gamma {td3["gamma"]},
-{config["random_steps"]:,} random steps, engine {engine["name"]} on {engine["threads"]} thread(s), two runs at a time.
+{config["random_steps"]:,} random steps, engine {engine["name"]} on {engine["threads"]} thread(s).
 Machine: {machine["processor"]}, {machine["cores"]} cores, Python {machine["python"]}; {versions}.
 
 | seed | final (± over episodes) | best | wall time |

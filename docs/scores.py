@@ -31,12 +31,11 @@ def at(run: dict[str, Any], env_steps: int, curve: str = "curve") -> float | Non
 
 
 def section(found: list[Study]) -> str:
-    """Return the section on scores: of each method whose four studies have results."""
+    """Return the section on scores: of each method that was seen on at least one robot."""
     lines = []
     for method in sorted({study["study"].partition("-")[0] for study in found if study["env"] in ROBOTS}):
         mine = {study["env"]: study for study in found if study["study"] == f"{method}-{study['env'].lower()}"}
-        if mine.keys() == ROBOTS.keys():
-            lines += _rows(method, mine)
+        lines += _rows(method, mine) if mine else []
     if not lines:
         return ""
     head = ["| method, env steps | " + " | ".join(ROBOTS) + " | score |", "|---|" + "---|" * (len(ROBOTS) + 1)]
@@ -45,7 +44,8 @@ def section(found: list[Study]) -> str:
         "The mean over four robots of (return - random play) / (TD3 after a million steps - random play), with\n"
         + "; ".join(f"{env}: {robot.random:,.0f} and {robot.td3:,.0f}" for env, robot in ROBOTS.items())
         + ".\nReturns are means over seeds (their number), of 10 episodes each: of the better of the two policies\n"
-        "that an evaluation plays, and in the second row of the current one alone.\n\n"
+        "that an evaluation plays, and in the second row of the current one alone. *of 2* is the mean over\n"
+        "two robots, where the others have not been trained yet, and no score to hold against others.\n\n"
         + "\n".join([*head, *lines])
         + "\n"
     )
@@ -57,14 +57,14 @@ def _rows(method: str, studies: dict[str, Study]) -> list[str]:
         for curve, name in (("curve", ""), ("curve_current", ", current policy")):
             cells, parts = [], []
             for env, robot in ROBOTS.items():
-                seen = [value for run in studies[env]["runs"] if (value := at(run, env_steps, curve)) is not None]
-                if not seen:
-                    break
-                mean = statistics.mean(seen)
-                cells.append(f"{mean:,.0f} ({len(seen)})")
-                parts.append((mean - robot.random) / (robot.td3 - robot.random))
-            if len(parts) == len(ROBOTS):
-                rows.append(f"| {method}, {env_steps:,}{name} | {' | '.join(cells)} | {statistics.mean(parts):.2f} |")
+                runs = studies[env]["runs"] if env in studies else []
+                seen = [value for run in runs if (value := at(run, env_steps, curve)) is not None]
+                cells.append(f"{statistics.mean(seen):,.0f} ({len(seen)})" if seen else "")
+                if seen:
+                    parts.append((statistics.mean(seen) - robot.random) / (robot.td3 - robot.random))
+            score = f"{statistics.mean(parts):.2f}" if parts else ""
+            of = f" of {len(parts)}" if len(parts) < len(ROBOTS) else ""
+            rows.append(f"| {method}, {env_steps:,}{name} | {' | '.join(cells)} | {score}{of} |")
     return rows
 
 
