@@ -219,6 +219,7 @@ def _seen(run: Path) -> dict[str, Any]:
         "best": max(row["return_mean"] for row in evaluations),
         "wall_s": _rows(run)[-1]["wall_s"],
         "curve": [[row["env_steps"], row["return_mean"]] for row in evaluations],
+        "curve_wall_s": [row["wall_s"] for row in evaluations],
         **_of_each_policy(evaluations),
         "promises": promises,
         **{name: recorded[name] for name in ("env", "preset", "config", "engine", "machine")},

@@ -32,10 +32,11 @@ def at(run: dict[str, Any], env_steps: int, curve: str = "curve") -> float | Non
 
 def section(found: list[Study]) -> str:
     """Return the section on scores: of each method that was seen on at least one robot."""
-    lines = []
+    lines, times = [], []
     for method in sorted({study["study"].partition("-")[0] for study in found if study["env"] in ROBOTS}):
         mine = {study["env"]: study for study in found if study["study"] == f"{method}-{study['env'].lower()}"}
         lines += _rows(method, mine) if mine else []
+        times += _reached(method, mine)
     if not lines:
         return ""
     head = ["| method, env steps | " + " | ".join(ROBOTS) + " | score |", "|---|" + "---|" * (len(ROBOTS) + 1)]
@@ -46,7 +47,7 @@ def section(found: list[Study]) -> str:
         + ".\nReturns are means over seeds (their number), of 10 episodes each: of the better of the two policies\n"
         "that an evaluation plays, and in the second row of the current one alone. *of 2* is the mean over\n"
         "two robots, where the others have not been trained yet, and no score to hold against others.\n\n"
-        + "\n".join([*head, *lines])
+        + "\n".join([*head, *lines, *times])
         + "\n"
     )
 
@@ -66,6 +67,30 @@ def _rows(method: str, studies: dict[str, Study]) -> list[str]:
             of = f" of {len(parts)}" if len(parts) < len(ROBOTS) else ""
             rows.append(f"| {method}, {env_steps:,}{name} | {' | '.join(cells)} | {score}{of} |")
     return rows
+
+
+def _reached(method: str, studies: dict[str, Study]) -> list[str]:
+    """Return when the mean score first was 1, of runs that had both cores to themselves, if it was."""
+    runs = [(robot, run) for env, robot in ROBOTS.items() for run in studies.get(env, {"runs": []})["runs"]]
+    alone = [(robot, run) for robot, run in runs if run["engine"]["threads"] == 2 and "curve_wall_s" in run]
+    if studies.keys() != ROBOTS.keys() or {robot for robot, _ in alone} != set(ROBOTS.values()):
+        return []
+    for k in range(min(len(run["curve"]) for _, run in alone)):
+        parts = [
+            statistics.mean(
+                (run["curve"][k][1] - robot.random) / (robot.td3 - robot.random) for its, run in alone if its == robot
+            )
+            for robot in ROBOTS.values()
+        ]
+        if statistics.mean(parts) >= 1:
+            env_steps, walls = alone[0][1]["curve"][k][0], [run["curve_wall_s"][k] / 60 for _, run in alone]
+            return [
+                f"\nThe score of `{method}` first was 1 at some {env_steps:,} env steps, {min(walls):.0f} to "
+                f"{max(walls):.0f} minutes into each run: of\n"
+                f"the {len(alone)} runs that had two threads and the machine to themselves, evaluations included, the seconds\n"
+                "until a process has started not."
+            ]
+    return []
 
 
 def screen(found: list[Study]) -> str:
