@@ -14,6 +14,10 @@ class Robot(NamedTuple):
     random: float
     td3: float
 
+    def score(self, returns: list[float]) -> float:
+        """Return what the mean of some returns is worth."""
+        return (statistics.mean(returns) - self.random) / (self.td3 - self.random)
+
 
 ROBOTS = {
     "HalfCheetah-v4": Robot(-289, 10574),
@@ -62,7 +66,7 @@ def _rows(method: str, studies: dict[str, Study]) -> list[str]:
                 seen = [value for run in runs if (value := at(run, env_steps, curve)) is not None]
                 cells.append(f"{statistics.mean(seen):,.0f} ({len(seen)})" if seen else "")
                 if seen:
-                    parts.append((statistics.mean(seen) - robot.random) / (robot.td3 - robot.random))
+                    parts.append(robot.score(seen))
             score = f"{statistics.mean(parts):.2f}" if parts else ""
             of = f" of {len(parts)}" if len(parts) < len(ROBOTS) else ""
             rows.append(f"| {method}, {env_steps:,}{name} | {' | '.join(cells)} | {score}{of} |")
@@ -76,19 +80,14 @@ def _reached(method: str, studies: dict[str, Study]) -> list[str]:
     if studies.keys() != ROBOTS.keys() or {robot for robot, _ in alone} != set(ROBOTS.values()):
         return []
     for k in range(min(len(run["curve"]) for _, run in alone)):
-        parts = [
-            statistics.mean(
-                (run["curve"][k][1] - robot.random) / (robot.td3 - robot.random) for its, run in alone if its == robot
-            )
-            for robot in ROBOTS.values()
-        ]
+        parts = [robot.score([run["curve"][k][1] for its, run in alone if its == robot]) for robot in ROBOTS.values()]
         if statistics.mean(parts) >= 1:
             env_steps, walls = alone[0][1]["curve"][k][0], [run["curve_wall_s"][k] / 60 for _, run in alone]
             return [
                 f"\nThe score of `{method}` first was 1 at some {env_steps:,} env steps, {min(walls):.0f} to "
                 f"{max(walls):.0f} minutes into each run: of\n"
-                f"the {len(alone)} runs that had two threads and the machine to themselves, evaluations included, the seconds\n"
-                "until a process has started not."
+                f"the {len(alone)} runs that had two threads and the machine to themselves, evaluations included,\n"
+                "the seconds until a process has started not."
             ]
     return []
 
