@@ -41,7 +41,7 @@ How to read them: *final* is the mean return of the last evaluation, over its ep
 exploration noise, for each seed. *best* is the largest such mean during the run; it flatters, and is given because it
 is the policy one would ship. ± is the standard deviation over seeds (not episodes). A few seeds say little: the spread
 between TD3 seeds is often as large as the difference people argue about. Wall times were taken with two runs at a time
-on two cores where a run has one thread, with other work beside them, and with pauses to make room for measurements
+on two cores, or with one on two threads, with other work beside them, and with pauses to make room for measurements
 during which the clock went on: they are upper bounds, and say nothing of speed ([performance.md](performance.md) does).
 
 What was chosen by looking: the preset `pendulum` was picked among ten sets of options on seeds 0 to 4, the very seeds
@@ -291,7 +291,7 @@ Machine: {machine["processor"]}, {machine["cores"]} cores, Python {machine["pyth
 Goal: {study["goal"]}. Over seeds: final {study["over_seeds"]}.{_hours(study)}
 {_film(study)}
 ```
-python benchmarks/learn.py {study["study"]}
+python benchmarks/learn.py {study["study"]}{" --jobs 1 --threads 2" * (engine["threads"] == 2)}
 ```
 """
 

@@ -39,7 +39,7 @@ def section(found: list[Study]) -> str:
     lines, times = [], []
     for method in sorted({study["study"].partition("-")[0] for study in found if study["env"] in ROBOTS}):
         mine = {study["env"]: study for study in found if study["study"] == f"{method}-{study['env'].lower()}"}
-        lines += _rows(method, mine) if mine else []
+        lines += _rows(method, mine)
         times += _reached(method, mine)
     if not lines:
         return ""
@@ -56,38 +56,45 @@ def section(found: list[Study]) -> str:
     )
 
 
+def _runs(studies: dict[str, Study], env: str) -> list[dict[str, Any]]:
+    return list(studies[env]["runs"]) if env in studies else []
+
+
 def _rows(method: str, studies: dict[str, Study]) -> list[str]:
     rows = []
     for env_steps in AT:
         for curve, name in (("curve", ""), ("curve_current", ", current policy")):
             cells, parts = [], []
             for env, robot in ROBOTS.items():
-                runs = studies[env]["runs"] if env in studies else []
+                runs = _runs(studies, env)
                 seen = [value for run in runs if (value := at(run, env_steps, curve)) is not None]
                 cells.append(f"{statistics.mean(seen):,.0f} ({len(seen)})" if seen else "")
                 if seen:
                     parts.append(robot.score(seen))
-            score = f"{statistics.mean(parts):.2f}" if parts else ""
-            of = f" of {len(parts)}" if len(parts) < len(ROBOTS) else ""
-            rows.append(f"| {method}, {env_steps:,}{name} | {' | '.join(cells)} | {score}{of} |")
+            if parts:
+                of = f" of {len(parts)}" if len(parts) < len(ROBOTS) else ""
+                rows.append(
+                    f"| {method}, {env_steps:,}{name} | {' | '.join(cells)} | {statistics.mean(parts):.2f}{of} |"
+                )
     return rows
 
 
 def _reached(method: str, studies: dict[str, Study]) -> list[str]:
-    """Return when the mean score first was 1, of runs that had both cores to themselves, if it was."""
-    runs = [(robot, run) for env, robot in ROBOTS.items() for run in studies.get(env, {"runs": []})["runs"]]
-    alone = [(robot, run) for robot, run in runs if run["engine"]["threads"] == 2 and "curve_wall_s" in run]
-    if studies.keys() != ROBOTS.keys() or {robot for robot, _ in alone} != set(ROBOTS.values()):
+    """Return when the mean score first was 1, of the runs on two threads, if it was."""
+    trained = {
+        robot: [run for run in _runs(studies, env) if run["engine"]["threads"] == 2] for env, robot in ROBOTS.items()
+    }
+    if not all(trained.values()):
         return []
-    for k in range(min(len(run["curve"]) for _, run in alone)):
-        parts = [robot.score([run["curve"][k][1] for its, run in alone if its == robot]) for robot in ROBOTS.values()]
-        if statistics.mean(parts) >= 1:
-            env_steps, walls = alone[0][1]["curve"][k][0], [run["curve_wall_s"][k] / 60 for _, run in alone]
+    runs = [run for some in trained.values() for run in some]
+    for k in range(min(len(run["curve"]) for run in runs)):
+        score = statistics.mean(robot.score([run["curve"][k][1] for run in some]) for robot, some in trained.items())
+        if score >= 1:
+            env_steps, walls = runs[0]["curve"][k][0], [run["curve_wall_s"][k] / 60 for run in runs]
             return [
                 f"\nThe score of `{method}` first was 1 at some {env_steps:,} env steps, {min(walls):.0f} to "
-                f"{max(walls):.0f} minutes into each run: of\n"
-                f"the {len(alone)} runs that had two threads and the machine to themselves, evaluations included,\n"
-                "the seconds until a process has started not."
+                f"{max(walls):.0f} minutes into each run:\nof the {len(runs)} runs on two threads, one at a time, "
+                "evaluations included, the seconds until a process\nhas started not."
             ]
     return []
 

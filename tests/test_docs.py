@@ -172,3 +172,18 @@ def test_links_lead_to_files():
         local = [link for link in links if not re.match(r"https?://|mailto:", link)]
         missing += [(page.name, link) for link in local if not (page.parent / link.split("#")[0]).exists()]
     assert not missing
+
+
+def test_the_score_says_of_how_many_robots_it_is_and_when_it_was_1():
+    scores = runpy.run_path(str(DOCS / "scores.py"))
+    studies = []
+    for env, robot in scores["ROBOTS"].items():
+        half = (robot.random + robot.td3) / 2
+        run = {"engine": {"threads": 2}, "curve": [[100_000, half], [200_000, robot.td3]], "curve_wall_s": [600, 1_200]}
+        studies.append({"study": f"fast-{env.lower()}", "env": env, "runs": [run]})
+    whole = scores["section"](studies)
+    assert re.search(r"fast, 100,000 \|.* 0\.50 \|", whole) and re.search(r"fast, 200,000 \|.* 1\.00 \|", whole)
+    assert "first was 1 at some 200,000 env steps, 20 to 20 minutes" in whole
+    part = scores["section"](studies[:2])
+    assert re.search(r"fast, 200,000 \|.* 1\.00 of 2 \|", part) and "first was" not in part
+    assert scores["section"]([]) == ""
